@@ -251,21 +251,25 @@ def find(
     raise FtrlError(f"{path}: no such file; expected an existing file, or one with .gz at its end")
 
 # %% ../nbs/00_core.ipynb #cell-048
-def read_json_lines(
-    path, # A .jsonl file, plain or .gz
-)->Iterator[dict]: # One object a line; empty lines are passed over
-    "Read JSON lines; a line that is not a JSON object raises `FtrlError` with its number"
+def _lines(path)->Iterator[tuple[int, dict]]:
+    "The objects of a JSON lines file with their line numbers"
     path = find(path)
     try:
         with _open(path) as f:
             for i, line in enumerate(f, 1):
                 if not line.strip(): continue
                 try: x = json.loads(line)
-                except json.JSONDecodeError as e: raise FtrlError(f"{path} line {i}: not JSON ({e.msg} at column {e.colno})")
+                except ValueError as e: raise FtrlError(f"{path} line {i}: not JSON ({e})") from e
                 if not isinstance(x, dict): raise FtrlError(f"{path} line {i}: got {type(x).__name__}, expected an object")
-                yield x
+                yield i, x
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as e:
         raise FtrlError(f"{path}: not UTF-8 text or a broken .gz file ({e})") from e
+
+def read_json_lines(
+    path, # A .jsonl file, plain or .gz
+)->Iterator[dict]: # One object a line; empty lines are passed over
+    "Read JSON lines; a line that is not a JSON object raises `FtrlError` with its number"
+    return (x for _, x in _lines(path))
 
 # %% ../nbs/00_core.ipynb #cell-049
 def write_json_lines(
@@ -322,7 +326,7 @@ def stream(
     if str(path).endswith(".parquet"):
         yield from _stream_parquet(find(path))
     elif str(path).removesuffix(".gz").endswith((".jsonl", ".json")):
-        for i, x in enumerate(read_json_lines(path), 1): yield _row(x, f"{path} row {i}")
+        for i, x in _lines(path): yield _row(x, f"{path} line {i}")
     else: raise FtrlError(f"{path}: unknown kind of file; expected a name ending in .jsonl, .jsonl.gz or .parquet")
 
 def _stream_parquet(path):
