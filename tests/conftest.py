@@ -1,0 +1,27 @@
+"The closing line `N passed, N failed, N skipped`, alone, after pytest's own report."
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def data():
+    "The benchmark data, or a skip that says where to put it"
+    from ftrl.core import data_dir
+    if data_dir() is None: pytest.skip("no benchmark data: set FTRL_DATA to a folder that holds it")
+    return data_dir()
+
+
+def pytest_terminal_summary(terminalreporter):
+    count = lambda *kinds: sum(len(terminalreporter.stats.get(k, ())) for k in kinds)
+    terminalreporter._closing = (f"{count('passed')} passed, {count('failed', 'error')} failed, "
+                                 f"{count('skipped')} skipped")
+
+
+def pytest_unconfigure(config):
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if getattr(reporter, "_closing", None): print(reporter._closing)

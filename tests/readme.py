@@ -1,0 +1,29 @@
+"Write README.md from nbs/index.ipynb: its prose, its code and what the code printed."
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def outputs(cell):
+    "What a code cell printed or showed as text"
+    for o in cell.get("outputs", []):
+        text = o.get("text") or o.get("data", {}).get("text/markdown") or o.get("data", {}).get("text/plain") or ""
+        if o.get("data", {}).get("text/markdown"): yield text
+        elif text.strip(): yield f"```\n{text.rstrip()}\n```"
+
+
+def readme(path):
+    "The notebook as Markdown; cells that begin with `#| hide` are left out"
+    for cell in nbformat.read(path, 4).cells:
+        if cell.source.lstrip().startswith("#| hide") or not cell.source.strip(): continue
+        if cell.cell_type == "markdown": yield cell.source.replace("](../", "](")
+        elif cell.cell_type == "code":
+            code = "\n".join(l for l in cell.source.splitlines() if not l.startswith("#|"))
+            if code.strip(): yield f"```python\n{code}\n```"
+            yield from outputs(cell)
+
+
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text("\n\n".join(readme(ROOT / "nbs" / "index.ipynb")) + "\n", encoding="utf-8")

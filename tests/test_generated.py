@@ -1,0 +1,33 @@
+"The library and the README are what the notebooks export, and the notebooks are clean."
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    "A copy of the sources in which everything generated is made again"
+    copy = tmp_path_factory.mktemp("fresh") / "ftrl"
+    for part in ("nbs", "ftrl", "tests", "figures"):
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for part in ("settings.ini", "setup.py", "README.md"): shutil.copy(ROOT / part, copy)
+    script = "from nbdev.export import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
+    for command in (["-c", script], ["tests/readme.py"]):
+        subprocess.run([sys.executable, *command], cwd=copy, check=True, capture_output=True, text=True)
+    return copy
+
+
+def differing(fresh: Path, pattern: str) -> list[str]:
+    names = {p.relative_to(root).as_posix() for root in (fresh, ROOT) for p in root.glob(pattern)
+             if ".ipynb_checkpoints" not in p.parts}
+    read = lambda p: p.read_bytes() if p.exists() else None
+    return sorted(n for n in names if read(fresh / n) != read(ROOT / n))
+
+
+@pytest.mark.parametrize("pattern", ["ftrl/*.py", "README.md", "nbs/**/*.ipynb"])
+def test_generated(fresh, pattern):
+    assert differing(fresh, pattern) == [], "run `make prepare` and commit what it changes"
