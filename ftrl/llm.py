@@ -35,6 +35,7 @@ def _convert(gguf:Path, out:Path)->None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
     tokenizer.padding_side, tokenizer.model_max_length = "left", 8192
+    tokenizer.clean_up_tokenization_spaces = False
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.bfloat16, **where)
     model.config.__dict__.pop("quantization_config", None)
     model.is_quantized, model.hf_quantizer = False, None
@@ -207,6 +208,7 @@ class Local(LLM):
         self.template = {} if thinking is None else {"enable_thinking": thinking}
         if tokenizer.pad_token_id is None: tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "left"
+        self.limit = getattr(model.config, "max_position_embeddings", 1 << 20)
         stop = model.generation_config.eos_token_id
         self.stop = sorted({*(stop if isinstance(stop, list) else [stop]), tokenizer.eos_token_id} - {None})
 
@@ -220,20 +222,21 @@ class Local(LLM):
 def chat(self:Local, requests, max_new_tokens=1024, temperature=0.0, seed=0):
     "Answer all requests, in batches of similar length"
     prompts = [self.ids(r) for r in requests]
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    replies = [None] * len(prompts)
+    order = sorted((i for i, p in enumerate(prompts) if len(p) < self.limit), key=lambda i: -len(prompts[i]))
+    replies = [answer("", truncated=True) for _ in prompts]
     for at in range(0, len(order), self.batch):
         part = order[at:at + self.batch]
         for i, ids in zip(part, self._generate([prompts[i] for i in part], max_new_tokens, temperature, seed + at)):
-            replies[i] = self._reply(ids, max_new_tokens)
+            replies[i] = self._reply(ids, max_new_tokens, len(requests[i].messages))
     return replies
 
 @patch
-def _reply(self:Local, ids:list[int], limit:int)->Reply:
+def _reply(self:Local, ids:list[int], limit:int, at:int)->Reply:
     "Generated ids as a reply"
     ended = bool(ids) and ids[-1] in self.stop
-    text = self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
-    return answer(text, tokens=len(ids), truncated=not ended and len(ids) >= limit)
+    text = self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True,
+                                 clean_up_tokenization_spaces=False)
+    return answer(text, at, tokens=len(ids), truncated=not ended and len(ids) >= limit)
 
 @patch
 def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list[int]]:
@@ -251,17 +254,32 @@ def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list
     return [ids[:n] for ids, n in zip(new, ends)]
 
 # %% ../nbs/03_llm.ipynb #cell-033
-def _local(spec:str, device:str|None=None, dtype:str|None=None, **options)->Local:
+def _cached_only()->bool:
+    "Is the hub out of reach, so that only cached models load?"
+    import socket
+    from urllib.parse import urlparse
+    from urllib.request import getproxies
+    if os.environ.get("HF_HUB_OFFLINE") == "1" or getproxies(): return os.environ.get("HF_HUB_OFFLINE") == "1"
+    hub = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try: socket.create_connection((hub.hostname, hub.port or 443), 5).close()
+    except OSError: return True
+    return False
+
+def _local(spec:str, device:str|None=None, dtype:str|None=None, **options)->"Local":
     "A transformers model by directory, hub id or `smollm2`"
     from transformers import AutoModelForCausalLM, AutoTokenizer
     where, (device, dtype) = path(spec), _place(device, dtype)
+    how = {"local_files_only": os.path.isdir(where) or _cached_only()}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(where, **how)
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **how).to(device)
     except (OSError, ValueError, ImportError) as e:
-        raise FtrlError(f"model {spec} cannot be loaded ({str(e).splitlines()[0][:120]}); {HELP}") from e
+        here = "it is neither a directory nor in the hub's cache, and the hub is out of reach"
+        why = here if how["local_files_only"] and not os.path.isdir(where) else str(e).splitlines()[0][:120]
+        raise FtrlError(f"model {spec} cannot be loaded ({why}); {HELP}") from e
     return Local(model, tokenizer, spec, **options)
 
+# %% ../nbs/03_llm.ipynb #cell-035
 KINDS = {"replay": Replay}
 
 def load(
