@@ -100,9 +100,10 @@ def phrase(chain, r:random.Random)->str:
     for relation, *_ in chain: text = r.choice(relation.phrases).format(x=text)
     return text
 
-def ask(relation:Relation, x:str, r:random.Random)->str:
-    "A whole question about a thing or a description"
-    forms = (*relation.questions, *(o.format(p=relation.phrases[0]) for o in r.sample(OPENERS, 2)))
+def ask(relation:Relation, x:str, r:random.Random | None=None)->str:
+    "A whole question about a thing or a description; without `r` always the same, as sub-questions are"
+    if r is None: return (relation.questions or (f"What is {relation.phrases[0]}?",))[0].format(x=x)
+    forms = (*relation.questions, *(o.format(p=r.choice(relation.phrases)) for o in r.sample(OPENERS, 3)))
     return r.choice(forms).format(x=x)
 
 # %% ../nbs/11_scenario.ipynb #cell-018
@@ -119,13 +120,13 @@ def listing(parts:list[str])->str:
     return ", and ".join([", ".join(f"({c}) {p}" for c, p in zip("abcd", parts[:-1])), f"({'abcd'[len(parts) - 1]}) {parts[-1]}"])
 
 # %% ../nbs/11_scenario.ipynb #cell-021
-def _hops(chains, r:random.Random)->list[Hop]:
+def _hops(chains)->list[Hop]:
     "The chains as numbered sub-questions"
     out = []
     for chain in chains:
         for i, (relation, subject, object) in enumerate(chain):
             before = (out[-1].id,) if i else ()
-            out.append(Hop(f"s{len(out) + 1}", relation, subject, object, ask(relation, subject, r), before))
+            out.append(Hop(f"s{len(out) + 1}", relation, subject, object, ask(relation, subject), before))
     return out
 
 # %% ../nbs/11_scenario.ipynb #cell-024
@@ -178,7 +179,7 @@ def _draw(view:View, scenario:str, r:random.Random, difficulty:int)->Plan | None
     last = r.choice(_numbers(view)) if how not in ("", "list") else None
     chains = _chains(view, r, n, length, n > 1 and r.random() < (1, .8, .6, .4, .3)[difficulty], last)
     if not chains: return None
-    hops = _hops(chains, r)
+    hops = _hops(chains)
     if n == 1: return Plan(scenario, ask(chains[0][-1][0], phrase(chains[0][:-1], r) if length > 1 else hops[0].given, r), hops[-1].answer, tuple(hops))
     answer = _meet(chains, how)
     if answer is None: return None
