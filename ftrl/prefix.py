@@ -62,7 +62,7 @@ def _blocks(
     split = at = start + prompt
     out, held = list(causal(start, split)), []
     for n in (*lengths, None):
-        if held and (n is None or sum(held) + n > size):
+        if sum(held) and (n is None or sum(held) + n > size):
             out.append(Block(at - sum(held), at, ((start, split),), mask(*held)))
             held = []
         if n is None: break
@@ -94,10 +94,12 @@ class Packed:
 def pack(
     groups:Sequence[Group], # All on one device
     size:int | None=None, # Rows of a block; by default what suits the device
-    dtype:torch.dtype=torch.float32, # Of the masks: what attention computes in
+    dtype:torch.dtype|None=None, # Of the masks: what attention computes in, by default autocast's
 )->Packed: # One row
     "Lay groups into one row"
     device = groups[0].prompt.device
+    kind = device.type
+    dtype = dtype or (torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32)
     size = size or (256 if device.type == "cpu" else 2048)
     ids, positions, blocks, sources, at = [], [], [], [], 0
     for g in groups:
@@ -164,12 +166,12 @@ class Branches:
     "Keys and values while decoding: every prompt once, a buffer for each completion still growing"
     def __init__(self,
         prompts:list[list[tuple]], # [layer][prompt] -> keys `[heads, width, length]`, values `[heads, length, width]`
-        group:int, # Completions of a prompt
+        sizes:list[int], # Completions of each prompt
         length:int, # Tokens of a completion at most
     ):
-        self.prompts, self.sizes, self.step = prompts, [group] * len(prompts[0]), 0
+        self.prompts, self.sizes, self.step = prompts, list(sizes), 0
         v = prompts[0][0][1]
-        shape = (group * len(prompts[0]), v.shape[0], length, v.shape[2])
+        shape = (sum(sizes), v.shape[0], length, v.shape[2])
         self.keys, self.values = ([v.new_empty(shape) for _ in prompts] for _ in range(2))
 
     def keep(self, rows:torch.Tensor, owner:torch.Tensor)->None:
@@ -353,7 +355,7 @@ def sample(
     return ids, logp.gather(1, ids[:, None])[:, 0]
 
 # %% ../nbs/23_prefix.ipynb #cell-051
-def _prefill(core, prompts:list[torch.Tensor], group:int, length:int)->tuple[Branches, torch.Tensor]:
+def _prefill(core, prompts:list[torch.Tensor], sizes:list[int], length:int)->tuple[Branches, torch.Tensor]:
     "Keys and values of the prompts, and the hidden state that predicts each completion's first token"
     packed = pack([Group(p, []) for p in prompts])
     packed.cache = []
@@ -361,33 +363,34 @@ def _prefill(core, prompts:list[torch.Tensor], group:int, length:int)->tuple[Bra
     ends = torch.tensor([len(p) for p in prompts]).cumsum(0)
     spans = [slice(e - len(p), e) for e, p in zip(ends.tolist(), prompts)]
     kept = [[(k[:, s].transpose(1, 2).contiguous(), v[:, s].contiguous()) for s in spans] for k, v in packed.cache]
-    return Branches(kept, group, length), hidden[(ends - 1).to(hidden.device)].repeat_interleave(group, 0)
+    return Branches(kept, sizes, length), hidden[ends - 1].repeat_interleave(torch.tensor(sizes, device=hidden.device), 0)
 
 # %% ../nbs/23_prefix.ipynb #cell-053
 @torch.no_grad()
 def generate(
     model, # A model after `share`
     prompts:Sequence[Sequence[int]], # Token ids
-    group:int=1, # Completions of each prompt
+    group:int|Sequence[int]=1, # Completions of each prompt
     length:int=64, # New tokens at most
     eos:Sequence[int]=(), # Tokens that end a completion
     temperature:float=1.0, # 0 is greedy
     rows:int=128, # Completions decoded at once; more prompts wait
 )->tuple[list[list[int]], list[list[float]]]: # Token ids and log-probabilities, a prompt's group together
     "Sample completions, each prompt prefilled once"
-    core, n = _core(model), max(1, rows // group)
-    prompts = [torch.as_tensor(p, device=core.device) for p in prompts]
-    parts = [_decode(core, prompts[i:i + n], group, length, eos, temperature) for i in range(0, len(prompts), n)]
+    core = _core(model)
+    sizes = [group] * len(prompts) if isinstance(group, int) else list(group)
+    prompts, n = [torch.as_tensor(p, device=core.device) for p in prompts], max(1, rows // max(sizes))
+    parts = [_decode(core, prompts[i:i + n], sizes[i:i + n], length, eos, temperature) for i in range(0, len(prompts), n)]
     return [x for ids, _ in parts for x in ids], [x for _, logps in parts for x in logps]
 
 # %% ../nbs/23_prefix.ipynb #cell-054
-def _decode(core, prompts, group, length, eos, temperature)->tuple[list[list[int]], list[list[float]]]:
+def _decode(core, prompts, sizes, length, eos, temperature)->tuple[list[list[int]], list[list[float]]]:
     "Decode the groups of a few prompts together"
-    branches, hidden = _prefill(core, prompts, group, length)
+    branches, hidden = _prefill(core, prompts, sizes, length)
     head, device = core.get_output_embeddings(), hidden.device
-    stop = torch.tensor(list(eos), device=device)
-    alive = torch.arange(len(hidden), device=device)
-    position = torch.tensor([len(p) for p in prompts], device=device).repeat_interleave(group)
+    stop, alive = torch.tensor(list(eos), device=device), torch.arange(len(hidden), device=device)
+    owner = torch.arange(len(sizes), device=device).repeat_interleave(torch.tensor(sizes, device=device))
+    position = torch.tensor([len(p) for p in prompts], device=device)[owner]
     mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
     out, logps = [[] for _ in alive], [[] for _ in alive]
     for t in range(length):
@@ -397,7 +400,7 @@ def _decode(core, prompts, group, length, eos, temperature)->tuple[list[list[int
         if not go.all():
             rows = go.nonzero()[:, 0]
             token, alive = token[rows], alive[rows]
-            branches.keep(rows, alive // group)
+            branches.keep(rows, owner[alive])
         if t + 1 == length or not len(alive): break
         branches.step = t
         hidden = core.base_model(input_ids=token[:, None], position_ids=(position[alive] + t)[:, None], attention_mask=mask,
