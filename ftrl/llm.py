@@ -184,59 +184,105 @@ def _place(device:str|None=None, dtype:str|None=None)->tuple:
     "Device and number format: what was asked, or what this machine does best"
     import torch
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if dtype: return device, getattr(torch, dtype)
-    fast = getattr(torch.backends.cpu, "get_cpu_capability", str)() != "DEFAULT" and _bf16_cpu()
-    return device, torch.bfloat16 if device != "cpu" or fast else torch.float32
+    if dtype and not hasattr(torch, dtype): raise FtrlError(f"dtype {dtype!r} is unknown; expected bfloat16 or float32")
+    return device, getattr(torch, dtype) if dtype else torch.bfloat16 if device != "cpu" or _bf16() else torch.float32
 
-def _bf16_cpu()->bool:
+def _bf16()->bool:
     "Does this CPU multiply bf16?"
     try: flags = Path("/proc/cpuinfo").read_text()
     except OSError: return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
-# %% ../nbs/03_llm.ipynb #cell-029
+# %% ../nbs/03_llm.ipynb #cell-030
 class Local(LLM):
-    "A transformers model on this machine, generating in batches"
+    "A transformers model on this machine"
     def __init__(self,
         model, # A transformers model
         tokenizer, # Its tokenizer
         name:str="local",
-        batch:int=32, # Sequences at once
+        batch:int=32, # Conversations at once
+        memory:float|None=None, # GB for their caches; default a quarter of what is free
         thinking:bool|None=None, # Reasoning on or off, where the template knows it
+        engine:bool=True, # False: always transformers' `generate`
     ):
         self.model, self.tokenizer, self.name, self.batch = model.eval(), chat.prepare(tokenizer), name, batch
         self.template = {} if thinking is None else {"enable_thinking": thinking}
         if tokenizer.pad_token_id is None: tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "left"
-        self.limit = getattr(model.config, "max_position_embeddings", 1 << 20)
+        self.context = getattr(model.config, "max_position_embeddings", 1 << 20)
         stop = model.generation_config.eos_token_id
         self.stop = sorted({*(stop if isinstance(stop, list) else [stop]), tokenizer.eos_token_id} - {None})
-
-    def ids(self, request:Request)->list[int]:
-        "The prompt of a request as token ids"
-        text = chat.render(request.messages, request.tools, self.tokenizer, **self.template)
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        self.waiting, self.ready, self.engine = {}, [], self._engine(memory) if engine else None
 
 # %% ../nbs/03_llm.ipynb #cell-031
 @patch
+def _engine(self:Local, memory:float|None):
+    "The engine, if it knows this family of models"
+    import torch
+    from ftrl import decode
+    if not decode.supported(self.model): return None
+    cuda = self.model.device.type == "cuda"
+    free = torch.cuda.mem_get_info()[0] if cuda else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return decode.Engine(self.model, self.stop, memory or free / 1e9 * (0.7 if cuda else 0.25), self.batch)
+
+@patch
+def ids(self:Local, request:Request)->list[int]:
+    "The prompt of a request as token ids"
+    text = chat.render(request.messages, request.tools, self.tokenizer, **self.template)
+    return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+@patch
+def _reply(self:Local, ids:list[int], limit:int, at:int)->Reply:
+    "Generated ids as a reply"
+    ended = bool(ids) and ids[-1] in self.stop
+    text = self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return answer(text, at, tokens=len(ids), truncated=not ended and len(ids) >= limit)
+
+# %% ../nbs/03_llm.ipynb #cell-033
+@patch
+def submit(self:Local, key, request, max_new_tokens=1024, temperature=0.0, seed=0, keep=True):
+    "Ask; a conversation asked before goes on from its cache"
+    if not self.engine: return LLM.submit(self, key, request, max_new_tokens, temperature, seed)
+    ids = self.ids(request)
+    limit = min(max_new_tokens, self.context - len(ids))
+    if limit < 1: return self.ready.append((key, answer("", truncated=True)))
+    self.waiting[key] = limit, len(request.messages)
+    self.engine.submit(key, ids, limit, temperature, seed, keep)
+
+@patch
+def poll(self:Local):
+    "Generate until a reply is whole"
+    if not self.engine: return LLM.poll(self)
+    if self.ready: done, self.ready = self.ready, []
+    else: done = [(key, self._reply(ids, *self.waiting.pop(key))) for key, ids in self.engine.poll()]
+    return done
+
+@patch
+def release(self:Local, key):
+    "Forget a conversation's cache"
+    if self.engine: self.engine.drop(key)
+
+@patch
 def chat(self:Local, requests, max_new_tokens=1024, temperature=0.0, seed=0):
-    "Answer all requests, in batches of similar length"
+    "Answer all requests"
+    if not self.engine: return self._batches(requests, max_new_tokens, temperature, seed)
+    for i, r in enumerate(requests): self.submit(("chat", i), r, max_new_tokens, temperature, seed, keep=False)
+    got = {}
+    while len(got) < len(requests): got.update(self.poll())
+    return [got["chat", i] for i in range(len(requests))]
+
+# %% ../nbs/03_llm.ipynb #cell-035
+@patch
+def _batches(self:Local, requests, max_new_tokens, temperature, seed):
+    "Answer all requests through transformers' generate"
     prompts = [self.ids(r) for r in requests]
-    order = sorted((i for i, p in enumerate(prompts) if len(p) < self.limit), key=lambda i: -len(prompts[i]))
+    order = sorted((i for i, p in enumerate(prompts) if len(p) < self.context), key=lambda i: -len(prompts[i]))
     replies = [answer("", truncated=True) for _ in prompts]
     for at in range(0, len(order), self.batch):
         part = order[at:at + self.batch]
         for i, ids in zip(part, self._generate([prompts[i] for i in part], max_new_tokens, temperature, seed + at)):
             replies[i] = self._reply(ids, max_new_tokens, len(requests[i].messages))
     return replies
-
-@patch
-def _reply(self:Local, ids:list[int], limit:int, at:int)->Reply:
-    "Generated ids as a reply"
-    ended = bool(ids) and ids[-1] in self.stop
-    text = self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True,
-                                 clean_up_tokenization_spaces=False)
-    return answer(text, at, tokens=len(ids), truncated=not ended and len(ids) >= limit)
 
 @patch
 def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list[int]]:
@@ -253,7 +299,7 @@ def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list
     ends = [next((j + 1 for j, t in enumerate(ids) if t in self.stop), len(ids)) for ids in new]
     return [ids[:n] for ids, n in zip(new, ends)]
 
-# %% ../nbs/03_llm.ipynb #cell-033
+# %% ../nbs/03_llm.ipynb #cell-037
 def _cached_only()->bool:
     "Is the hub out of reach, so that only cached models load?"
     import socket
@@ -279,7 +325,7 @@ def _local(spec:str, device:str|None=None, dtype:str|None=None, **options)->"Loc
         raise FtrlError(f"model {spec} cannot be loaded ({why}); {HELP}") from e
     return Local(model, tokenizer, spec, **options)
 
-# %% ../nbs/03_llm.ipynb #cell-035
+# %% ../nbs/03_llm.ipynb #cell-039
 KINDS = {"replay": Replay}
 
 def load(
