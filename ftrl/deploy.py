@@ -6,7 +6,7 @@
 __all__ = ['TYPES', 'NOUNS', 'table', 'checks', 'render', 'deploy', 'gold']
 
 # %% ../nbs/15_deploy.ipynb #cell-002
-import pprint, random
+import random
 from .compute import OPERATIONS, SERVICES
 from .core import Call, Env, FtrlError, SubQuestion, ToolDoc, dumps, rng
 from .document import Tool
@@ -26,12 +26,15 @@ def table(
     "The facts that a tool carries"
     gold = {(h.ask.id, h.given): h.answer for h in plan.hops if isinstance(h.given, str) and h.id in tool.calls}
     answers = [[p.lower().replace(",", "").strip() for p in h.answer.split(", ")] for h in plan.hops]
+    single, many = [a[0] for a in answers if len(a) == 1], [a for a in answers if len(a) > 1]
     spread = max((view.facts[i] for i in tool.asks), key=len)
     subjects = dict.fromkeys([s for _, s in gold] + _some(spread, size, r))
     subjects = r.sample(list(subjects), len(subjects))
     def silent(value):
         bare = value.lower().replace(",", "")
-        return not any(all(p in bare for p in pieces) for pieces in answers)
+        for a in single:
+            if a in bare: return False
+        return not any(all(p in bare for p in pieces) for pieces in many)
     return {label(i): {s: v for s in subjects if (v := view.facts[i].get(s)) and ((i, s) in gold or silent(v))}
             for i in tool.asks}
 
@@ -122,11 +125,13 @@ def render(
     return "\n".join([head, *(f"    {line}" for line in body), "    return value"]) + "\n"
 
 def _literal(facts:dict)->list[str]:
-    "The table as Python lines"
-    out = ["facts = {"]
-    for what, values in facts.items():
-        out += [f"    {what!r}: {{", *(f"        {s!r}: {v!r}," for s, v in values.items()), "    },"]
-    return out + ["}"]
+    "The table as Python lines: one JSON text, which parses a hundred times faster than a literal"
+    rows = ",\n".join(f"    {dumps(what)}: {dumps(values)}" for what, values in facts.items())
+    return ["import json", *f"facts = json.loads({_quoted(rows)})".split("\n")]
+
+def _quoted(rows:str)->str:
+    "JSON text as a raw Python string"
+    return f"r'''{{\n{rows}\n}}'''" if "'''" not in rows else repr(f"{{{rows}}}")
 
 # %% ../nbs/15_deploy.ipynb #cell-018
 def deploy(

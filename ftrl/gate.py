@@ -148,20 +148,28 @@ def judge(
     return Verdict(name, not reason, reason or "")
 
 # %% ../nbs/16_gate.ipynb #cell-024
-@lru_cache(4096)
-def _validator(parameters:str):
-    "A checked validator, kept because distractors and tests repeat schemas"
-    import json, jsonschema
-    schema = json.loads(parameters)
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return jsonschema.Draft202012Validator(schema)
+@lru_cache(None)
+def _metaschema():
+    "JSON Schema's own schema, compiled"
+    import fastjsonschema, jsonschema
+    return fastjsonschema.compile(jsonschema.Draft7Validator.META_SCHEMA, use_default=False)
+
+@lru_cache(256)
+def _tree(code:str)->ast.Module:
+    "A tool's syntax tree, parsed once for all gates"
+    return ast.parse(code)
 
 def _signature(code:str, name:str)->tuple[list[str], list[str]]:
     "Parameters of a function and those without a default"
-    f = next((n for n in ast.parse(code).body if isinstance(n, ast.FunctionDef) and n.name == name), None)
+    f = next((n for n in _tree(code).body if isinstance(n, ast.FunctionDef) and n.name == name), None)
     if f is None: raise FtrlError(f"no function {name}")
     names = [x.arg for x in f.args.args]
     return names + [x.arg for x in f.args.kwonlyargs], names[:len(names) - len(f.args.defaults)]
+
+def _valid(arguments:dict, schema:dict)->bool:
+    "Do arguments satisfy a schema?"
+    import jsonschema
+    return jsonschema.Draft7Validator(schema).is_valid(arguments)
 
 @gate
 def schema(t:Trial)->str | None:
@@ -169,22 +177,23 @@ def schema(t:Trial)->str | None:
     if sorted(d.name for d in t.docs) != sorted(t.codes): return "tools and codes are not the same set"
     for d in t.docs:
         try:
-            v, (names, needed) = _validator(dumps(d.parameters)), _signature(t.codes[d.name], d.name)
+            _metaschema()(d.parameters)
+            names, needed = _signature(t.codes[d.name], d.name)
         except Exception as e: return f"{d.name}: {type(e).__name__} {str(e)[:80]}"
         if set(names) != set(d.parameters.get("properties", {})): return f"{d.name}: parameters differ from the signature"
         if not set(needed) <= set(d.parameters.get("required", [])): return f"{d.name}: required differs from the signature"
         for s in t.env.subquestions if t.env else ():
-            if s.tool == d.name and not v.is_valid(s.arguments): return f"{d.name}: gold arguments of {s.id} are invalid"
+            if s.tool == d.name and not _valid(s.arguments, d.parameters): return f"{d.name}: gold arguments of {s.id} are invalid"
 
 # %% ../nbs/16_gate.ipynb #cell-027
 IMPORTS = set("math cmath re json datetime calendar decimal fractions statistics itertools functools collections string "
               "unicodedata typing operator copy textwrap bisect heapq dateutil".split())
 BANNED = set("open exec eval compile input __import__ globals locals vars setattr delattr breakpoint memoryview exit quit".split())
 
-@lru_cache(4096)
+@lru_cache(256)
 def _unsafe(code:str)->str | None:
     "Why a tool may not run, if so"
-    for n in ast.walk(ast.parse(code)):
+    for n in ast.walk(_tree(code)):
         if isinstance(n, (ast.Import, ast.ImportFrom)):
             names = [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module or ""]
             bad = next((m for m in names if m.split(".")[0] not in IMPORTS), None)
