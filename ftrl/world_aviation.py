@@ -82,7 +82,8 @@ def _of_airports(airports:dict)->list[Relation]:
     R = lambda *a, **k: Relation(a[0], "airport", *a[1:], **k)
     return [
         R("city", "city", ("the city served by {x}", "the city that {x} belongs to"),
-          facts(lambda a: hidden(a) and a["city"]), questions=("Which city does {x} serve?",), family="place"),
+          facts(lambda a: a["city"] if hidden(a) else ""), questions=("Which city does {x} serve?",),
+          family="place"),
         R("country", "country", ("the country of {x}", "the country in which {x} lies"),
           facts(lambda a: a["land"]), questions=("In which country is {x}?",), family="place"),
         R("time_zone", "time_zone", ("the time zone of {x}", "the IANA time zone in which {x} lies"),
@@ -145,8 +146,8 @@ def _extremes(airports:dict, g:dict[str, Relation])->list[Relation]:
             out.append(most(group, by, f"{word}_airport", f"the {word} listed airport {where}", sign=sign,
                             family="airports"))
     counts = {n: quantity(every[i], "airports") for n, i in iso.items() if every[i] > 1}
-    return [*out, Relation("airport_count", "country", "number", ("the number of airports with an IATA code in {x}",),
-                           counts, family="airports")]
+    return [*out, Relation("airport_count", "country", "number",
+                           ("the number of airports with an IATA code in {x}",), counts, family="airports")]
 
 # %% ../nbs/10_world_aviation.ipynb #cell-024
 def make()->World:
