@@ -100,7 +100,8 @@ def _of_years(years=range(1950, 2100))->list[Relation]:
         R("thanksgiving", "day", ("the date of the fourth Thursday of November {x}",),
           facts(lambda y: fourth(y).isoformat()), family="feasts"),
         R("easter_gap", "number", ("the number of days between Easter Sunday and Orthodox Easter in {x}",),
-          facts(lambda y: quantity(n, "days") if (n := (easter(y, EASTER_ORTHODOX) - easter(y)).days) else ""),
+          facts(lambda y: quantity(n,
+                                   "days") if (n := (easter(y, EASTER_ORTHODOX) - easter(y)).days) else ""),
           family="feasts"),
         R("sign", "text", ("the sexagenary sign of the Chinese year that begins in {x}",),
           facts(lambda y: f"{STEMS[(y - 4) % 10 // 2]} {ANIMALS[(y - 4) % 12]}")),
@@ -116,7 +117,7 @@ def _of_countries(calendars:dict, listed:dict, year:int=YEARS[0])->list[Relation
     all_days = {c: [d for d in sorted(h) if d.year == year] for c, h in calendars.items()}
     keepers, dates = {}, {}
     for c, h in calendars.items():
-        for n in {n.strip() for names in h.values() for n in names.split(";")}: keepers.setdefault(n, set()).add(c)
+        for n in (n.strip() for names in h.values() for n in names.split(";")): keepers.setdefault(n, set()).add(c)
     for xs in of_year.values():
         for d, n in xs: dates.setdefault(n, set()).add(d.isoformat())
     once = Counter(map(str.casefold, keepers))
@@ -147,7 +148,8 @@ def make()->World:
     listed = {c: _listed(h) for c, h in calendars.items()}
     years = _of_years()
     more = {date.fromisoformat(d) for r in years if r.range == "day" for d in r.facts.values()}
-    kinds = [Kind("holiday", "holidays", "its occasion, year and country, such as 'Republic Day 2026 in India'"),
+    kinds = [Kind("holiday", "holidays",
+                  "its occasion, year and country, such as 'Republic Day 2026 in India'"),
              Kind("day", "days", "its ISO date, such as '2026-01-26'"),
              Kind("year", "years", "its four digits, such as '2026'"),
              Kind("country", "countries", "its English name, such as 'India'"),
