@@ -6,7 +6,7 @@
 __all__ = ['BLOCKS', 'PARTS', 'part', 'number', 'Weight', 'Quantized', 'Adapted', 'weights', 'pairs']
 
 # %% ../nbs/04_checkpoint.ipynb #cell-002
-import json, math, re
+import json, math, os, re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -67,10 +67,14 @@ class Weight:
 
 # %% ../nbs/04_checkpoint.ipynb #cell-012
 def _bytes(file, offset:int, count:int):
-    "Part of a file, in memory of its own"
+    "Part of a file, in memory of its own; the system is told what will be read next"
     import numpy as np
-    x = np.fromfile(file, np.uint8, count, offset=offset)
-    if len(x) < count: raise FtrlError(f"{file}: ends after {len(x)} of {count} bytes of a weight; copy the file again")
+    x, at = np.empty(count, np.uint8), 0
+    with open(file, "rb", buffering=0) as f:
+        if count >= 1 << 16: os.posix_fadvise(f.fileno(), offset, 4 * count, os.POSIX_FADV_WILLNEED)
+        f.seek(offset)
+        while at < count and (n := f.readinto(x[at:])): at += n
+    if at < count: raise FtrlError(f"{file}: ends after {at} of {count} bytes of a weight; copy the file again")
     return x
 
 @patch
