@@ -133,6 +133,12 @@ def repeated(self:Database, table:str, column:str, values:list[str])->set[str]:
     return out
 
 @patch
+def distinct(self:Database, table:str, column:str)->int:
+    "Different values of a column"
+    sa = need("sqlalchemy")
+    return self.run(sa.select(sa.func.count(sa.distinct(self.tables[table].sql.c[column]))))[0][0]
+
+@patch
 def sizes(self:Database, table:str, group:str, values:list[str])->dict[str, int]:
     "Rows of each group"
     sa = need("sqlalchemy")
