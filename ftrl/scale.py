@@ -63,7 +63,7 @@ OPTIONS = {o.name: o for o in [
     _flag("include_unit", True, "Whether the unit is written behind a number. Default is true.",
           'if not include_unit and value[:1].isdigit():\n    value = value.split(" ")[0]', numeric=True),
     _flag("include_length", False, "Whether to append the number of characters of the value. Default is false.",
-          'if include_length:\n    value = f"{value} [{len(value)} characters]"'),
+          'if include_length:\n    value += " - " + str(len(value)) + " characters"'),
 ]}
 
 # %% ../nbs/14_scale.ipynb #cell-010
