@@ -1,0 +1,109 @@
+"Exactness against stock TRL, resuming after a kill, two processes, and the algorithms end to end on tiny models"
+import json, os, signal, subprocess, sys, time
+from dataclasses import replace
+from pathlib import Path
+import pytest, torch
+from ftrl.core import Row, FtrlError, dumps
+
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+
+SHAPE = dict(vocab_size=300, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=6,
+             num_key_value_heads=2, max_position_embeddings=2048, pad_token_id=0, eos_token_id=1, bos_token_id=2)
+
+def network(family, seed=0):
+    import transformers as T
+    torch.manual_seed(seed)
+    model = getattr(T, f"{family}ForCausalLM")(getattr(T, f"{family}Config")(**SHAPE, head_dim=8))
+    for p in model.parameters(): p.data.add_(torch.randn_like(p) * 0.02)  # random biases and norms too
+    return model
+
+def batch(lengths, seed=1, width=12):
+    "A padded batch as TRL makes it: [(prompt length, [completion lengths])]"
+    g = torch.Generator().manual_seed(seed)
+    draw = lambda n: torch.randint(3, 300, (n,), generator=g)
+    rows = [(p, draw(n)) for P, ns in lengths for p in [draw(P)] for n in ns]
+    left = max(len(p) for p, _ in rows)
+    out = {"prompt_ids": torch.zeros(len(rows), left, dtype=torch.long), "completion_ids": torch.zeros(len(rows), width, dtype=torch.long)}
+    out |= {"prompt_mask": torch.zeros(len(rows), left, dtype=torch.long), "completion_mask": torch.zeros(len(rows), width, dtype=torch.long)}
+    for i, (p, c) in enumerate(rows):
+        out["prompt_ids"][i, left - len(p):], out["prompt_mask"][i, left - len(p):] = p, 1
+        out["completion_ids"][i, :len(c)], out["completion_mask"][i, :len(c)] = c, 1
+    out["advantages"] = torch.randn(len(rows), generator=g)
+    out["num_items_in_batch"] = out["completion_mask"].sum()
+    return out
+
+def trainer(model, tmp_path, shared, tokenizer, peft=None, **options):
+    from trl import GRPOConfig
+    from datasets import Dataset
+    from ftrl.trainer import StepTrainer
+    args = GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_completion_length=12,
+                      report_to="none", use_cpu=True, bf16=False, **{"gradient_checkpointing": False, **options})
+    return StepTrainer(model, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=args, shared=shared,
+                       processing_class=tokenizer, train_dataset=Dataset.from_dict({"prompt": ["a"] * 4}), peft_config=peft)
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    from tokenizers import Tokenizer, models, pre_tokenizers, decoders
+    from transformers import PreTrainedTokenizerFast
+    vocab = {t: i for i, t in enumerate(["<pad>", "<|im_end|>", "<s>"] + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    raw = Tokenizer(models.BPE(vocab, []))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<|im_end|>", bos_token="<s>", padding_side="left")
+
+def loss_and_gradients(model, tmp_path, shared, inputs, tokenizer, **options):
+    t = trainer(model, tmp_path, shared, tokenizer, **{k: v for k, v in options.items() if k != "beta"})
+    t.beta = options.get("beta", 0.0)  # the reference is given below, not loaded
+    t.current_gradient_accumulation_steps = 1
+    t.model.train()
+    if options.get("gradient_checkpointing"): t.model.gradient_checkpointing_enable()
+    if t.beta:
+        ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+        with torch.no_grad():
+            inputs = inputs | {"ref_per_token_logps": t._get_per_token_logps_and_entropies(t.model, ids, mask, 12)[0] + 0.1}
+    t.model.zero_grad()
+    loss = t.compute_loss(t.model, inputs)
+    loss.backward()
+    return loss.item(), {n: p.grad.clone() for n, p in t.model.named_parameters() if p.grad is not None}
+
+RAGGED = [(40, [12, 3, 1, 7]), (17, [5, 5, 12, 2]), (61, [1, 9])]
+CASES = {"plain": {}, "kl, entropy bonus": dict(beta=0.05, entropy_coef=0.01), "checkpointing": dict(gradient_checkpointing=True),
+         "temperature": dict(temperature=0.7), "sequence mean": dict(loss_type="grpo"), "cispo": dict(loss_type="cispo", epsilon_high=5.0)}
+
+@pytest.mark.parametrize("family, case", [("Llama", c) for c in CASES] + [(f, c) for f in ("Qwen2", "Qwen3") for c in list(CASES)[:2]])
+def test_loss_and_gradients_equal_stock_trl(family, case, tmp_path, tokenizer):
+    inputs = batch(RAGGED)
+    plain, g1 = loss_and_gradients(network(family), tmp_path, False, inputs, tokenizer, **CASES[case])
+    ours, g2 = loss_and_gradients(network(family), tmp_path, True, inputs, tokenizer, **CASES[case])
+    assert abs(ours - plain) <= 1e-4 * abs(plain)
+    assert g1.keys() == g2.keys()
+    for name in g1: assert (g1[name] - g2[name]).norm() <= 1e-4 * g1[name].norm() + 1e-9, name
+
+def test_lora_gradients_equal_stock_trl(tmp_path, tokenizer):
+    peft = pytest.importorskip("peft")
+    grads = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+        grads.append(loss_and_gradients(network("Llama"), tmp_path, shared, batch(RAGGED), tokenizer, peft=config))
+    (plain, g1), (ours, g2) = grads
+    assert abs(ours - plain) <= 1e-4 * abs(plain) and g1.keys() == g2.keys() and len(g1) == 12
+    for name in g1: assert (g1[name] - g2[name]).norm() <= 1e-4 * g1[name].norm() + 1e-9, name
+
+def test_equal_rewards_are_left_out_without_changing_a_gradient(tmp_path, tokenizer):
+    inputs = batch([(40, [12, 3, 1, 7]), (17, [5, 5, 12, 2])])
+    inputs["advantages"][:4] = 0
+    plain, g1 = loss_and_gradients(network("Llama"), tmp_path, False, inputs, tokenizer)
+    ours, g2 = loss_and_gradients(network("Llama"), tmp_path, True, inputs, tokenizer)
+    assert abs(ours - plain) <= 1e-4 * abs(plain)
+    for name in g1: assert (g1[name] - g2[name]).norm() <= 1e-4 * g1[name].norm() + 1e-9, name
+
+def test_bf16_is_as_near_to_fp32_as_stock_is(tmp_path, tokenizer):
+    from ftrl.prefix import groups_of, pack, share
+    inputs = batch([(300, [12] * 4)])
+    ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+    model = share(network("Llama"))
+    def distance(f):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16): low = f()
+        with torch.no_grad(): return (low - f()).norm()
+    stock = lambda: model(ids, attention_mask=mask).logits[:, -13:-1].float().log_softmax(-1).gather(2, ids[:, -12:, None]).view(-1)
+    assert distance(lambda: model(packed=pack(groups_of(ids, mask, 12)))[0]) <= 1.5 * distance(stock)
