@@ -338,7 +338,7 @@ def _local(spec:str, device:str|None=None, dtype:str|None=None, **options)->"Loc
         here = "it is neither a directory nor in the hub's cache, and the hub is out of reach"
         why = here if how["local_files_only"] and not os.path.isdir(where) else str(e).splitlines()[0][:120]
         raise FtrlError(f"model {spec} cannot be loaded ({why}); {HELP}") from e
-    local = Local(model, tokenizer, spec, **options)
+    local = Local(model, tokenizer, **{"name": Path(spec).resolve().name if os.path.isdir(spec) else spec} | options)
     local.mark = mark(where)
     return local
 
