@@ -117,6 +117,7 @@ def _grow(self:Engine, seats:int, tokens:int)->None:
         for x, y in zip(self.cache[i], old or ()): x[:s, :, :t] = y
 
 @patch
+@torch.inference_mode()
 def drop(self:Engine, key)->None:
     "Forget a conversation"
     self.queue = deque(s for s in self.queue if s.key != key)
