@@ -127,8 +127,18 @@ def repeated(self:Database, table:str, column:str, values:list[str])->set[str]:
     "Of these names, in lower case, those that several rows bear"
     sa, c = need("sqlalchemy"), self.tables[table].sql.c[column]
     name, out = _fold(self, c), set()
-    for chunk in _chunks(v.strip().lower() for v in values):
+    for chunk in _chunks(w for v in values for w in (v.strip().lower(), re.sub("[A-Z]", lambda m: m[0].lower(), v.strip()))):
         s = sa.select(name).where(name.in_(chunk)).group_by(name).having(sa.func.count() > 1)
+        out |= {r[0].lower() for r in self.run(s)}  # a server's lower case may know ASCII only
+    return out
+
+@patch
+def variants(self:Database, table:str, column:str, values:list[str])->set[str]:
+    "Of these texts, in lower case, those that also occur with other blanks or letters of another case"
+    sa, c = need("sqlalchemy"), self.tables[table].sql.c[column]
+    text, fold, out = _text(c), _fold(self, c), set()
+    for chunk in _chunks(v.strip().lower() for v in values):
+        s = sa.select(fold).where(fold.in_(chunk)).group_by(fold).having(sa.func.min(text) < sa.func.max(text))
         out |= {r[0] for r in self.run(s)}
     return out
 
@@ -168,12 +178,12 @@ def extremes(self:Database,
     return out
 
 @patch
-def impure(self:Database, table:str, column:str, date:bool)->int:
+def impure(self:Database, table:str, column:str, dates:bool)->int: # `dates`: dates that are stored as text
     "Values by which the column cannot be ordered: text among numbers, no ISO date among dates"
     sa, c = need("sqlalchemy"), self.tables[table].sql.c[column]
     if column in self.tables[table].mixed: return self.tables[table].mixed[column]
-    if self.dialect != "sqlite" : return 0
-    odd = sa.func.typeof(c).not_in(["integer", "real"]) if not date else _text(c).not_like("____-__-__%")
+    if self.dialect != "sqlite" and not dates: return 0
+    odd = sa.func.typeof(c).not_in(["integer", "real"]) if not dates else _text(c).not_like("____-__-__%")
     return self.run(sa.select(sa.func.count()).where(c.is_not(None), odd))[0][0]
 
 # %% ../nbs/18_database.ipynb #cell-020
