@@ -64,6 +64,9 @@ class Bench:
     def items(self, data:Path|None)->Iterator[Item]: raise NotImplementedError
     def episode(self, item:Item, key:str, protocol:Protocol)->Episode: raise NotImplementedError
     def score(self, episode:Episode)->dict[str, float]: raise NotImplementedError
+    def players(self, agent:LLM, protocol:Protocol)->dict[str, LLM]:
+        "Who plays, by the names that episodes ask for"
+        return {"agent": agent} | ({"user": llm.load(protocol.user)} if protocol.user else {})
     def first(self, items:Iterator[Item], limit:int|None)->Iterator[Item]:
         "The first items; some benchmarks play each of them in several scenarios"
         return itertools.islice(items, limit)
@@ -204,9 +207,8 @@ def plays(bench:Bench, data:Path|None, trials:int=1, limit:int|None=None, scenar
 
 # %% ../nbs/30_bench.ipynb #cell-026
 @patch
-def lines(self:Bench, policy:LLM, todo:Iterable[Play], protocol:Protocol, run:dict)->Iterator[tuple[str, dict]]:
+def lines(self:Bench, players:dict[str, LLM], todo:Iterable[Play], protocol:Protocol, run:dict)->Iterator[tuple[str, dict]]:
     "Play items; their lines by key, in the order they finish"
-    players = {"agent": policy} | ({"user": llm.load(protocol.user)} if protocol.user else {})
     live = {}
     def episodes():
         for p in todo:
@@ -237,10 +239,11 @@ def evaluate(
     run = settings(b, policy, protocol)
     journal = Journal(out, run)
     journal.adopt(keys := [k for k, *_ in todo])
-    policy.match(todo)
+    players = b.players(policy, protocol)
+    for player in players.values(): player.match(todo)
     left = (p for p in listed() if p.key not in journal.places)
     with tqdm(total=len(keys), initial=len(journal.places), desc=bench, disable=not progress) as bar:
-        for key, x in b.lines(policy, left, protocol, run):
+        for key, x in b.lines(players, left, protocol, run):
             journal.add(key, x)
             bar.update()
     journal.close(keys)

@@ -22,6 +22,8 @@ class Episode:
         self.messages, self.tools, self.max_turns = [*messages], tools, max_turns
         self.steps, self.stop, self.asks, self.error = [], None, "agent", None
 
+    how = {}  # Settings of this request that differ from the run's
+
     def request(self)->Request: return Request(self.messages, self.tools, self.key)
 
     def end(self, why:str)->None:
@@ -43,7 +45,7 @@ class Episode:
         self.messages.append(reply.message)
         self.steps.append(Step(reply.text, list(chat.from_message(reply.message).calls), tokens=reply.tokens))
         self.turn(self.steps[-1], reply)
-        if self.asks and len(self.steps) >= self.max_turns: self.end("turns")
+        if self.asks == "agent" and len(self.steps) >= self.max_turns: self.end("turns")
 
     def turn(self, step:Step, reply:Reply)->None:
         "What follows a turn; here, the conversation is over"
@@ -77,7 +79,7 @@ class _Seat:
 
     def ask(self, e:Episode)->None:
         self.asked[e.key] = e
-        self.policy.submit(e.key, e.request(), **self.how)
+        self.policy.submit(e.key, e.request(), **{**self.how, **e.how})
 
     def poll(self)->list[tuple[Episode, Reply]]:
         return [(self.asked.pop(key), reply) for key, reply in self.policy.poll()] if self.asked else []
