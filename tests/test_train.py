@@ -107,3 +107,97 @@ def test_bf16_is_as_near_to_fp32_as_stock_is(tmp_path, tokenizer):
         with torch.no_grad(): return (low - f()).norm()
     stock = lambda: model(ids, attention_mask=mask).logits[:, -13:-1].float().log_softmax(-1).gather(2, ids[:, -12:, None]).view(-1)
     assert distance(lambda: model(packed=pack(groups_of(ids, mask, 12)))[0]) <= 1.5 * distance(stock)
+
+# -- whole runs on a tiny model ------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory, tokenizer):
+    "A model directory and rows whose reward a random byte model can move: any text is worth more than none"
+    from ftrl.chat import prepare
+    from ftrl.core import save
+    folder = tmp_path_factory.mktemp("home")
+    model = network("Llama")
+    model.generation_config.eos_token_id = 1
+    model.save_pretrained(folder/"model")
+    prepare(tokenizer).save_pretrained(folder/"model")
+    code = 'def find(name):\n    return {"Peru": "Lima"}.get(name, "unknown")'
+    row = lambda i: Row([{"role": "user", "content": f"Question {i}: capital of Peru?"}], dumps([{"type": "function", "function": {
+        "name": "find", "description": "", "parameters": {"type": "object", "properties": {}}}}]), dumps({"find": code}),
+        '{"find": ["Lima"]}', 0.0, "self/single_hop", "train", "Lima" if i % 2 else "a")
+    save([row(i) for i in range(6)], folder/"rows.jsonl")
+    return folder
+
+JOB = """
+import json, sys
+from ftrl.core import load
+from ftrl.train import TrainConfig, train
+home, out, config = sys.argv[1:]
+print(train(load(home + "/rows.jsonl"), home + "/model", out, TrainConfig(**json.loads(config))))
+"""
+SMALL = dict(steps=6, prompts=2, group=4, length=6, lr=1e-3, options=dict(save_steps=2, bf16=False, warmup_steps=0))
+
+def job(home, out, config, launch=(sys.executable,), wait=True):
+    env = dict(os.environ, OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+    script = home/"job.py"
+    script.write_text(JOB)
+    p = subprocess.Popen([*launch, str(script), str(home), str(out), json.dumps(config)], env=env, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if not wait: return p
+    text = p.communicate(timeout=300)[0]
+    assert p.returncode == 0, text[-3000:]
+    return text
+
+def record(out): return [json.loads(s) for s in (out/"metrics.jsonl").read_text().splitlines()]
+def numbers(out): return [{k: v for k, v in x.items() if k != "seconds"} for x in record(out)]
+def weights(out):
+    from safetensors.torch import load_file
+    return load_file(out/"model.safetensors")
+
+def test_a_killed_run_resumes_bit_for_bit(home, tmp_path):
+    whole, broken = tmp_path/"whole", tmp_path/"broken"
+    job(home, whole, SMALL)
+    p = job(home, broken, SMALL, wait=False)
+    until = time.time() + 200
+    while time.time() < until and not (len((broken/"metrics.jsonl").read_text().splitlines()) >= 3 if (broken/"metrics.jsonl").exists()
+                                       else False): time.sleep(0.02)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    assert not (broken/"model.safetensors").exists() and list(broken.glob("checkpoint-*"))
+    job(home, broken, SMALL)
+    assert numbers(broken) == numbers(whole)
+    a, b = weights(whole), weights(broken)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not list(broken.glob("checkpoint-*"))
+    before = (broken/"metrics.jsonl").stat().st_mtime_ns
+    job(home, broken, SMALL)  # finished: nothing is done again
+    assert (broken/"metrics.jsonl").stat().st_mtime_ns == before
+
+@pytest.mark.parametrize("algorithm", ["grpo", "reinforce++", "rloo"])
+def test_every_algorithm_raises_the_reward(algorithm, home, tmp_path):
+    from ftrl.core import load
+    from ftrl.train import TrainConfig, train
+    options = dict(bf16=False, beta=0.001, entropy_coef=0.001, save_steps=100, warmup_steps=0)
+    run = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(algorithm, steps=30, prompts=6, group=8, length=8, lr=1e-2, options=options))
+    reward = [x["reward"] for x in run.metrics]
+    assert sum(reward[-5:]) / 5 > sum(reward[:5]) / 5 + 0.05, reward
+    assert all(k in run.metrics[-1] for k in ("step", "loss", "reward", "reward_std", "solve_rate", "length", "kl", "entropy", "tokens", "seconds"))
+
+def test_two_processes_train_one_policy(home, tmp_path):
+    launch = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--rdzv-backend", "c10d",
+              "--rdzv-endpoint", "localhost:0")
+    job(home, tmp_path/"two", SMALL | {"algorithm": "reinforce++"}, launch)
+    assert [x["step"] for x in record(tmp_path/"two")] == [1, 2, 3, 4, 5, 6]
+    assert weights(tmp_path/"two").keys() == weights(home/"model").keys()
+
+def test_bad_input_is_said_before_training(home, tmp_path):
+    from ftrl.core import load
+    from ftrl.train import TrainConfig, train
+    rows, config = load(home/"rows.jsonl"), TrainConfig(**SMALL)
+    for data, model, settings, word in (([], home/"model", config, "no row left"), (rows, tmp_path, config, "no tokenizer"),
+                                        ([replace(rows[0], unsolved_set="{}")], home/"model", config, "unsolved"),
+                                        (rows, home/"model", replace(config, length=5000), "too long")):
+        with pytest.raises(FtrlError, match=word): train(data, str(model), tmp_path/"bad", settings)
+        for f in (tmp_path/"bad").glob("*"): f.unlink()
+    (tmp_path/"other").mkdir()
+    (tmp_path/"other/train.json").write_text('{"model": "another"}\n')
+    with pytest.raises(FtrlError, match="another model"): train(rows, str(home/"model"), tmp_path/"other", config)
