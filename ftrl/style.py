@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
 from .core import SCENARIOS, Env, FtrlError, atomic, load, read_json_lines
+from .table import bootstrap
 
 # %% ../nbs/50_style.ipynb #cell-005
 INK, PAPER, FAINT = "#22272e", "#ffffff", "#8a929c"
@@ -78,15 +79,11 @@ def caption(
 # %% ../nbs/50_style.ipynb #cell-016
 def interval(
     values, # Numbers, one an item
-    seed:int=0, # Of the resampling
-    draws:int=2000, # How many resamples
 )->tuple[float, float, float]: # Mean, lower and upper end
     "Mean with its 95 % bootstrap interval"
-    import numpy as np
-    x = np.asarray(list(values), float)
-    if not len(x): raise FtrlError("interval: got no values; expected one or more")
-    means = x[np.random.default_rng(seed).integers(0, len(x), (draws, len(x)))].mean(1)
-    return float(x.mean()), *(float(q) for q in np.quantile(means, [0.025, 0.975]))
+    values = list(values)
+    if not values: raise FtrlError("interval: got no values; expected one or more")
+    return bootstrap([values])
 
 # %% ../nbs/50_style.ipynb #cell-019
 class Missing(FtrlError):
