@@ -60,23 +60,32 @@ def _expected(n:str, s:dict)->tuple[str, str]:
     if "minItems" in s: test += f" and len({n}) >= {s['minItems']}"; words += f" of at least {s['minItems']} items"
     return test, words
 
-# %% ../nbs/15_deploy.ipynb #cell-010
+# %% ../nbs/15_deploy.ipynb #cell-011
 def checks(
     parameters:dict, # A JSON Schema object
 )->list[str]:
     "Lines that refuse wrong arguments"
-    out = []
-    for n, s in parameters["properties"].items():
-        test, words = _expected(n, s)
-        maybe = "" if n in parameters["required"] or "default" in s else f"{n} is not None and "
-        out += [f"if {maybe}not ({test}):", f"    return \"Error: '{n}' must be {words}.\""]
-        guard = f"{n} is not None and " if maybe else ""
-        if s["type"] == "array": out += _items(n, s["items"], guard)
-        for p, q in s.get("properties", {}).items():
-            need = p in s.get("required", [])
-            test, words = _expected(f"{n}.get({p!r})", q)
-            out += [f"if {guard}{'' if need else f'{p!r} in {n} and '}not ({test}):",
-                    f"    return \"Error: '{p}' in '{n}' must be {words}.\""]
+    properties, required = parameters["properties"], parameters["required"]
+    choices = {n: s["enum"] for n, s in properties.items() if "enum" in s}
+    flags = [n for n, s in properties.items() if s["type"] == "boolean"]
+    pairs = lambda names: "".join(f"({n!r}, {n}), " for n in names).strip()
+    out = [f"choices = {choices!r}", f"for name, value in ({pairs(choices)}):", "    if value not in choices[name]:",
+           "        return f\"Error: '{name}' must be one of {', '.join(choices[name])}.\""] if choices else []
+    out += [f"for name, value in ({pairs(flags)}):", "    if not isinstance(value, bool):",
+            "        return f\"Error: '{name}' must be true or false.\""] if flags else []
+    for n, s in properties.items():
+        if n not in choices and n not in flags: out += _check(n, s, n in required or "default" in s)
+    return out
+
+def _check(n:str, s:dict, always:bool)->list[str]:
+    "Lines that refuse a wrong value of one parameter"
+    guard, (test, words) = "" if always else f"{n} is not None and ", _expected(n, s)
+    out = [f"if {guard}not ({test}):", f"    return \"Error: '{n}' must be {words}.\""]
+    if s["type"] == "array": out += _items(n, s["items"], guard)
+    for p, q in s.get("properties", {}).items():
+        test, words = _expected(f"{n}.get({p!r})", q)
+        given = "" if p in s.get("required", []) else f"{p!r} in {n} and "
+        out += [f"if {guard}{given}not ({test}):", f"    return \"Error: '{p}' in '{n}' must be {words}.\""]
     return out
 
 def _items(n:str, item:dict, guard:str)->list[str]:
@@ -85,7 +94,7 @@ def _items(n:str, item:dict, guard:str)->list[str]:
     test, words = " or ".join(f"({TYPES[k].format(n='item')})" for k in kinds), " or ".join(NOUNS[k] for k in kinds)
     return [f"if {guard}not all({test} for item in {n}):", f"    return \"Error: every item of '{n}' must be {words}.\""]
 
-# %% ../nbs/15_deploy.ipynb #cell-013
+# %% ../nbs/15_deploy.ipynb #cell-014
 def _lookup(tool:Tool, facts:dict, view:View)->list[str]:
     "Lines that find the value"
     noun = view.kinds[tool.theme[0]].noun
@@ -108,7 +117,7 @@ def _formula(tool:Tool)->list[str]:
                     '    return "Error: this cannot be computed from these arguments."', "if not isinstance(value, str):",
                     "    value = round(float(value), 4)", f"    value = {service.shown!r}.format(int(value) if value == int(value) else value)"]
 
-# %% ../nbs/15_deploy.ipynb #cell-015
+# %% ../nbs/15_deploy.ipynb #cell-016
 def render(
     tool:Tool, # The tool
     facts:dict, # Its table; empty for a computing tool
@@ -133,7 +142,7 @@ def _quoted(rows:str)->str:
     "JSON text as a raw Python string"
     return f"r'''{{\n{rows}\n}}'''" if "'''" not in rows else repr(f"{{{rows}}}")
 
-# %% ../nbs/15_deploy.ipynb #cell-018
+# %% ../nbs/15_deploy.ipynb #cell-019
 def deploy(
     tools:list[Tool], # Stage 4's tools
     plan:Plan, # Stage 1's plan
@@ -151,7 +160,7 @@ def deploy(
     return Env(id, plan.scenario, view.world.name, seed, difficulty, view.split, plan.question, plan.answer, subs,
                tuple(t.doc for t in tools), codes, tuple(t.name for t in tools if not t.calls))
 
-# %% ../nbs/15_deploy.ipynb #cell-021
+# %% ../nbs/15_deploy.ipynb #cell-022
 def gold(
     env:Env, # An environment
 )->list[list[Call]]: # One list of parallel calls per turn; the final answer is `env.answer`

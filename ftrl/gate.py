@@ -6,7 +6,7 @@
 __all__ = ['GATES', 'IMPORTS', 'BANNED', 'UNSTABLE', 'WORD', 'IMPORTED', 'BEFORE', 'BRACE', 'Trial', 'trial', 'dummy', 'blind',
            'changed', 'names_in', 'probes', 'attempt', 'gate', 'Verdict', 'judge', 'schema', 'suspects', 'unsafe',
            'static', 'unstable', 'stable', 'replay', 'silent', 'sensitive', 'errors', 'hidden', 'shape', 'needed',
-           'typed', 'shingles', 'alike', 'distinct', 'check', 'passed']
+           'typed', 'distinct', 'check', 'passed']
 
 # %% ../nbs/16_gate.ipynb #cell-002
 import ast, math, random, re
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from .core import Call, Env, Row, FtrlError, dumps, rng, solve, verify
 from .deploy import gold
+from .document import alike, said
 from .world import amount, verifiable
 
 # %% ../nbs/16_gate.ipynb #cell-007
@@ -348,20 +349,12 @@ def typed(t:Trial)->str | None:
     return f"sub-answer {bad!r} is too short to be searched for" if bad else None
 
 # %% ../nbs/16_gate.ipynb #cell-056
-def shingles(text:str, k:int=1)->frozenset:
-    "Words of a text and their sequences of up to k"
-    words = re.findall(r"\w+", text.lower())
-    return frozenset(" ".join(words[i:i + j]) for j in range(1, k + 1) for i in range(len(words) - j + 1))
-
-def alike(a:frozenset, b:frozenset)->float:
-    "Jaccard similarity"
-    return len(a & b) / len(a | b) if a or b else 1.0
-
 @gate
 def distinct(t:Trial)->str | None:
     "No two tools are near-duplicates"
-    said = [(d.name, shingles(f"{d.name.replace('_', ' ')} {d.description}")) for d in t.docs]
-    return next((f"{n} and {m} are nearly the same" for i, (n, a) in enumerate(said) for m, b in said[:i] if alike(a, b) > .8), None)
+    all_said = [(d.name, said(d)) for d in t.docs]
+    return next((f"{n} and {m} are nearly the same" for i, (n, a) in enumerate(all_said) for m, b in all_said[:i]
+                 if alike(a, b) > .8), None)
 
 # %% ../nbs/16_gate.ipynb #cell-059
 def check(

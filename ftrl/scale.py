@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, replace
 from .compute import OPERATIONS
 from .core import FtrlError, ToolDoc, rng
-from .document import Tool, document, function, name
+from .document import Tool, alike, document, function, name, said
 from .integrate import integrate, label, widen
 from .scenario import Hop, Plan, decompose
 from .world import View
@@ -169,17 +169,24 @@ def scale(
     "Stage 4: the tools made harder, and distractors"
     using = strategies(difficulty) if using is None else using
     total = r.randint(*TOTAL[plan.scenario]) if "extend" in using else len(tools) + 1 + min(difficulty, 2)
-    tools = tools + extend(tools, plan, view, r, max(1, total - len(tools)))
+    tools = tools + extend(tools, plan, view, r, max(1, total - len(tools)) + (1 if "extend" in using else 0))
     low, high = OPTIONS_AT[max(difficulty, 2)]
     for i, t in enumerate(tools):
         if "generalize" in using and r.random() < .8: t = generalize(t, plan, view, r)
         if "expand" in using: t = expand(t, r, r.randint(low, high), _numeric(t, view))
         if "retype" in using and r.random() < .5: t = retype(t, r)
         tools[i] = t
-    names = [t.name for t in tools]
-    if len(set(names)) < len(names): tools = [t for i, t in enumerate(tools) if t.calls or names.count(t.name) == 1]
+    tools = _distinct(tools)
     r.shuffle(tools)
     return tools
+
+def _distinct(tools:list[Tool])->list[Tool]:
+    "Without distractors that are nearly another tool"
+    out = []
+    for t in sorted(tools, key=lambda t: not t.calls):
+        words = said(t.doc)
+        if t.calls or not any(t.name == o.name or alike(words, w) > .8 for o, w in out): out.append((t, words))
+    return [t for t, _ in out]
 
 def _numeric(tool:Tool, view:View)->bool:
     "Does the tool return numbers?"
