@@ -13,9 +13,9 @@ from .core import rng
 from .world import Kind, Relation, World, amount, count, inverse, most, quantity
 
 # %% ../nbs/10_world_companies.ipynb #cell-005
-SYLLABLES = "ba ve lo ri mon ta ke zu fen dal mir po sha gel vor ni quo rus tel yo bran cu dor wex hal".split()
-FIRST = """Adela Bruno Carla Dario Edda Felix Greta Hugo Irina Jonas Klara Lorenz Mina Nestor Olga Pavel Quirin
-Rosa Silvan Tilda Ursin Vera Walter Xenia Yara Zeno Alma Boris Celia Dorian""".split()
+SYLLABLES = "ba ve lo ri mon ta ke zu fen dal mir po sha gel vor ni quo rus tel yo bran cu dor wex".split()
+FIRST = """Adela Bruno Carla Dario Edda Felix Greta Hugo Irina Jonas Klara Lorenz Mina Nestor Olga Pavel
+Quirin Rosa Silvan Tilda Ursin Vera Walter Xenia Yara Zeno Alma Boris Celia Dorian""".split()
 
 def word(
     r:random.Random, # Where choices come from

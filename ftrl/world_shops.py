@@ -12,9 +12,9 @@ from .world import Kind, Relation, World, amount, count, inverse, most, quantity
 from .world_companies import FIRST, SYLLABLES, invent
 
 # %% ../nbs/10_world_shops.ipynb #cell-005
-GOODS = """kettle lamp chair desk bicycle helmet jacket tent rucksack violin camera printer speaker drill ladder mixer
+GOODS = """lamp chair desk bicycle helmet jacket tent rucksack violin camera printer speaker drill ladder mixer
 toaster blanket mirror carpet thermos scooter telescope notebook""".split()
-COLOURS = "amber azure coral crimson indigo ivory jade lilac maroon olive pearl russet saffron scarlet teal umber".split()
+COLOURS = "amber coral crimson indigo ivory jade lilac maroon olive pearl russet saffron scarlet teal umber".split()
 
 class Records:
     "Names of everything, and ways to draw facts about them"
@@ -104,7 +104,7 @@ def _of_others(e:Records, price:dict[str, str])->list[Relation]:
           e.number(c, 400, 90_000, "households")),
         R("warehouse_distance", "city", "number", ("the distance from {x} to the warehouse",),
           e.number(c, 3, 700, "km")),
-        R("neighbour", "city", "city", ("the city nearest to {x}",), e.some(c, c))]
+        R("partner_city", "city", "city", ("the partner city of {x}",), e.some(c, c))]
 
 # %% ../nbs/10_world_shops.ipynb #cell-014
 def _derived(g:dict[str, Relation])->list[Relation]:
