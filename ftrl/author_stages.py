@@ -204,7 +204,8 @@ def wrong(
     idle = set(docs) - {c.name for c in tools.calls.values()} - set(tools.distractors)
     busy = {c.name for c in tools.calls.values()} & set(tools.distractors)
     if said or idle or busy: return said or (f"no call uses {sorted(idle)}" if idle else f"a call uses the distractor {sorted(busy)}")
-    return "" if len(plan.hops) == 1 else judge("needed", trial(draft(plan, tools))).reason
+    t = trial(draft(plan, tools))
+    return judge("needed", t).reason or judge("distinct", t).reason
 
 # %% ../nbs/18_author_stages.ipynb #cell-023
 DOCUMENT = """You write the documentation of a tool that could answer the given sub-question, as a provider of such a service would.
@@ -346,20 +347,26 @@ def _alone(env:Env, doc:ToolDoc, code:str)->Env:
     return replace(env, id=f"{env.id}-{doc.name}", subquestions=subs, docs=(doc,), codes={doc.name: code}, distractors=())
 
 # %% ../nbs/18_author_stages.ipynb #cell-035
+def _replies(alone:Env, doc:ToolDoc, code:str, example:dict, sandbox=None)->tuple[str, str]:
+    "What is wrong with the replies to the gold calls, or of a distractor to its example, and which gate says so"
+    from ftrl.sandbox import shared
+    calls = [(s.arguments, s.answer) for s in alone.subquestions] or [(example, "")]
+    for (arguments, answer), r in zip(calls, (sandbox or shared()).map([(code, doc.name, a) for a, _ in calls])):
+        said = f"{doc.name}: {dumps(arguments)} returns {r.content[:150]!r}"
+        if answer and not verify(r.content, answer): return f"{said}, expected a text with {answer!r}", "replay"
+        if not r.ok or not answer and r.content.lower().startswith("error"): return f"{said}, but it is the example of a success", "example"
+    return "", ""
+
 def _works(env:Env, doc:ToolDoc, sandbox=None)->Callable:
     "The check of one tool's code"
-    from ftrl.sandbox import shared
     def made(x):
         code = re.sub(r"\A\s*```\w*\n|\n?```\s*\Z", "", x["code"]).strip() + "\n"
         alone = _alone(env, doc, code)
         t = trial(alone)
-        said = next((v for v in (judge(g, t) for g in ("static", "schema")) if not v.ok), None)
+        said = next((v for v in (judge(g, t) for g in ("static", "stable", "schema")) if not v.ok), None)
         if said: return None, said.reason, said.gate
-        calls = [(s.arguments, s.answer) for s in alone.subquestions] or [(x["example"], "")]
-        replies = (sandbox or shared()).map([(code, doc.name, a) for a, _ in calls])
-        for (arguments, answer), r in zip(calls, replies):
-            if answer and not verify(r.content, answer): return None, f"{doc.name}: {dumps(arguments)} returns {r.content[:150]!r}, expected a text with {answer!r}", "replay"
-            if not r.ok or not answer and r.content.lower().startswith("error"): return None, f"{doc.name}: the example {dumps(arguments)} returns {r.content[:150]!r}", "example"
+        wrong, gate = _replies(alone, doc, code, x["example"], sandbox)
+        if wrong: return None, wrong, gate
         said = next((v for v in check(alone, sandbox, ("silent", "sensitive", "errors")) if not v.ok), None)
         return (None, said.reason, said.gate) if said else (code, "")
     return made

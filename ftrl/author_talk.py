@@ -119,6 +119,7 @@ def _send(self:Endpoint, messages:list[dict], fmt:dict, limit:int, seed:int):
                 self.optional.pop(wrong, None)
                 if wrong == "max_tokens" and "max_completion_tokens" in str(e): self.optional["max_completion_tokens"] = 0
 
+# %% ../nbs/18_author_talk.ipynb #cell-022
 @patch
 def __call__(self:Endpoint,
     messages:list[dict], # The talk so far
@@ -142,7 +143,7 @@ def __call__(self:Endpoint,
         if isinstance(e, FtrlError): raise
         raise ConnectionError(f"{type(e).__name__}: {' '.join(str(e).split())[:200]}") from e
 
-# %% ../nbs/18_author_talk.ipynb #cell-024
+# %% ../nbs/18_author_talk.ipynb #cell-026
 def key(
     model:str, seed:int, stage:str, input:dict, attempt:int,
 )->str: # Equal for exchanges that need not be paid for twice
@@ -178,7 +179,7 @@ class Transcript:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8", newline="\n") as f: f.write(json.dumps(line) + "\n")
 
-# %% ../nbs/18_author_talk.ipynb #cell-027
+# %% ../nbs/18_author_talk.ipynb #cell-029
 class Budget:
     "Tokens that may still be spent"
     def __init__(self, tokens:int | None=None, least:int=256):
@@ -206,7 +207,7 @@ class Budget:
             if answer: self.spent.update(prompt=answer.prompt, completion=answer.completion)
             self.free.notify_all()
 
-# %% ../nbs/18_author_talk.ipynb #cell-030
+# %% ../nbs/18_author_talk.ipynb #cell-032
 @dataclass
 class Desk:
     "What all talks of a run share"
@@ -221,6 +222,7 @@ class Desk:
     locks: dict = field(default_factory=lambda: defaultdict(threading.Lock))
     closed: bool = False
 
+# %% ../nbs/18_author_talk.ipynb #cell-034
 @dataclass
 class Talk:
     "A conversation about one input of one stage"
@@ -238,7 +240,7 @@ class Talk:
         text = f"{self.prompt}\n\nReply with one JSON object, and nothing else, of this schema:\n{dumps(self.schema)}"
         self.messages = [{"role": "system", "content": text}, {"role": "user", "content": dumps(self.input)}]
 
-# %% ../nbs/18_author_talk.ipynb #cell-032
+# %% ../nbs/18_author_talk.ipynb #cell-036
 @patch
 def _exchange(self:Talk)->Answer:
     "The model's next reply, from the transcript or from the model"
@@ -261,7 +263,7 @@ def _exchange(self:Talk)->Answer:
                          tokens=[got.prompt, got.completion], seconds=got.seconds)
         return got
 
-# %% ../nbs/18_author_talk.ipynb #cell-033
+# %% ../nbs/18_author_talk.ipynb #cell-037
 @patch
 def _judge(self:Talk, got:Answer, check:Callable)->tuple[object, str, str]:
     "What the check makes of a reply; what is wrong with it, and who says so"
@@ -280,7 +282,7 @@ def _correct(self:Talk, reason:str, gate:str):
     self.messages += [{"role": "assistant", "content": self.last.text}, {"role": "user",
         "content": f"That cannot be used: {reason}\nCorrect it and reply with the whole JSON object again."}]
 
-# %% ../nbs/18_author_talk.ipynb #cell-035
+# %% ../nbs/18_author_talk.ipynb #cell-039
 @patch
 def ask(self:Talk,
     check:Callable=lambda x: (x, ""), # JSON object -> (value, what is wrong with it[, who says so])
