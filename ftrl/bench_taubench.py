@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from . import chat, sandbox
 from .bench import Bench, Item, register
 from .core import FtrlError, data_dir, dumps, find, read_json_lines
-from .llm import LLM, Request, answer
+from .llm import LLM, Request, answer, clean
 from .rollout import Episode
 
 # %% ../nbs/33_bench_taubench.ipynb #cell-005
@@ -77,7 +77,7 @@ class TauEpisode(Episode):
 
     def take(self, reply):
         if self.asks == "agent" or reply.error: return super().take(self._first_call(reply))
-        said = chat.spoken(reply.text)
+        said = clean(chat.spoken(reply.text))
         self.user.append({"role": "assistant", "content": said})
         self.messages.append({"role": "user", "content": said})
         self.asks = "agent"
@@ -108,7 +108,7 @@ def _run(self:TauEpisode, call)->str:
     code = self.world["codes"].get(call.name) if isinstance(call.name, str) else None
     if code is None or not isinstance(call.arguments, dict): return f"Error in {call.name}: no such tool, or arguments that are no object"
     if self.session is None: self.session = sandbox.shared().session(self.world["data"]).__enter__()
-    return self.session.call(code, call.name, call.arguments).content
+    return clean(self.session.call(code, call.name, call.arguments).content)
 
 @patch
 def end(self:TauEpisode, why:str):

@@ -11,7 +11,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, ThreadPoolExecuto
 from tqdm.auto import tqdm
 from . import chat
 from .core import FtrlError, Row, Step, Trajectory, solve
-from .llm import LLM, Reply, Request
+from .llm import LLM, Reply, Request, clean
 from .reward import replies
 
 # %% ../nbs/21_rollout.ipynb #cell-005
@@ -42,8 +42,8 @@ class Episode:
             self.error = reply.error
             self.steps.append(Step("", error=reply.error))
             return self.end("error")
-        self.messages.append(reply.message)
-        self.steps.append(Step(reply.text, list(chat.from_message(reply.message).calls), tokens=reply.tokens))
+        self.messages.append(clean(reply.message))
+        self.steps.append(Step(clean(reply.text), list(chat.from_message(self.messages[-1]).calls), tokens=reply.tokens))
         self.turn(self.steps[-1], reply)
         if self.asks == "agent" and len(self.steps) >= self.max_turns: self.end("turns")
 
@@ -61,7 +61,7 @@ class ToolEpisode(Episode):
     def turn(self, step, reply):
         "Run the calls of a turn; a turn without calls is the last"
         if not step.calls: return self.end("length" if reply.truncated else "answer")
-        step.results = replies(step.calls, [self.row.code] * len(step.calls), self.sandbox)
+        step.results = clean(replies(step.calls, [self.row.code] * len(step.calls), self.sandbox))
         for call, text in zip(step.calls, step.results):
             self.messages.append(chat.tool_message(call.id, text))
             hit = solve(self.unsolved, call.name, text)
