@@ -120,6 +120,13 @@ def _send(self:Endpoint, messages:list[dict], fmt:dict, limit:int, seed:int):
                 if wrong == "max_tokens" and "max_completion_tokens" in str(e): self.optional["max_completion_tokens"] = 0
 
 # %% ../nbs/18_author_talk.ipynb #cell-022
+def _answer(got, start:float)->Answer:
+    "A chat completion as an answer"
+    choice, usage = got.choices[0], got.usage
+    text = choice.message.content or getattr(choice.message, "refusal", None) or ""
+    return Answer(text, choice.finish_reason or "stop", getattr(usage, "prompt_tokens", 0) or 0,
+                  getattr(usage, "completion_tokens", 0) or 0, round(time.monotonic() - start, 2))
+
 @patch
 def __call__(self:Endpoint,
     messages:list[dict], # The talk so far
@@ -129,19 +136,18 @@ def __call__(self:Endpoint,
 )->Answer:
     "Ask the model; raises `ConnectionError` where there is no usable answer"
     import openai
-    start = time.monotonic()
-    try:
-        got = self._send(messages, fmt, limit, seed)
-        choice, usage = got.choices[0], got.usage
-        text = choice.message.content or getattr(choice.message, "refusal", None) or ""
-        return Answer(text, choice.finish_reason or "stop", getattr(usage, "prompt_tokens", 0) or 0,
-                      getattr(usage, "completion_tokens", 0) or 0, round(time.monotonic() - start, 2))
-    except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as e:
-        raise FtrlError(f"openai:{self.name} is refused ({e.status_code}): {str(e)[:200]}; check OPENAI_API_KEY, "
-                        "OPENAI_BASE_URL and the model's name") from e
-    except (openai.OpenAIError, ValueError, TypeError, AttributeError, IndexError) as e:
-        if isinstance(e, FtrlError): raise
-        raise ConnectionError(f"{type(e).__name__}: {' '.join(str(e).split())[:200]}") from e
+    start, wrong = time.monotonic(), ""
+    for _ in range(self.tries):   # `openai` tries again by itself, but not after a body that is no chat completion
+        try: return _answer(self._send(messages, fmt, limit, seed), start)
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as e:
+            raise FtrlError(f"openai:{self.name} is refused ({e.status_code}): {str(e)[:200]}; check OPENAI_API_KEY, "
+                            "OPENAI_BASE_URL and the model's name") from e
+        except FtrlError: raise
+        except openai.OpenAIError as e: raise ConnectionError(_line(e)) from e
+        except (ValueError, TypeError, AttributeError, IndexError) as e: wrong = _line(e)
+    raise ConnectionError(wrong)
+
+def _line(e:Exception)->str: return f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
 
 # %% ../nbs/18_author_talk.ipynb #cell-026
 def key(

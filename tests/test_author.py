@@ -1,0 +1,272 @@
+"The language-model author against servers: a replaying one, a faulty one, one that is killed under it, and a real model."
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from author_replies import REPLIES, SEEDS
+from conftest import ROOT
+
+from ftrl import author
+from ftrl.chat import call_text
+from ftrl.core import SCENARIOS, Env, FtrlError, load
+from ftrl.deploy import gold
+from ftrl.gate import GATES, check, passed
+from ftrl.reward import score
+
+
+@contextmanager
+def serving(answer):
+    "A chat completions server on loopback: `answer(body)` gives a text, or `(status, headers, bytes)`; its requests are listed"
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append(body)
+            try: got = answer(body)
+            except LookupError as e: got = 400, {}, json.dumps({"error": {"message": f"nothing recorded for {e}"}}).encode()
+            if got is None: return self.connection.close()
+            if isinstance(got, str):
+                choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": got}}
+                sent = len(json.dumps(body["messages"])) // 4
+                got = 200, {}, json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice],
+                    "usage": {"prompt_tokens": sent, "completion_tokens": len(got) // 4, "total_tokens": sent + len(got) // 4}}).encode()
+            status, headers, data = got
+            try:
+                self.send_response(status)
+                for k, v in {"Content-Type": "application/json", "Content-Length": len(data), **headers}.items(): self.send_header(k, str(v))
+                self.end_headers()
+                self.wfile.write(data)
+            except OSError: pass
+
+        def log_message(self, *_): pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": .05}, daemon=True).start()
+    try: yield f"http://127.0.0.1:{server.server_port}/v1", seen
+    finally: server.shutdown(); server.server_close()
+
+
+def recorded(body):
+    "The recorded reply to a request"
+    stage, told = body["response_format"]["json_schema"]["name"], json.loads(body["messages"][1]["content"])
+    about = {"decompose": lambda: told["question"], "document": lambda: told["subquestion"], "scale": lambda: told["question"],
+             "integrate": lambda: "+".join(t["name"] for t in told["tools"]), "deploy": lambda: told["tool"]["name"]}[stage]()
+    reply = REPLIES[stage, about][sum(m["role"] == "assistant" for m in body["messages"])]
+    return reply if isinstance(reply, str) else json.dumps(reply)
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    def use(base):
+        monkeypatch.setenv("OPENAI_BASE_URL", base)
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+    return use
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_whole_build(scenario, endpoint, tmp_path):
+    "A plain question becomes a sound environment; from its transcript the same one, for nothing"
+    question, difficulty = SEEDS[scenario]
+    how = dict(model="openai:recorded", transcript=tmp_path / "talk.jsonl", scenario=scenario, difficulty=difficulty)
+    with serving(recorded) as (base, seen):
+        endpoint(base)
+        run = author.build([question], out=tmp_path / "a.jsonl", **how)
+        env, = run
+    assert run.report["rejected"] == {} and run.report["asked"] == len(seen)
+    assert run.report["repairs"] == {"single_hop": 0}.get(scenario, 1)
+    assert env.scenario == scenario and env.question == question and set(GATES) < set(env.gates) and passed(check(env))
+    assert len(env.distractors) >= 1 + min(difficulty, 2)
+    row, = load(tmp_path / "a.jsonl")
+    assert Env.from_row(row) == env
+    for i, calls in enumerate(gold(env)):   # the production reward of each gold turn is its maximum
+        turn, left = score(call_text(calls), row), len(calls)
+        assert turn.solved == left and turn.value == 2 * left / (left + 1), f"turn {i}"
+
+    endpoint("http://127.0.0.1:9/v1")       # nobody is there
+    again = author.build([question], out=tmp_path / "b.jsonl", **how)
+    assert list(again) == [env] and again.report["asked"] == 0 and again.report["tokens"] == {}
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
+def test_transcript_tells_everything(endpoint, tmp_path):
+    "Request, response, tokens, stage and seed question of every exchange; the schema is sent, strict where it can be"
+    question, difficulty = SEEDS["parallel_single_hop"]
+    with serving(recorded) as (base, seen):
+        endpoint(base)
+        list(author.build([question], "openai:recorded", transcript=tmp_path / "t.jsonl", scenario="parallel_single_hop"))
+    lines = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    assert [x["stage"] for x in lines] == ["decompose"] * 2 + ["document"] * 2 + ["integrate", "scale", "deploy", "deploy"]
+    assert all(x["question"] == question and x["tokens"][0] > 100 and x["response"] and x["request"][0]["role"] == "system" for x in lines)
+    assert {b["response_format"]["json_schema"]["strict"] for b in seen if "subquestions" in str(b["response_format"])} == {True}
+    assert "cannot be used" in lines[1]["request"][-1]["content"]
+
+
+def test_rejections_are_counted(endpoint, tmp_path):
+    "What no repair can save is counted by who refused it; the rest is built, in order"
+    wrong = {"chemical_element_registry": "replay", "elevation_service": "static"}
+
+    def bad(body):
+        text = recorded(body) if sum(m["role"] == "assistant" for m in body["messages"]) == 0 or "wet" in str(body) else None
+        told = json.loads(body["messages"][1]["content"])
+        name = told.get("tool", {}).get("name")
+        if name == "chemical_element_registry": return json.dumps(REPLIES["deploy", name][0]).replace("Tungsten", "Wolfram")
+        if name == "elevation_service": return json.dumps({"code": "import socket\ndef elevation_service(mountain): return ''", "example": {}})
+        return text or recorded(body)
+
+    questions = [{"question": "What is love?"}, {"question": "Is water wet?", "scenario": "single_hop"},
+                 *({"question": SEEDS[s][0], "scenario": s} for s in SCENARIOS)]
+    questions[4]["answer"] = "4,000 m"      # the model's answer is another
+    with serving(bad) as (base, _):
+        endpoint(base)
+        run = author.build(questions, "openai:recorded", transcript=tmp_path / "t.jsonl", workers=3)
+        built = list(run)
+    assert [e.scenario for e in built] == ["parallel_single_hop"]
+    gates = {r["question"]: (r["gate"], r["reason"]) for r in run.report["reasons"]}
+    assert gates["What is love?"][0] == "refused"
+    assert gates["Is water wet?"] == ("decompose", "the answer of s1, 'yes', is too short or common to be searched for")
+    # at difficulty 0 the recorded scaling of the single hop has more than is asked for, which is no fault
+    assert gates[SEEDS["single_hop"][0]][0] == wrong["chemical_element_registry"]
+    assert gates[SEEDS["parallel_multi_hop"][0]] == ("static", "elevation_service: imports socket")
+    assert gates[SEEDS["multi_hop"][0]][0] in ("endpoint", "decompose")
+    assert sum(run.report["rejected"].values()) == 5 and run.report["left"] == 0
+
+
+def test_faulty_endpoint(endpoint, tmp_path):
+    "429, 500, half a JSON body, a dropped connection, a time-out: tried again, then as if nothing had been"
+    question, difficulty = SEEDS["parallel_single_hop"]
+    fast, turn = {"retry-after-ms": "1"}, iter(range(100))
+
+    def faulty(body):
+        n = next(turn)
+        if n == 0: return 429, fast, b'{"error": {"message": "slow down"}}'
+        if n == 1: return 500, fast, b"oops"
+        if n == 3: time.sleep(1); return 200, {}, b"late"
+        if n == 5: return 200, {}, b'{"id": "x", "choices": [{"mess'
+        if n == 7: return None
+        return recorded(body)
+
+    with serving(faulty) as (base, seen):
+        endpoint(base)
+        run = author.build([question], "openai:recorded", transcript=tmp_path / "t.jsonl", scenario="parallel_single_hop", timeout=.5)
+        assert len(list(run)) == 1 and len(seen) == 8 + 5
+
+
+@pytest.mark.parametrize("fault, text", [((429, {"retry-after-ms": "1"}, b'{"error": {"message": "slow down"}}'), "slow down"),
+                                         ((200, {}, b'{"id": "x", "choices": [{"mess'), "JSON"), ((200, {}, b'{"choices": []}'), "IndexError"),
+                                         ((400, {}, b'{"error": {"message": "context too long"}}'), "context too long"),
+                                         ((500, {"retry-after-ms": "1"}, b"<html>"), "500"), (None, "onnection")])
+def test_endpoint_that_never_recovers(fault, text, endpoint, tmp_path):
+    "Bounded attempts, a counted rejection with the reason, and after a few in a row the run gives up; nothing is lost"
+    with serving(lambda body: fault) as (base, seen):
+        endpoint(base)
+        questions = [f"What is question {i}?" for i in range(30)]
+        run = author.build(questions, "openai:m", out=tmp_path / "a.jsonl", workers=1, tries=2)
+        assert list(run) == []
+    report = run.report
+    assert report["rejected"]["endpoint"] >= author.GONE and report["left"] >= 20 and "does not answer" in report["stopped"]
+    assert text in report["reasons"][0]["reason"] and len(seen) <= 2 * (report["rejected"]["endpoint"] + 1)
+    assert (tmp_path / "a.jsonl").read_bytes() == b"" and report["tokens"] == {}
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_refused_endpoint(status, endpoint):
+    "A wrong key or model ends the run with one clear line"
+    with serving(lambda body: (status, {}, b'{"error": {"message": "no such thing"}}')) as (base, _):
+        endpoint(base)
+        with pytest.raises(FtrlError, match=f"openai:m is refused .{status}.*check OPENAI_API_KEY") as e: list(author.build(["Who?"], "openai:m"))
+    assert "\n" not in str(e.value)
+
+
+def test_server_without_optional_fields(endpoint):
+    "A server that refuses fields by name is asked again without them"
+    def old(body):
+        for f in ("seed", "response_format", "max_tokens"):
+            if f in body: return 400, {}, json.dumps({"error": {"message": f"Unsupported parameter: '{f}'. Use max_completion_tokens."}}).encode()
+        return json.dumps(REPLIES["decompose", "What is love?"][0])
+    with serving(old) as (base, seen):
+        endpoint(base)
+        run = author.build(["What is love?"], "openai:m")
+        assert list(run) == [] and run.report["rejected"] == {"refused": 1}
+    assert len(seen) == 4 and "max_completion_tokens" in seen[-1]
+
+
+def test_budget(endpoint, tmp_path):
+    "A budget is never exceeded, and a later call pays only for the rest"
+    questions = [{"question": SEEDS[s][0], "scenario": s} for s in ("parallel_single_hop", "parallel_multi_hop")]
+    how = dict(model="openai:recorded", transcript=tmp_path / "t.jsonl", limit=2000)
+    with serving(recorded) as (base, seen):
+        endpoint(base)
+        first = author.build(questions, budget=12_000, **how)
+        some = list(first)
+        assert len(some) < 2 and first.report["left"] == 2 - len(some) and "12000 tokens is spent" in first.report["stopped"]
+        assert 0 < sum(first.report["tokens"].values()) <= 12_000
+        rest = author.build(questions, **how)
+        assert [e.scenario for e in rest] == ["parallel_single_hop", "parallel_multi_hop"] and rest.report["stopped"] == ""
+    assert first.report["asked"] + rest.report["asked"] == len(seen) == len({json.dumps(b["messages"]) for b in seen})
+
+
+def test_killed(endpoint, tmp_path):
+    "Killed in the middle and called again: what was recorded is not paid for again"
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"question": SEEDS[s][0], "scenario": s}) + "\n" for s in ("parallel_single_hop", "parallel_multi_hop")))
+    code = (f"from ftrl.author import build; r = build({str(tmp_path / 'q.jsonl')!r}, 'openai:recorded', {str(tmp_path / 'a.jsonl')!r}, workers=1)\n"
+            "print(len(list(r)), r.report['recorded'], r.report['asked'])")
+    gate = threading.Event()
+
+    def slow(body):
+        if len(seen) > 12: gate.wait(20)
+        return recorded(body)
+
+    with serving(slow) as (base, seen):
+        env = os.environ | {"OPENAI_BASE_URL": base, "OPENAI_API_KEY": "none"}
+        run = lambda: subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+        first = run()
+        while len(seen) < 13: assert first.poll() is None; time.sleep(.02)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        assert not (tmp_path / "a.jsonl").exists()
+        with open(tmp_path / "a.transcript.jsonl", "a") as f: f.write('{"model": "openai:rec')
+        gate.set()
+        out, _ = run().communicate(timeout=60)
+    built, known, asked = map(int, out.split())
+    assert known == 12 and asked == len(seen) - 13 and built == len(load(tmp_path / "a.jsonl")) == 2
+
+
+def serve_available():
+    from transformers.utils.import_utils import is_serve_available
+    return is_serve_available()
+
+
+@pytest.mark.skipif(not serve_available(), reason="`transformers serve` needs the packages fastapi and uvicorn")
+def test_real_model(endpoint, tmp_path):
+    "The default model behind `transformers serve`: the protocol holds, and what it writes is rejected with a reason"
+    from ftrl.llm import path
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    log = open(tmp_path / "log", "w")
+    server = subprocess.Popen([sys.executable, "-m", "transformers.cli.transformers", "serve", path("smollm2"), "--host", "127.0.0.1", "--port", str(port),
+                               "--device", "cpu"], stdout=log, stderr=log, env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    try:
+        for _ in range(600):
+            assert server.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            try: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1); break
+            except OSError: time.sleep(.1)
+        endpoint(f"http://127.0.0.1:{port}/v1")
+        name = f"openai:{path('smollm2')}"
+        run = author.build(["What is the capital of Peru?"], name, transcript=tmp_path / "t.jsonl", scenario="single_hop", repairs=1, limit=24, temperature=0.)
+        assert list(run) == []
+        report = run.report
+        assert report["rejected"] == {"reply": 1} and report["asked"] == 2 and report["repairs"] == 1
+        assert report["reasons"][0]["reason"] and report["tokens"]["prompt"] > 500 and 0 < report["tokens"]["completion"] <= 48
+        again = author.build(["What is the capital of Peru?"], name, transcript=tmp_path / "t.jsonl", scenario="single_hop", repairs=1, limit=24)
+        assert list(again) == [] and again.report["asked"] == 0 and again.report["reasons"] == report["reasons"]
+    finally: server.kill(); server.wait()
