@@ -23,7 +23,7 @@ def main()->None:
     "The command `ftrl`"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try: app()
+    try: app(prog_name="ftrl")
     except FtrlError as e: sys.exit(_say(e))
     except OSError as e:
         if e.errno is None: raise
@@ -76,7 +76,7 @@ def build(
     if n < 1: raise FtrlError(f"-n {n}: expected at least 1")
     recipe = Recipe(tuple(world) if world else None, tuple(scenario or SCENARIOS), seed, split, levels)
     recipe.views()  # a world that cannot be had is told before anything is written
-    with tqdm(total=n, unit="env") as bar:
+    with tqdm(total=n, unit="env", disable=None) as bar:
         report = write(_output(out, ".jsonl", ".jsonl.gz"), n, recipe, lambda env: bar.update(), workers=workers)
     print(f"{out}: {report['built']} environments")
 
@@ -91,7 +91,7 @@ def check(
     from ftrl.core import dumps, stream
     from ftrl.gate import check as gates
     failed, total = 0, 0
-    for row in tqdm(stream(_input(path)), unit="env", disable=as_json):
+    for row in tqdm(stream(_input(path)), unit="env", disable=as_json or None):
         verdicts = gates(row)
         wrong = [v for v in verdicts if not v.ok]
         failed, total = failed + bool(wrong), total + 1
@@ -143,7 +143,8 @@ def collect(
     from ftrl.core import load, save
     from ftrl.llm import load as load_model
     rows, out = load(_input(path)), _output(out, *ROWS)
-    n = save(play(load_model(model), rows, turns, max_new_tokens, temperature, seed, progress=True), out)
+    n = save(play(load_model(model), rows, turns, max_new_tokens, temperature, seed,
+                  progress=sys.stderr.isatty()), out)
     print(f"{out}: {n} rows from {len(rows)} environments")
 
 # %% ../nbs/90_cli.ipynb #cell-015
@@ -204,8 +205,8 @@ def evaluate(
 ):
     "Play a benchmark; one result line an item, resumed after a break."
     from ftrl.bench import evaluate as play
-    print(play(bench, model, _output(out, ".jsonl"), data, limit, scenario, user=user, compat=compat, trials=trials,
-               max_turns=turns, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed))
+    print(play(bench, model, _output(out, ".jsonl"), data, limit, scenario, sys.stderr.isatty(), user=user, compat=compat,
+               trials=trials, max_turns=turns, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed))
 
 @app.command()
 def table(
@@ -227,7 +228,7 @@ def delta(
 ):
     "How much each weight moved, by layer and part."
     from ftrl.delta import diff, save
-    frame = diff(base, tuned, rank=rank, progress=True)
+    frame = diff(base, tuned, rank=rank, progress=sys.stderr.isatty())
     save(frame, _output(out, ".parquet", ".csv", ".jsonl"))
     print(f"{out}: {len(frame)} weights")
 

@@ -6,7 +6,7 @@
 __all__ = ['STEPS', 'Run', 'record', 'settings', 'step', 'need', 'reproduce', 'summary', 'base', 'copy_metrics']
 
 # %% ../nbs/70_reproduce.ipynb #cell-002
-import json, os, platform, time
+import json, os, platform, sys, time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,10 +133,11 @@ def reproduce(
         raise FtrlError(f"{out} holds a run with other parameters ({changed}); choose another --out, or remove it")
     if not config.exists(): record(run, machine=_machine())
     run.once("config.json", lambda p: p.write_text(dumps({"profile": str(profile), "parameters": values}) + "\n"))
-    bar = tqdm(STEPS, desc=run.out.name, disable=not progress, bar_format="{desc}: {n_fmt}/{total_fmt} {postfix} [{elapsed}]")
+    bar = tqdm(STEPS, desc=run.out.name, disable=not (progress and sys.stderr.isatty()), bar_format="{desc}: {n_fmt}/{total_fmt} {postfix} [{elapsed}]")
     for name in bar:
         bar.set_postfix_str(name)
-        step(run, name, values, progress)
+        if bar.disable and progress: print(f"{run.out.name}: {name}", flush=True)
+        step(run, name, values, progress and not bar.disable)
     return run
 
 # %% ../nbs/70_reproduce.ipynb #cell-020

@@ -1,0 +1,68 @@
+"The run notebooks, end to end: unbroken, killed again and again, and called once more."
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+FINAL = ("envs/*.jsonl", "rows/*", "models/*/model.safetensors", "eval/*", "table.md", "delta/*", "figures/*")
+
+
+def start(out):
+    env = os.environ | {"TQDM_DISABLE": "1"}
+    command = [sys.executable, "-c", "from ftrl.cli import main; main()", "reproduce", "--profile", "smoke", "--out", str(out)]
+    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            start_new_session=True)
+
+
+def finish(out):
+    run = start(out)
+    said, errors = run.communicate(timeout=400)
+    assert run.returncode == 0, errors[-3000:]
+    return said
+
+
+def digest(out):
+    files = {p.relative_to(out).as_posix(): p for pattern in FINAL for p in out.glob(pattern) if p.is_file()}
+    return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in sorted(files.items())}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "smoke"
+    said = finish(out)
+    assert "Solve-F1" in said and "figures" in said
+    return out
+
+
+def test_again(whole):
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
+    began = time.time()
+    assert "Solve-F1" in finish(whole)
+    assert time.time() - began < 30
+    assert {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()} == before, "a second call did work again"
+
+
+def test_killed(whole, tmp_path):
+    out = tmp_path / "smoke"
+    for step in ("2_collect", "3_train", "4_evaluate"):  # kill in the middle of each
+        run, log = start(out), out / "logs" / f"{step}.log"
+        while run.poll() is None and not log.exists(): time.sleep(0.2)
+        time.sleep(4)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+        time.sleep(2)  # the kernel sees that its parent is gone
+    finish(out)
+    assert digest(out) == digest(whole)
+
+
+def test_other_parameters(whole, tmp_path):
+    profile = tmp_path / "other.yaml"
+    profile.write_text("model: random\nseed: 1\n")
+    run = subprocess.run([sys.executable, "-c", "from ftrl.cli import main; main()", "reproduce", "--profile", str(profile),
+                          "--out", str(whole)], cwd=ROOT, text=True, capture_output=True, timeout=60)
+    assert run.returncode == 2 and "seed" in run.stderr
