@@ -265,6 +265,7 @@ def _digest(rows:Sequence)->str:
 def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, peft=None):
     "The TRL trainer of a run"
     from datasets import Dataset
+    from transformers import PrinterCallback
     from ftrl.prefix import supported
     from ftrl.trainer import Record, StepTrainer
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -273,9 +274,11 @@ def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, peft=
     data = Dataset.from_dict({"prompt": [texts[i] for i in visits], "row": visits})
     stop = {tokenizer.eos_token_id, *_ids(network.generation_config.eos_token_id)}
     shared = config.options.get("shared", supported(network))
-    return StepTrainer(network, reward_funcs=_judge(rows, tokenizer, stop, config.reward), args=args, train_dataset=data,
+    trainer = StepTrainer(network, reward_funcs=_judge(rows, tokenizer, stop, config.reward), args=args, train_dataset=data,
                        processing_class=tokenizer, algorithm=config.algorithm, shared=shared, peft_config=peft,
                        callbacks=[Record(Path(args.output_dir)/"metrics.jsonl", config.algorithm)])
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 def _ids(x)->list[int]: return [] if x is None else [x] if isinstance(x, int) else list(x)
 
@@ -322,6 +325,7 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
     "The TRL trainer of a cold start"
     import torch
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl import SFTConfig
     from ftrl.trainer import GoldTrainer, Record
     defaults = dict(per_device_train_batch_size=config.envs * config.variants, gradient_accumulation_steps=1, bf16=_bf16(),
@@ -331,8 +335,10 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
                     use_cpu=not torch.cuda.is_available())
     args = SFTConfig(output_dir=str(out), max_steps=config.steps, learning_rate=config.lr, seed=config.seed,
                      **defaults | config.options)
-    return GoldTrainer(network, args=args, train_dataset=Dataset.from_list(examples), processing_class=tokenizer,
-                       callbacks=[Record(out/"metrics.jsonl", "cold start")])
+    trainer = GoldTrainer(network, args=args, train_dataset=Dataset.from_list(examples), processing_class=tokenizer,
+                          callbacks=[Record(out/"metrics.jsonl", "cold start")])
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 # %% ../nbs/26_train.ipynb #cell-037
 def calls(
