@@ -19,6 +19,7 @@ def _stars()->dict[str, object]:
     for s in out.values(): s.compute("2000/1/1", epoch="2000")
     return out
 
+# %% ../nbs/10_world_astronomy.ipynb #cell-007
 def _of_stars(stars:dict)->list[Relation]:
     "Relations whose subject is a star"
     import ephem
@@ -47,13 +48,15 @@ def _of_stars(stars:dict)->list[Relation]:
           family="neighbours"),
         R("next_fainter", "star", ("the listed star next in faintness after {x}",), next_, "1:1")]
 
-# %% ../nbs/10_world_astronomy.ipynb #cell-008
+# %% ../nbs/10_world_astronomy.ipynb #cell-010
 # name, mean radius in km, sidereal year in days, distance from the Sun in million km
 PLANETS = [line.split() for line in """
 Mercury 2439.7 87.969 57.909|Venus 6051.8 224.701 108.210|Earth 6371.0 365.256 149.598
 Mars 3389.5 686.980 227.956|Jupiter 69911 4332.589 778.479|Saturn 58232 10759.22 1432.041
 Uranus 25362 30685.4 2867.043|Neptune 24622 60189 4514.953
 """.strip().replace("\n", "|").split("|")]
+
+# %% ../nbs/10_world_astronomy.ipynb #cell-012
 # name, planet, sidereal period in days, year of discovery, discoverer
 MOONS = [line.split(",") for line in """
 Phobos,Mars,0.318910,1877,Asaph Hall|Deimos,Mars,1.262441,1877,Asaph Hall
@@ -73,7 +76,7 @@ BORN = {"Asaph Hall": "1829-10-15", "Galileo Galilei": "1564-02-15", "William He
         "Gerard Kuiper": "1905-12-07",
         "William Lassell": "1799-06-18"}
 
-# %% ../nbs/10_world_astronomy.ipynb #cell-010
+# %% ../nbs/10_world_astronomy.ipynb #cell-014
 def _of_planets()->list[Relation]:
     "Relations of planets, moons and their discoverers"
     column = lambda rows, i, unit: {r[0]: quantity(float(r[i]), unit, 6) for r in rows}
@@ -108,7 +111,7 @@ def _following(size:dict[str, float])->dict[str, str]:
     order = sorted(size, key=size.get)
     return dict(zip(order, order[1:]))
 
-# %% ../nbs/10_world_astronomy.ipynb #cell-013
+# %% ../nbs/10_world_astronomy.ipynb #cell-017
 def _of_days(first:date=date(2026, 1, 1), n:int=730)->list[Relation]:
     "Relations whose subject is a day"
     import ephem
@@ -138,7 +141,7 @@ def _of_days(first:date=date(2026, 1, 1), n:int=730)->list[Relation]:
           moon(ephem.next_new_moon),
           family="phases")]
 
-# %% ../nbs/10_world_astronomy.ipynb #cell-016
+# %% ../nbs/10_world_astronomy.ipynb #cell-020
 def _of_the_rest(g:dict[str, Relation])->list[Relation]:
     "Relations of years and constellations"
     import ephem
@@ -156,7 +159,7 @@ def _of_the_rest(g:dict[str, Relation])->list[Relation]:
             most(where, mag, "faintest_star", "the faintest listed star of {x}"),
             count(where, "star_count", "the number of listed stars in {x}", unit="listed stars")]
 
-# %% ../nbs/10_world_astronomy.ipynb #cell-018
+# %% ../nbs/10_world_astronomy.ipynb #cell-022
 def make()->World:
     "The astronomy world"
     stars = _of_stars(_stars())

@@ -118,6 +118,7 @@ def _of_people(e:Economy)->list[Relation]:
         X("launched", "date", ("the launch date of {x}",), e.day(xs, 1990, 2025), family="data"),
         X("replacement", "product", ("the product that replaces {x}",), e.some(xs, xs))]
 
+# %% ../nbs/10_world_companies.ipynb #cell-016
 def _of_places(e:Economy)->list[Relation]:
     "Relations whose subject is a town or a region"
     ts, gs = e.towns, e.regions
@@ -136,7 +137,7 @@ def _of_places(e:Economy)->list[Relation]:
         G("governor", "person", ("the governor of {x}",), e.each(gs, e.people), "1:1"),
         G("area", "number", ("the area of {x}",), e.number(gs, 900, 90_000, "sq km"))]
 
-# %% ../nbs/10_world_companies.ipynb #cell-016
+# %% ../nbs/10_world_companies.ipynb #cell-019
 def _derived(g:dict[str, Relation])->list[Relation]:
     "Relations that follow from the others"
     seat, maker, area = g["company.headquarters"], g["product.maker"], g["town.region"]
@@ -161,7 +162,7 @@ def _derived(g:dict[str, Relation])->list[Relation]:
               family="extremes"),
         count(area, "town_count", "the number of towns in {x}", unit="towns", family="extremes")]
 
-# %% ../nbs/10_world_companies.ipynb #cell-018
+# %% ../nbs/10_world_companies.ipynb #cell-021
 def make(
     seed:int=0, # Another seed, another economy
 )->World:

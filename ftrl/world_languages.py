@@ -19,7 +19,7 @@ def _english()->dict[str, dict[str, str]]:
     from babel import Locale
     en, out = Locale.parse("en"), {}
     for what in ("languages", "scripts", "currencies", "territories"):
-        named = {k: v for k, v in sorted(getattr(en, what).items()) if _plain(v) and "_" not in k}
+        named = {k: v for k, v in sorted(getattr(en, what).items()) if _plain(v) and "_" not in k and k not in ("mul", "und", "zxx")}
         once = Counter(v.casefold() for v in named.values())
         out[what] = {k: v for k, v in named.items() if once[v.casefold()] == 1 and not k.isdigit()}
     return out
@@ -60,6 +60,7 @@ def _spoken()->dict[str, list[tuple[float, str, bool]]]:
     every = sorted(get_global("territory_languages").items())
     return {e["territories"][c]: ranked(ls) for c, ls in every if c in e["territories"]}
 
+# %% ../nbs/10_world_languages.ipynb #cell-013
 def _of_languages(spoken:dict)->list[Relation]:
     "Relations whose subject is a language"
     from babel.core import get_global
@@ -83,42 +84,50 @@ def _of_languages(spoken:dict)->list[Relation]:
         R("locale", "text", ("the full locale identifier of {x}",),
           {n: "_".join(t) for n, t in tags.items()})]
 
-# %% ../nbs/10_world_languages.ipynb #cell-014
-def _of_countries(spoken:dict)->list[Relation]:
-    "Relations whose subject is a country"
-    from babel import Locale
+# %% ../nbs/10_world_languages.ipynb #cell-016
+def _tender()->dict[str, list[tuple]]:
+    "Country -> (currency code, first day) of its currencies, the present one last"
     from babel.core import get_global
-    e, now, before, since = _english(), {}, {}, {}
-    for c, n in e["territories"].items():
+    out = {}
+    for c, n in _english()["territories"].items():
         tender = [t for t in get_global("territory_currencies").get(c, ()) if t[3] and t[1]]
-        if not tender or tender[-1][2] or sum(t[2] is None for t in tender) > 1: continue
-        code, day = tender[-1][:2]
-        if code in e["currencies"]: now[n], since[n] = e["currencies"][code], "{}-{:02}-{:02}".format(*day)
-        if len(tender) > 1 and tender[-2][0] in e["currencies"]: before[n] = e["currencies"][tender[-2][0]]
-    alone = lambda ls, i: len(ls) > i and [s for s, *_ in ls].count(ls[i][0]) == 1
-    rank = lambda i: {c: ls[i][1] for c, ls in spoken.items() if alone(ls, i)}
+        if tender and not tender[-1][2] and sum(t[2] is None for t in tender) == 1: out[n] = tender
+    return out
+
+def _of_money()->list[Relation]:
+    "Relations from a country to its currencies and foreign names"
+    from babel import Locale
+    e, tender = _english(), _tender()
+    def paid(i): return {n: e["currencies"][t[i][0]] for n, t in tender.items()
+                         if len(t) >= -i and t[i][0] in e["currencies"]}
     def called(code):
-        names = Locale.parse(code).territories
-        fits = lambda w, n: _plain(w) and w.lower() not in n.lower()
+        names, fits = Locale.parse(code).territories, lambda w, n: _plain(w) and w.lower() not in n.lower()
         return {n: names[c] for c, n in e["territories"].items() if fits(names.get(c), n)}
     R = lambda *a, **k: Relation(a[0], "country", *a[1:], **k)
     return [
-        R("main_language", "language", ("the most widely spoken language of {x}",), rank(0), family="speech"),
-        R("second_language", "language", ("the second most widely spoken language of {x}",), rank(1),
-          family="speech"),
-        R("main_share", "number", ("the share of people in {x} who speak its main language",),
-          {c: quantity(ls[0][0], "percent") for c, ls in spoken.items() if ls}, family="speech"),
-        R("listed_languages", "number", ("the number of languages listed for {x}",),
-          {c: quantity(len(ls), "languages") for c, ls in spoken.items() if len(ls) > 1}, family="speech"),
-        R("currency", "currency", ("the present currency of {x}",), now, family="money"),
-        R("former_currency", "currency", ("the previous currency of {x}",), before, family="money"),
-        R("currency_since", "date", ("the date on which {x} introduced its present currency",), since,
-          family="money"),
+        R("currency", "currency", ("the present currency of {x}",), paid(-1), family="money"),
+        R("former_currency", "currency", ("the previous currency of {x}",), paid(-2), family="money"),
+        R("currency_since", "date", ("the date on which {x} introduced its present currency",),
+          {n: "{}-{:02}-{:02}".format(*t[-1][1]) for n, t in tender.items()}, family="money"),
         *(R(f"{w.lower()}_name", "text", (f"the {w} name of {{x}}",), called(k), family="names",
             questions=(f"What is {{x}} called in {w}?",))
           for w, k in (("Finnish", "fi"), ("Welsh", "cy"), ("Polish", "pl"), ("Turkish", "tr")))]
 
-# %% ../nbs/10_world_languages.ipynb #cell-017
+# %% ../nbs/10_world_languages.ipynb #cell-019
+def _of_speech(spoken:dict)->list[Relation]:
+    "Relations from a country to its languages"
+    alone = lambda ls, i: len(ls) > i and [s for s, *_ in ls].count(ls[i][0]) == 1
+    rank = lambda i: {c: ls[i][1] for c, ls in spoken.items() if alone(ls, i)}
+    R = lambda *a: Relation(a[0], "country", *a[1:], family="speech")
+    return [
+        R("main_language", "language", ("the most widely spoken language of {x}",), rank(0)),
+        R("second_language", "language", ("the second most widely spoken language of {x}",), rank(1)),
+        R("main_share", "number", ("the share of people in {x} who speak its main language",),
+          {c: quantity(ls[0][0], "percent") for c, ls in spoken.items() if ls}),
+        R("listed_languages", "number", ("the number of languages listed for {x}",),
+          {c: quantity(len(ls), "languages") for c, ls in spoken.items() if len(ls) > 1})]
+
+# %% ../nbs/10_world_languages.ipynb #cell-022
 def _of_others(g:dict[str, Relation])->list[Relation]:
     "Relations whose subject is a code, a script or a currency"
     e, written, users = _english(), {}, {}
@@ -148,11 +157,11 @@ def _of_others(g:dict[str, Relation])->list[Relation]:
         R("script", "script_code", "script", ("the script with the code {x}",), e["scripts"], "1:1",
           ("Which script has the ISO 15924 code {x}?",), "codes")]
 
-# %% ../nbs/10_world_languages.ipynb #cell-019
+# %% ../nbs/10_world_languages.ipynb #cell-024
 def make()->World:
     "The languages world"
     spoken = _spoken()
-    known = [*_of_languages(spoken), *_of_countries(spoken)]
+    known = [*_of_languages(spoken), *_of_money(), *_of_speech(spoken)]
     kinds = [Kind("language", "languages", "its English name, such as 'Swahili'"),
              Kind("script", "scripts", "its English name, such as 'Cyrillic'"),
              Kind("country", "countries", "its English name, such as 'Kenya'"),

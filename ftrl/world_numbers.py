@@ -48,66 +48,78 @@ def english(n:int)->str:
     return f"{ONES[n // size]} {name}" + (f" {'and ' if rest < 100 else ''}{english(rest)}" if rest else "")
 
 # %% ../nbs/10_world_numbers.ipynb #cell-011
+def _facts(f)->dict[str, str]: return {str(n): v for n in range(FIRST, LAST + 1) if (v := f(n))}
+
+def _of_factors()->list[Relation]:
+    "Relations from a whole number to primes and powers"
+    above = lambda n: next(k for k in range(n + 1, 2 * n) if prime(k))
+    R = lambda *a, **k: Relation(a[0], "integer", *a[1:], **k)
+    return [
+        R("next_prime", "prime", ("the smallest prime greater than {x}",), _facts(lambda n: str(above(n))),
+          family="primes"),
+        R("largest_factor", "text", ("the largest prime factor of {x}",),
+          _facts(lambda n: str(factors(n)[-1]) if 1000 <= factors(n)[-1] < n else ""), family="primes"),
+        R("factorisation", "text", ("the prime factorisation of {x}",),
+          _facts(lambda n: " x ".join(map(str, factors(n))) if not prime(n) else ""), "1:1", family="primes"),
+        R("divisors", "number", ("the number of divisors of {x}",),
+          _facts(lambda n: quantity(divisors(n), "divisors")),
+          questions=("How many divisors does {x} have?",), family="primes"),
+        R("square", "number", ("the square of {x}",), _facts(lambda n: quantity(n * n)), "1:1",
+          family="powers"),
+        R("cube", "number", ("the cube of {x}",), _facts(lambda n: quantity(n ** 3)), "1:1", family="powers")]
+
+# %% ../nbs/10_world_numbers.ipynb #cell-014
 def collatz(n:int)->int:
-    "Steps to reach 1 by halving even numbers and taking 3n + 1 of odd ones"
+    "Steps to reach 1"
     steps = 0
     while n > 1: n, steps = (n // 2 if n % 2 == 0 else 3 * n + 1), steps + 1
     return steps
 
-def _of_integers(first:int=FIRST, last:int=LAST)->list[Relation]:
-    "Relations whose subject is a whole number"
-    facts = lambda f: {str(n): v for n in range(first, last + 1) if (v := f(n))}
-    next_ = lambda n: next(k for k in range(n + 1, 2 * n) if prime(k))
-    mirror = lambda n: m if (m := str(n)[::-1]) != str(n) and first <= int(m) <= last else ""
-    R = lambda *a, **k: Relation(a[0], "integer", *a[1:], **k)
+def _of_digits()->list[Relation]:
+    "Relations from a whole number to its notations"
+    mirror = lambda n: m if (m := str(n)[::-1]) != str(n) and FIRST <= int(m) <= LAST else ""
+    long = lambda text: text if len(text) > 4 else ""
+    R = lambda *a: Relation(a[0], "integer", *a[1:4], "n:1" if a[1] == "number" else "1:1", family=a[4])
     return [
-        R("next_prime", "prime", ("the smallest prime greater than {x}",), facts(lambda n: str(next_(n))),
-          family="primes"),
-        R("largest_factor", "text", ("the largest prime factor of {x}",),
-          facts(lambda n: str(factors(n)[-1]) if 1000 <= factors(n)[-1] < n else ""), family="primes"),
-        R("factorisation", "text", ("the prime factorisation of {x}",),
-          facts(lambda n: " x ".join(map(str, factors(n))) if not prime(n) else ""), "1:1", family="primes"),
-        R("divisors", "number", ("the number of divisors of {x}",),
-          facts(lambda n: quantity(divisors(n), "divisors")),
-          questions=("How many divisors does {x} have?",), family="primes"),
-        R("square", "number", ("the square of {x}",), facts(lambda n: quantity(n * n)), "1:1",
-          family="powers"),
-        R("cube", "number", ("the cube of {x}",), facts(lambda n: quantity(n ** 3)), "1:1", family="powers"),
-        R("mirror", "integer", ("the number made by writing the digits of {x} backwards",), facts(mirror),
-          "1:1", family="digits"),
+        R("mirror", "integer", ("the number made by writing the digits of {x} backwards",), _facts(mirror),
+          "digits"),
         R("digit_sum", "number", ("the sum of the digits of {x}",),
-          facts(lambda n: quantity(sum(map(int, str(n))), "units")), family="digits"),
+          _facts(lambda n: quantity(sum(map(int, str(n))), "units")), "digits"),
         R("collatz_steps", "number", ("the number of Collatz steps from {x} to 1",),
-          facts(lambda n: quantity(collatz(n), "steps")), family="digits"),
-        R("roman", "numeral", ("the Roman numeral for {x}",),
-          facts(lambda n: r if len(r := roman(n)) > 4 else ""), "1:1", family="notation"),
-        R("binary", "text", ("the binary notation of {x}",), facts(lambda n: f"{n:b}"), "1:1",
-          family="notation"),
-        R("hexadecimal", "text", ("the hexadecimal notation of {x}",), facts(lambda n: f"0x{n:X}"), "1:1",
-          family="notation"),
-        R("words", "number_words", ("the English name of {x}",), facts(english), "1:1", family="notation")]
+          _facts(lambda n: quantity(collatz(n), "steps")), "digits"),
+        R("roman", "numeral", ("the Roman numeral for {x}",), _facts(lambda n: long(roman(n))), "notation"),
+        R("binary", "text", ("the binary notation of {x}",), _facts(lambda n: f"{n:b}"), "notation"),
+        R("hexadecimal", "text", ("the hexadecimal notation of {x}",), _facts(lambda n: f"0x{n:X}"),
+          "notation"),
+        R("words", "number_words", ("the English name of {x}",), _facts(english), "notation")]
 
-# %% ../nbs/10_world_numbers.ipynb #cell-014
-def _of_names(first:int=FIRST, last:int=LAST)->list[Relation]:
-    "Relations whose subject is a prime, a Roman numeral or number words"
-    ps = [n for n in range(2, last + 50) if prime(n)]
-    places = {str(p): i + 1 for i, p in enumerate(ps) if p >= first}
-    gap = {str(p): q - p for p, q in zip(ps, ps[1:]) if p >= first}
-    numbers = range(first, last + 1)
-    P = lambda *a: Relation(a[0], "prime", *a[1:])
+# %% ../nbs/10_world_numbers.ipynb #cell-017
+def _of_primes()->list[Relation]:
+    "Relations whose subject is a prime"
+    ps = [n for n in range(2, LAST + 50) if prime(n)]
+    places = {str(p): i + 1 for i, p in enumerate(ps) if FIRST <= p <= LAST}
+    after = {str(p): q for p, q in zip(ps, ps[1:]) if FIRST <= p <= LAST}
+    R = lambda *a: Relation(a[0], "prime", *a[1:])
+    return [
+        R("following", "prime", ("the prime that follows {x}",), {p: str(q) for p, q in after.items()},
+          "1:1"),
+        R("place", "text", ("the place of {x} among the primes",), {p: f"no. {i}" for p, i in places.items()},
+          "1:1"),
+        R("gap", "number", ("the gap between {x} and the next prime",),
+          {p: quantity(q - int(p), "units") for p, q in after.items()}),
+        R("numeral", "numeral", ("the Roman numeral for {x}",),
+          {p: r for p in places if len(r := roman(int(p))) > 4}, "1:1"),
+        R("in_words", "number_words", ("the English name of {x}",), {p: english(int(p)) for p in places},
+          "1:1")]
+
+# %% ../nbs/10_world_numbers.ipynb #cell-020
+def _of_names()->list[Relation]:
+    "Relations whose subject is a Roman numeral or number words"
+    numbers = range(FIRST, LAST + 1)
+    initials = lambda text: "".join(w[0] for w in text.replace("-", " ").split())
     W = lambda *a: Relation(a[0], "number_words", *a[1:])
     N = lambda *a: Relation(a[0], "numeral", *a[1:])
     return [
-        P("following", "prime", ("the prime that follows {x}",), {p: str(int(p) + d) for p, d in gap.items()},
-          "1:1"),
-        P("place", "text", ("the place of {x} among the primes",),
-          {p: f"no. {i}" for p, i in places.items()}),
-        P("gap", "number", ("the gap between {x} and the next prime",),
-          {p: quantity(d, "units") for p, d in gap.items()}),
-        P("numeral", "numeral", ("the Roman numeral for {x}",),
-          {p: r for p in places if len(r := roman(int(p))) > 4}, "1:1"),
-        P("in_words", "number_words", ("the English name of {x}",), {p: english(int(p)) for p in places},
-          "1:1"),
         N("value", "integer", ("the value of {x}",), {roman(n): str(n) for n in numbers}, "1:1"),
         N("successor", "numeral", ("the Roman numeral of the number after {x}",),
           {roman(n): r for n in numbers if len(r := roman(n + 1)) > 4}, "1:1"),
@@ -115,17 +127,17 @@ def _of_names(first:int=FIRST, last:int=LAST)->list[Relation]:
           {roman(n): quantity(len(roman(n)), "signs") for n in numbers}),
         W("letters", "number", ("the number of letters in {x}",),
           {english(n): quantity(sum(map(str.isalpha, english(n))), "letters") for n in numbers}),
-        W("initials", "text", ("the abbreviation made of the first letters of {x}",), {english(n): "".join(
-          w[0] for w in english(n).replace("-",
-                                           " ").split()) for n in numbers if len(english(n).split()) > 4}),
+        W("initials", "text", ("the abbreviation made of the first letters of {x}",),
+          {e: initials(e) for e in map(english, numbers) if len(e.split()) > 4}),
         W("value", "integer", ("the value of {x}",), {english(n): str(n) for n in numbers}, "1:1")]
 
-# %% ../nbs/10_world_numbers.ipynb #cell-016
+# %% ../nbs/10_world_numbers.ipynb #cell-022
 def make()->World:
     "The numbers world"
     kinds = [Kind("integer", "integers", "its four digits, such as '2026'"),
              Kind("prime", "primes", "its four digits, such as '2027'"),
              Kind("numeral", "Roman numerals", "capital letters, such as 'MMXXVI'"),
              Kind("number_words", "numbers in words", "as in English, such as 'two thousand and twenty-six'")]
-    return World("numbers", "Whole numbers, primes and numerals", kinds, [*_of_integers(), *_of_names()],
+    return World("numbers", "Whole numbers, primes and numerals", kinds,
+                 [*_of_factors(), *_of_digits(), *_of_primes(), *_of_names()],
                  "computed")

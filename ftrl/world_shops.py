@@ -12,9 +12,10 @@ from .world import Kind, Relation, World, amount, count, inverse, most, quantity
 from .world_companies import FIRST, SYLLABLES, invent
 
 # %% ../nbs/10_world_shops.ipynb #cell-005
-GOODS = """lamp chair desk bicycle helmet jacket tent rucksack violin camera printer speaker drill ladder mixer
-toaster blanket mirror carpet thermos scooter telescope notebook""".split()
-COLOURS = "amber coral crimson indigo ivory jade lilac maroon olive pearl russet saffron scarlet teal umber".split()
+GOODS = """lamp chair desk bicycle helmet jacket tent rucksack violin
+camera printer speaker drill ladder
+mixer toaster blanket mirror carpet thermos scooter telescope notebook""".split()
+COLOURS = "amber coral crimson indigo ivory jade lilac maroon olive pearl russet saffron scarlet teal".split()
 
 class Records:
     "Names of everything, and ways to draw facts about them"
@@ -28,8 +29,8 @@ class Records:
         self.goods = invent(320, lambda: f"{stem(1)} {r.choice(COLOURS)} {r.choice(GOODS)}")
         self.orders = invent(900, lambda: f"order {r.choice('ABCDEFGHK')}{r.randrange(10**5, 10**6)}")
 
-    def some(self, names, objects)->dict[str,
-                                         str]: return dict(zip(names, self.r.choices(objects, k=len(names))))
+    def some(self, names, objects)->dict[str, str]:
+        return {n: o for n, o in zip(names, self.r.choices(objects, k=len(names))) if n != o}
     def number(self, names, low, high, unit, digits=0)->dict[str, str]:
         return {n: quantity(self.r.uniform(low, high), unit, digits) for n in names}
     def day(self, names, first:date, days:int)->dict[str, str]:
@@ -37,11 +38,10 @@ class Records:
 
 # %% ../nbs/10_world_shops.ipynb #cell-008
 def _of_orders(e:Records, price:dict[str, str])->list[Relation]:
-    "Relations whose subject is an order"
-    xs, goods, placed = e.orders, e.some(e.orders, e.goods), e.day(e.orders, date(2025, 1, 1), 500)
+    "Relations from an order to things and sums"
+    xs, goods = e.orders, e.some(e.orders, e.goods)
     pieces = {o: e.r.randrange(2, 30) for o in xs}
-    later = lambda o, n: str(date.fromisoformat(placed[o]) + timedelta(n))
-    delay = {o: e.r.randrange(2, 40) for o in xs}
+    share = lambda x: {o: quantity(pieces[o] * amount(price[g]) * x, "florins") for o, g in goods.items()}
     R = lambda *a, **k: Relation(a[0], "order", *a[1:], **k)
     return [
         R("customer", "person", ("the customer who placed {x}",), e.some(xs, e.people),
@@ -53,60 +53,72 @@ def _of_orders(e:Records, price:dict[str, str])->list[Relation]:
         R("pieces", "number", ("the number of pieces in {x}",),
           {o: quantity(n, "pieces") for o, n in pieces.items()},
           family="amounts"),
-        R("total", "number", ("the total of {x} before tax",),
-          {o: quantity(pieces[o] * amount(price[g]), "florins")
-          for o, g in goods.items()}, questions=("How much does {x} come to before tax?",), family="amounts"),
-        R("tax", "number", ("the sales tax of 20 percent on {x}",),
-          {o: quantity(pieces[o] * amount(price[g]) / 5, "florins")
-          for o, g in goods.items()}, family="amounts"),
-        R("placed", "date", ("the date on which {x} was placed",), placed, family="dates"),
-        R("delivered", "date", ("the date on which {x} was delivered",), {o: later(o, delay[o]) for o in xs},
-          family="dates"),
-        R("payable", "date", ("the date 30 days after {x} was delivered",),
-          {o: later(o, delay[o] + 30) for o in xs},
-          family="dates"),
-        R("waiting", "number", ("the number of days between placing and delivery of {x}",),
-          {o: quantity(d, "days") for o, d in delay.items()}, family="dates")]
+        R("total", "number", ("the total of {x} before tax",), share(1),
+          questions=("How much does {x} come to before tax?",), family="amounts"),
+        R("tax", "number", ("the sales tax of 20 percent on {x}",), share(.2), family="amounts")]
 
 # %% ../nbs/10_world_shops.ipynb #cell-011
-def _of_others(e:Records, price:dict[str, str])->list[Relation]:
-    "Relations whose subject is an article, a shop, a person, a maker or a city"
-    s, g, p, m, c = e.shops, e.goods, e.people, e.makers, e.cities
-    each = lambda names, objects: dict(zip(names, e.r.sample(objects, len(names))))
-    R = Relation
+def _of_dates(e:Records)->list[Relation]:
+    "Relations from an order to its dates"
+    placed = e.day(e.orders, date(2025, 1, 1), 500)
+    delay = {o: e.r.randrange(2, 40) for o in e.orders}
+    later = lambda more: {o: str(date.fromisoformat(d) + timedelta(delay[o] + more)) for o,
+                          d in placed.items()}
+    R = lambda *a: Relation(a[0], "order", *a[1:], family="dates")
     return [
-        R("price", "article", "number", ("the price of {x}",), price, questions=("What does {x} cost?",),
-          family="data"),
-        R("stock", "article", "number", ("the stock of {x}",), e.number(g, 3, 900, "pieces"), family="data"),
-        R("weight", "article", "number", ("the weight of {x}",), e.number(g, 0.2, 40, "kg", 2),
-          family="data"),
-        R("maker", "article", "maker", ("the maker of {x}",), e.some(g, m), questions=("Who makes {x}?",)),
-        R("accessory", "article", "article", ("the article recommended with {x}",), e.some(g, g)),
-        R("manager", "shop", "person", ("the manager of {x}",), each(s, p), "1:1", ("Who manages {x}?",),
-          "people"),
-        R("best_customer", "shop", "person", ("the best customer of {x}",), e.some(s, p), family="people"),
-        R("city", "shop", "city", ("the city of {x}",), e.some(s, c), questions=("In which city is {x}?",)),
-        R("opened", "shop", "date", ("the opening date of {x}",), e.day(s, date(1980, 1, 1), 16000)),
-        R("floor_space", "shop", "number", ("the floor space of {x}",), e.number(s, 40, 4000, "sq m")),
-        R("favourite_shop", "person", "shop", ("the favourite shop of {x}",), e.some(p, s)),
-        R("residence", "person", "city", ("the city where {x} lives",), e.some(p, c),
-          questions=("Where does {x} live?",)),
-        R("points", "person", "number", ("the loyalty points of {x}",), e.number(p, 10, 90_000, "points"),
-          family="account"),
-        R("joined", "person", "date", ("the date on which {x} became a customer",),
-          e.day(p, date(2010, 1, 1), 5000),
-          family="account"),
-        R("seat", "maker", "city", ("the city where {x} is based",), each(m, c), "1:1"),
-        R("owner", "maker", "person", ("the owner of {x}",), each(m, p), "1:1", ("Who owns {x}?",)),
-        R("workers", "maker", "number", ("the number of workers at {x}",), e.number(m, 5, 3000, "workers")),
-        R("partner", "maker", "maker", ("the partner firm of {x}",), each(m, [*m[1:], m[0]]), "1:1"),
-        R("households", "city", "number", ("the number of households in {x}",),
-          e.number(c, 400, 90_000, "households")),
-        R("warehouse_distance", "city", "number", ("the distance from {x} to the warehouse",),
-          e.number(c, 3, 700, "km")),
-        R("partner_city", "city", "city", ("the partner city of {x}",), e.some(c, c))]
+        R("placed", "date", ("the date on which {x} was placed",), placed),
+        R("delivered", "date", ("the date on which {x} was delivered",), later(0)),
+        R("payable", "date", ("the date 30 days after delivery of {x}",), later(30)),
+        R("waiting", "number", ("the number of days between placing and delivery of {x}",),
+          {o: quantity(d, "days") for o, d in delay.items()})]
 
 # %% ../nbs/10_world_shops.ipynb #cell-014
+def _each(e:Records, names, objects)->dict[str, str]: return dict(zip(names, e.r.sample(objects, len(names))))
+
+def _of_shops(e:Records, price:dict[str, str])->list[Relation]:
+    "Relations whose subject is an article or a shop"
+    s, g, p = e.shops, e.goods, e.people
+    A = lambda *a, **k: Relation(a[0], "article", *a[1:], **k)
+    S = lambda *a, **k: Relation(a[0], "shop", *a[1:], **k)
+    return [
+        A("price", "number", ("the price of {x}",), price, questions=("What does {x} cost?",), family="data"),
+        A("stock", "number", ("the stock of {x}",), e.number(g, 3, 900, "pieces"), family="data"),
+        A("weight", "number", ("the weight of {x}",), e.number(g, 0.2, 40, "kg", 2), family="data"),
+        A("maker", "maker", ("the maker of {x}",), e.some(g, e.makers), questions=("Who makes {x}?",)),
+        A("accessory", "article", ("the article recommended with {x}",), e.some(g, g)),
+        S("manager", "person", ("the manager of {x}",), _each(e, s, p), "1:1", ("Who manages {x}?",),
+          "people"),
+        S("best_customer", "person", ("the best customer of {x}",), e.some(s, p), family="people"),
+        S("city", "city", ("the city of {x}",), e.some(s, e.cities), questions=("In which city is {x}?",)),
+        S("opened", "date", ("the opening date of {x}",), e.day(s, date(1980, 1, 1), 16000)),
+        S("floor_space", "number", ("the floor space of {x}",), e.number(s, 40, 4000, "sq m"))]
+
+# %% ../nbs/10_world_shops.ipynb #cell-017
+def _of_people(e:Records)->list[Relation]:
+    "Relations whose subject is a person, a maker or a city"
+    p, m, c = e.people, e.makers, e.cities
+    P = lambda *a, **k: Relation(a[0], "person", *a[1:], **k)
+    M = lambda *a, **k: Relation(a[0], "maker", *a[1:], **k)
+    C = lambda *a, **k: Relation(a[0], "city", *a[1:], **k)
+    return [
+        P("favourite_shop", "shop", ("the favourite shop of {x}",), e.some(p, e.shops)),
+        P("residence", "city", ("the city where {x} lives",), e.some(p, c),
+          questions=("Where does {x} live?",)),
+        P("points", "number", ("the loyalty points of {x}",), e.number(p, 10, 90_000, "points"),
+          family="account"),
+        P("joined", "date", ("the date on which {x} became a customer",), e.day(p, date(2010, 1, 1), 5000),
+          family="account"),
+        M("seat", "city", ("the city where {x} is based",), _each(e, m, c), "1:1"),
+        M("owner", "person", ("the owner of {x}",), _each(e, m, p), "1:1", ("Who owns {x}?",)),
+        M("workers", "number", ("the number of workers at {x}",), e.number(m, 5, 3000, "workers")),
+        M("partner", "maker", ("the partner firm of {x}",), dict(zip(m, [*m[1:], m[0]])), "1:1"),
+        C("households", "number", ("the number of households in {x}",),
+          e.number(c, 400, 90_000, "households")),
+        C("warehouse_distance", "number", ("the distance from {x} to the warehouse",),
+          e.number(c, 3, 700, "km")),
+        C("partner_city", "city", ("the partner city of {x}",), e.some(c, c))]
+
+# %% ../nbs/10_world_shops.ipynb #cell-020
 def _derived(g:dict[str, Relation])->list[Relation]:
     "Relations that follow from the others"
     more = lambda *a, **k: most(*a, family="records", **k)
@@ -129,14 +141,14 @@ def _derived(g:dict[str, Relation])->list[Relation]:
         units(made, "article_count", "the number of articles made by {x}", "articles"),
         units(city, "shop_count", "the number of shops in {x}", "shops")]
 
-# %% ../nbs/10_world_shops.ipynb #cell-016
+# %% ../nbs/10_world_shops.ipynb #cell-022
 def make(
     seed:int=0, # Another seed, other shops
 )->World:
     "The shops world"
     e = Records(seed)
     price = e.number(e.goods, 4, 900, "florins", 2)
-    known = [*_of_orders(e, price), *_of_others(e, price)]
+    known = [*_of_orders(e, price), *_of_dates(e), *_of_shops(e, price), *_of_people(e)]
     kinds = [Kind("order", "orders", f"its number, such as '{e.orders[0]}'"),
              Kind("article", "articles", f"its name, such as '{e.goods[0]}'"),
              Kind("shop", "shops", f"its name, such as '{e.shops[0]}'"),
