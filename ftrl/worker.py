@@ -10,6 +10,7 @@ __all__ = ['SAFE', 'BUILTINS', 'LIMIT', 'FRAME', 'HEAD', 'FAILED', 'OK', 'ALONE'
 # %% ../nbs/02_worker.ipynb #cell-002
 import ast, builtins, ctypes, gc, hashlib, json, os, random, re, resource, select, signal, socket, struct, sys, time, warnings
 from importlib.util import spec_from_file_location
+from pathlib import Path
 
 # %% ../nbs/02_worker.ipynb #cell-005
 SAFE = {module: set(names.split()) for module, names in {
@@ -217,13 +218,17 @@ Runner.call, Runner.dump, Runner.serve = _call, _dump, _serve
 _HEAVY = re.compile(r"_tkinter|readline|_curses|_ssl|_sqlite3|_g?dbm|nis|_test|_?xx|_ctypes_test|_crypt|ossaudio|spwd")
 
 class Packages:
-    "Finds the packages the host names, without their neighbours"
+    "Finds the packages the host names, and their metadata, without their neighbours"
     def __init__(self, files): self.files = files
 
     def find_spec(self, name, path=None, target=None):
         if path is not None or name not in self.files: return None
-        file = self.files[name]; inside = [os.path.dirname(file)] if file.endswith("__init__.py") else None
+        file = self.files[name][0]; inside = [os.path.dirname(file)] if file.endswith("__init__.py") else None
         return spec_from_file_location(name, file, submodule_search_locations=inside)
+
+    def find_distributions(self, context):
+        from importlib.metadata import PathDistribution
+        if context.name in self.files: yield PathDistribution(Path(self.files[context.name][1]))
 
 def preload():
     "Import every extension module, all that may be shared, and what tools often import"
