@@ -1,9 +1,15 @@
 "Write README.md from nbs/index.ipynb: its prose, its code and what the code printed."
+import re
 from pathlib import Path
 
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def links(text):
+    "Links as seen from the repository's root"
+    return re.sub(r"\]\((?!https?:|#|\.\./)", "](nbs/", text).replace("](../", "](")
 
 
 def outputs(cell):
@@ -18,10 +24,10 @@ def readme(path):
     "The notebook as Markdown; cells that begin with `#| hide` are left out"
     for cell in nbformat.read(path, 4).cells:
         if cell.source.lstrip().startswith("#| hide") or not cell.source.strip(): continue
-        if cell.cell_type == "markdown": yield cell.source.replace("](../", "](")
+        if cell.cell_type == "markdown": yield links(cell.source)
         elif cell.cell_type == "code":
             code = "\n".join(l for l in cell.source.splitlines() if not l.startswith("#|"))
-            if code.strip(): yield f"```python\n{code}\n```"
+            if code.strip() and "#| echo: false" not in cell.source: yield f"```python\n{code}\n```"
             yield from outputs(cell)
 
 
