@@ -22,7 +22,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 SCENARIO = dict(zip(SCENARIOS, PALETTE))
 LABEL = {"single_hop": "single-hop", "parallel_single_hop": "parallel single-hop", "multi_hop": "multi-hop",
          "parallel_multi_hop": "parallel multi-hop", "base": "base", "cold": "cold start", "grpo": "GRPO",
-         "reinforce++": "REINFORCE++", "solve_p": "Solve-P", "solve_r": "Solve-R", "solve_f1": "Solve-F1", "head": "head"}
+         "reinforce++": "REINFORCE++", "solve_p": "Solve-P", "solve_r": "Solve-R", "solve_f1": "Solve-F1", "mlp": "MLP"}
 CHECKPOINT = {"base": "#9aa3ad", "cold": "#56b4e9", "grpo": "#0072b2", "reinforce++": "#d55e00"}
 
 # %% ../nbs/50_style.ipynb #cell-007
@@ -89,7 +89,7 @@ def interval(
 class Missing(FtrlError):
     "A figure's input is not there; the text says which command makes it"
 
-MAKE = {"envs/test.jsonl": "ftrl build --split test --out {}", "envs/train.jsonl": "ftrl build --out {}",
+MAKE = {"envs/test.jsonl": "ftrl build --split test --out RUN/envs/test.jsonl", "envs/train.jsonl": "ftrl build --out RUN/envs/train.jsonl",
         "rows": "ftrl collect RUN/envs/train.jsonl --model M --out RUN/rows/round1.parquet",
         "train": "ftrl train RUN/rows/round1.parquet --model M --algorithm grpo --out RUN/models/grpo",
         "eval": "ftrl evaluate ftrl --model M --data RUN/envs/test.jsonl --out RUN/eval/NAME.jsonl",
@@ -103,7 +103,7 @@ def need(
     "The input files of a figure, or `Missing`"
     found = sorted(p for p in Path(run).glob(place) if not p.name.startswith("."))
     if found: return found
-    command = MAKE.get(make, make).format(f"{run}/{place}").replace("RUN", str(run))
+    command = MAKE.get(make, make).replace("HERE", f"{run}/{place}").replace("RUN", str(run))
     raise Missing(f"{run}/{place} is not there; make it with `{command}`")
 
 # %% ../nbs/50_style.ipynb #cell-022
