@@ -86,7 +86,7 @@ def _of_airports(airports:dict)->list[Relation]:
           family="place"),
         R("country", "country", ("the country of {x}", "the country in which {x} lies"),
           facts(lambda a: a["land"]), questions=("In which country is {x}?",), family="place"),
-        R("time_zone", "time_zone", ("the time zone of {x}", "the IANA time zone in which {x} lies"),
+        R("time_zone", "time_zone", ("the time zone of {x}", "the IANA time zone that {x} uses"),
           facts(lambda a: a["tz"]), questions=("Which time zone does {x} use?",), family="place"),
         R("icao_code", "text", ("the ICAO code of {x}", "the four-letter ICAO code of {x}"),
           facts(lambda a: a["icao"]), "1:1"),
@@ -108,7 +108,7 @@ def _of_codes(airports:dict)->list[Relation]:
           table("iata", "name"), "1:1", ("Which airport has the IATA code {x}?",)),
         R("icao_code", "iata_code", "icao_code", ("the ICAO code that goes with the IATA code {x}",),
           table("iata", "icao"), "1:1"),
-        R("airport", "icao_code", "airport", ("the airport with the ICAO code {x}",),
+        R("airport", "icao_code", "airport", ("the airport whose ICAO code is {x}",),
           table("icao", "name"), "1:1", ("Which airport has the ICAO code {x}?",))]
 
 # %% ../nbs/10_world_aviation.ipynb #cell-019
@@ -138,7 +138,7 @@ def _extremes(airports:dict, g:dict[str, Relation])->list[Relation]:
     north, east, high, out = signed("lat"), signed("lon"), g["airport.elevation"], []
     every = Counter(a["country"] for a in _every())
     iso = {a["land"]: a["country"] for a in airports.values()}
-    for kind, where in (("country", "in {x}"), ("time_zone", "in the time zone {x}")):
+    for kind, where in (("country", "in {x}"), ("time_zone", "whose time zone is {x}")):
         group = g[f"airport.{kind}"]
         for word, by, sign in (
                 ("highest", high, 1), ("lowest", high, -1), ("northernmost", north, 1),

@@ -112,36 +112,42 @@ def _of_years(years=range(1950, 2100))->list[Relation]:
 
 # %% ../nbs/10_world_calendar.ipynb #cell-017
 def _of_countries(calendars:dict, listed:dict, year:int=YEARS[0])->list[Relation]:
-    "Relations whose subject is a country or an occasion"
+    "Relations whose subject is a country"
     of_year = {c: sorted((d, n) for (n, y), d in h.items() if y == year) for c, h in listed.items()}
-    all_days = {c: [d for d in sorted(h) if d.year == year] for c, h in calendars.items()}
-    keepers, dates = {}, {}
-    for c, h in calendars.items():
-        for n in (n.strip() for names in h.values() for n in names.split(";")): keepers.setdefault(n, set()).add(c)
-    for xs in of_year.values():
-        for d, n in xs: dates.setdefault(n, set()).add(d.isoformat())
-    once = Counter(map(str.casefold, keepers))
-    kept = {n: keepers[n] for n in sorted(dates) if once[n.casefold()] == 1}
-    edge = lambda i: {c: f"{xs[i][1]} {year} in {c}" for c, xs in of_year.items()
-                      if xs and xs[i][0] == all_days[c][i] and [x[0] for x in xs].count(xs[i][0]) == 1}
+    free = {c: [d for d in sorted(h) if d.year == year] for c, h in calendars.items()}
+    last = {c: f"{xs[-1][1]} {year} in {c}" for c, xs in of_year.items()
+            if xs and xs[-1][0] == free[c][-1] and [d for d, _ in xs].count(free[c][-1]) == 1}
     days = [date(year, 1, 1) + timedelta(i) for i in range(365)]
     work = {c: sum(d not in h and d.weekday() not in h.weekend for d in days) for c, h in calendars.items()}
-    C = lambda *a: Relation(a[0], "country", *a[1:], family="holidays")
-    O = lambda *a: Relation(a[0], "occasion", *a[1:], family="observance")
+    R = lambda *a: Relation(a[0], "country", *a[1:], family="holidays")
     return [
-        C("last_holiday", "holiday", (f"the last public holiday of {year} in {{x}}",), edge(-1)),
-        C("free_days", "number", (f"the number of public holidays in {year} in {{x}}",),
-          {c: quantity(len(d), "public holidays") for c, d in all_days.items() if len(d) > 1}),
-        C("working_days", "number", (f"the number of working days in {year} in {{x}}",),
-          {c: quantity(n, "working days") for c, n in work.items()}),
-        O("only_country", "country", ("the only country where {x} is a public holiday",),
+        R("last_holiday", "holiday", (f"the last public holiday of {year} in {{x}}",), last),
+        R("free_days", "number", (f"the number of public holidays in {year} in {{x}}",),
+          {c: quantity(len(d), "public holidays") for c, d in free.items() if len(d) > 1}),
+        R("working_days", "number", (f"the number of working days in {year} in {{x}}",),
+          {c: quantity(n, "working days") for c, n in work.items()})]
+
+# %% ../nbs/10_world_calendar.ipynb #cell-020
+def _of_occasions(calendars:dict, listed:dict, year:int=YEARS[0])->list[Relation]:
+    "Relations whose subject is an occasion"
+    keepers, dates = {}, {}
+    for c, h in calendars.items():
+        for n in ";".join(h.values()).split(";"): keepers.setdefault(n.strip(), set()).add(c)
+    for h in listed.values():
+        for (n, y), d in h.items():
+            if y == year: dates.setdefault(n, set()).add(d.isoformat())
+    once = Counter(map(str.casefold, keepers))
+    kept = {n: keepers[n] for n in sorted(dates) if once[n.casefold()] == 1}
+    R = lambda *a: Relation(a[0], "occasion", *a[1:], family="observance")
+    return [
+        R("only_country", "country", ("the only country where {x} is a public holiday",),
           {n: c for n, k in kept.items() if len(k) == 1 and (c := min(k)) not in n}),
-        O("countries", "number", ("the number of countries where {x} is a public holiday",),
+        R("countries", "number", ("the number of countries where {x} is a public holiday",),
           {n: quantity(len(k), "countries") for n, k in kept.items() if len(k) > 1}),
-        O("date", "day", (f"the date on which {{x}} is kept in {year}",),
+        R("date", "day", (f"the date on which {{x}} is kept in {year}",),
           {n: min(dates[n]) for n in kept if len(dates[n]) == 1})]
 
-# %% ../nbs/10_world_calendar.ipynb #cell-019
+# %% ../nbs/10_world_calendar.ipynb #cell-022
 def make()->World:
     "The calendar world"
     calendars = _calendars()
@@ -154,6 +160,7 @@ def make()->World:
              Kind("year", "years", "its four digits, such as '2026'"),
              Kind("country", "countries", "its English name, such as 'India'"),
              Kind("occasion", "occasions", "its English name, such as 'Republic Day'")]
-    known = [*_of_holidays(calendars, listed), *_of_days(calendars, more), *_of_countries(calendars, listed)]
+    known = [*_of_holidays(calendars, listed), *_of_days(calendars, more), *_of_countries(calendars, listed),
+             *_of_occasions(calendars, listed)]
     return World("calendar", "Public holidays, days and years", kinds, [*known, *years],
                  "holidays (MIT), python-dateutil (Apache-2.0, BSD), pycountry (iso-codes, LGPL-2.1)")

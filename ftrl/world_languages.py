@@ -19,7 +19,8 @@ def _english()->dict[str, dict[str, str]]:
     from babel import Locale
     en, out = Locale.parse("en"), {}
     for what in ("languages", "scripts", "currencies", "territories"):
-        named = {k: v for k, v in sorted(getattr(en, what).items()) if _plain(v) and "_" not in k and k not in ("mul", "und", "zxx")}
+        named = {k: v for k, v in sorted(getattr(en,
+                                                 what).items()) if _plain(v) and "_" not in k and k != "mul"}
         once = Counter(v.casefold() for v in named.values())
         out[what] = {k: v for k, v in named.items() if once[v.casefold()] == 1 and not k.isdigit()}
     return out
