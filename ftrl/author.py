@@ -78,6 +78,7 @@ def compose(
     sandbox=None, # A `Sandbox`; the shared one when None
 )->Env: # Or `Rejected`
     "All five stages and the gates"
+    difficulty = seed.get("difficulty", difficulty)
     plan = decompose(desk, seed, seed.get("scenario") or scenario, difficulty)
     tools = integrate(desk, [document(desk, h, plan) for h in plan.hops], plan)
     tools = scale(desk, tools, plan, difficulty)
@@ -156,11 +157,13 @@ def _reject(self:Run, q:dict, gate:str, reason:str):
     self.reasons.append({"question": q["question"], "gate": gate, "reason": reason})
 
 # %% ../nbs/18_author.ipynb #cell-022
-def _refuse(model, scenario, difficulty, out, **numbers):
+def _refuse(model, scenarios, levels, out, **numbers):
     "Raise `FtrlError` for arguments that make no sense"
     if isinstance(model, str) and not (model.startswith("openai:") and model[7:]): raise FtrlError(f"author {model!r}; expected openai:MODEL")
-    if scenario not in (None, *SCENARIOS): raise FtrlError(f"scenario {scenario!r} is unknown; expected one of {', '.join(SCENARIOS)}")
-    if difficulty not in range(5): raise FtrlError(f"difficulty {difficulty!r}; expected 0, 1, 2, 3 or 4")
+    for s in scenarios or ("",):
+        if s not in (None, *SCENARIOS): raise FtrlError(f"scenario {s!r} is unknown; expected one of {', '.join(SCENARIOS)}")
+    for d in levels or ("",):
+        if d not in range(5): raise FtrlError(f"difficulty {d!r}; expected 0, 1, 2, 3 or 4")
     low = next((n for n, v in numbers.items() if v < 1), None)
     if low: raise FtrlError(f"{low} is too small; expected at least {0 if low == 'repairs' else 1}")
     if out and not str(out).removesuffix(".gz").endswith(".jsonl"): raise FtrlError(f"{out}: expected a name ending in .jsonl or .jsonl.gz")
@@ -171,8 +174,8 @@ def build(
     model, # "openai:NAME", or a function like `Endpoint`
     out=None, # .jsonl or .jsonl.gz for the rows
     transcript=None, # JSON lines of every exchange; read first, then added to. Beside `out` when None
-    scenario:str | None=None, # One of the four; the seeds', else the model's choice, when None
-    difficulty:int=0, # 0-4
+    scenario:str | tuple | None=None, # Where the seeds name none: one or more of the four, in turns; the model's choice when None
+    difficulty:int | tuple=0, # 0-4; several take turns
     budget:int | None=None, # Tokens this call may spend
     repairs:int=2, # Corrections of one reply
     workers:int=8, # Questions in work at once
@@ -183,11 +186,15 @@ def build(
     **options, # temperature, timeout, tries: of `Endpoint`
 )->Run: # An iterator of `Env` with a `report`
     "Environments from plain questions"
-    _refuse(model, scenario, difficulty, out, workers=workers, repairs=repairs + 1, budget=budget or 1, limit=limit)
+    turns = lambda x: x if isinstance(x, tuple) else tuple(x) if isinstance(x, list) else (x,)
+    scenarios, levels = turns(scenario), turns(difficulty)
+    _refuse(model, scenarios, levels, out, workers=workers, repairs=repairs + 1, budget=budget or 1, limit=limit)
     if out and transcript is None: transcript = str(out).removesuffix(".gz").removesuffix(".jsonl") + ".transcript.jsonl"
     ask, name = (Endpoint(model[7:], **options), model) if isinstance(model, str) else (model, "openai:stand-in")
     desk = Desk(ask, name, Transcript(transcript), Budget(budget), repairs, seed, limit)
-    run = Run(desk, seeds(questions), dict(scenario=scenario, difficulty=difficulty, split=split, sandbox=sandbox), workers)
+    asked = [{**q, "scenario": q["scenario"] or scenarios[i % len(scenarios)], "difficulty": levels[i % len(levels)]}
+             for i, q in enumerate(seeds(questions))]
+    run = Run(desk, asked, dict(split=split, sandbox=sandbox), workers)
     if out: run.stream = _written(run.stream, out)
     return run
 

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['DECOMPOSE', 'PLAN', 'PARAMETER', 'PARAMETERS', 'TOOL', 'CALL', 'DOCUMENT', 'DOCUMENTED', 'INTEGRATE', 'INTEGRATED',
-           'SCALE', 'SCALED', 'DEPLOY', 'CODE', 'decompose', 'Toolset', 'draft', 'wrong', 'document', 'integrate',
-           'scale', 'deploy']
+           'SCALE', 'SCALED', 'DEPLOY', 'CODE', 'SLOW', 'decompose', 'Toolset', 'draft', 'wrong', 'document',
+           'integrate', 'scale', 'deploy']
 
 # %% ../nbs/18_author_stages.ipynb #cell-002
 import keyword, re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from .author_talk import Desk, Rejected, Talk
+from .author_talk import Desk, Rejected, Talk, faults
 from .core import SCENARIOS, Call, Env, SubQuestion, ToolDoc, dumps, rng, verify
 from .document import function
-from .gate import GATES, IMPORTS, check, judge, shape, trial
+from .gate import GATES, IMPORTS, check, dummy, judge, shape, trial
 from .scale import OPTIONS_AT, TOTAL, strategies
 from .scenario import SIZES, Hop, Plan
 from .world import verifiable
@@ -99,6 +99,7 @@ def _plan(seed:dict, scenario:str | None)->Callable:
         return plan, wrong
     return made
 
+# %% ../nbs/18_author_stages.ipynb #cell-012
 def decompose(
     desk:Desk, # Where the model is asked
     seed:dict, # `question`, perhaps `answer`
@@ -111,7 +112,7 @@ def decompose(
             "size": size and {"branches": size[0], "hops": size[1]}}
     return Talk(desk, "decompose", DECOMPOSE, told, PLAN, seed["question"]).ask(_plan(seed, scenario))
 
-# %% ../nbs/18_author_stages.ipynb #cell-014
+# %% ../nbs/18_author_stages.ipynb #cell-016
 _kinds = {"enum": ["string", "integer", "number", "boolean", "array", "object"]}
 _number = {"type": "number", "minimum": -1e12, "maximum": 1e12}
 PARAMETER = {"type": "object", "required": ["type"], "additionalProperties": False, "properties": {
@@ -126,7 +127,7 @@ CALL = _closed(id=_text, tool=_text, arguments={"type": "object"})
 _list = lambda item: {"type": "array", "items": item}
 _defs = {"$defs": {"parameter": PARAMETER}}
 
-# %% ../nbs/18_author_stages.ipynb #cell-016
+# %% ../nbs/18_author_stages.ipynb #cell-018
 @dataclass(frozen=True)
 class Toolset:
     "Documents, gold calls, and which tools are of no use"
@@ -156,27 +157,27 @@ def _lean(arguments:dict, doc:ToolDoc | None)->dict:
     same = lambda n, v: n not in p["required"] and "default" in p["properties"].get(n, {}) and p["properties"][n]["default"] == v
     return {n: v for n, v in arguments.items() if not same(n, v)}
 
-# %% ../nbs/18_author_stages.ipynb #cell-019
+# %% ../nbs/18_author_stages.ipynb #cell-021
 def _wrong_doc(doc:ToolDoc)->str:
     "What is wrong with one document"
     p, name = doc.parameters, re.compile(r"[a-z_][a-z0-9_]{0,63}")
     bad = next((n for n in (doc.name, *p["properties"]) if not name.fullmatch(n) or keyword.iskeyword(n)), None)
     if bad is not None: return f"{doc.name}: {bad!r} cannot name a Python function or parameter; use snake_case"
     if not p["required"]: return f"{doc.name}: has no required parameter"
-    if len(p["properties"]) > 20: return f"{doc.name}: has {len(p['properties'])} parameters; at most 20 are expected"
+    if len(p["properties"]) > 20 or len(dumps(p)) > 20_000: return f"{doc.name}: is too large; expected at most 20 parameters and 20,000 characters"
     bare = next((n for n, s in p["properties"].items() if not s.get("description")), None)
     return f"{doc.name}: parameter {bare} has no description" if bare else ""
 
 def _wrong_call(id:str, call:Call, docs:dict[str, ToolDoc])->str:
     "What is wrong with one gold call"
-    from ftrl.author_talk import faults
     if call.name not in docs: return f"the call of {id} names the tool {call.name!r}, which is not there"
     p = docs[call.name].parameters
     extra = next((n for n in call.arguments if n not in p["properties"]), None)
-    wrong = f"{extra!r} is no parameter" if extra else faults(call.arguments, p)
+    large = "the arguments are too large; expected at most 2,000 characters" if len(dumps(call.arguments)) > 2000 else ""
+    wrong = f"{extra!r} is no parameter" if extra is not None else large or faults(call.arguments, p)
     return f"the call of {id}: {wrong}" if wrong else ""
 
-# %% ../nbs/18_author_stages.ipynb #cell-020
+# %% ../nbs/18_author_stages.ipynb #cell-022
 def draft(
     plan:Plan, # Stage 1
     tools:Toolset, # Stages 2 to 4
@@ -207,7 +208,7 @@ def wrong(
     t = trial(draft(plan, tools))
     return judge("needed", t).reason or judge("distinct", t).reason
 
-# %% ../nbs/18_author_stages.ipynb #cell-023
+# %% ../nbs/18_author_stages.ipynb #cell-025
 DOCUMENT = """You write the documentation of a tool that could answer the given sub-question, as a provider of such a service would.
 
 Rules:
@@ -238,7 +239,7 @@ def document(
         return (x, call), said
     return Talk(desk, "document", DOCUMENT, {"subquestion": hop.question, "uses": list(uses.values())}, DOCUMENTED, plan.question).ask(made)
 
-# %% ../nbs/18_author_stages.ipynb #cell-026
+# %% ../nbs/18_author_stages.ipynb #cell-028
 INTEGRATE = """You are given tool documents that were written independently, and the calls that must remain possible.
 Merge tools whose functionality overlaps: those that look up the same kind of thing, or do the same kind of computation, become one tool
 with a parameter (an enum, mostly) that chooses what is returned. Tools with nothing in common stay as they are.
@@ -266,7 +267,7 @@ def integrate(
         return out, wrong(out, plan)
     return Talk(desk, "integrate", INTEGRATE, {"tools": tools, "calls": calls}, INTEGRATED, plan.question).ask(made)
 
-# %% ../nbs/18_author_stages.ipynb #cell-029
+# %% ../nbs/18_author_stages.ipynb #cell-031
 SCALE = """You are given the tools of a task and the calls that solve it. Make the tools harder to choose and to call, by the given strategies:
 - generalize: a tool covers more than the task needs, such as further choices in an enum, and its description becomes more general.
 - expand: every tool gets at least `parameters` more parameters: options, filters, formats, units, limits, all with defaults or not required,
@@ -301,7 +302,7 @@ def _effect(old:Toolset, new:Toolset, using:tuple[str, ...], more:int, n:int)->s
         return "generalize: no description became more general"
     return ""
 
-# %% ../nbs/18_author_stages.ipynb #cell-030
+# %% ../nbs/18_author_stages.ipynb #cell-032
 def scale(
     desk:Desk, # Where the model is asked
     tools:Toolset, # Stage 3
@@ -321,7 +322,7 @@ def scale(
     out = Talk(desk, "scale", SCALE, told, SCALED, plan.question).ask(made)
     return replace(out, docs=tuple(r.sample(out.docs, len(out.docs))))
 
-# %% ../nbs/18_author_stages.ipynb #cell-033
+# %% ../nbs/18_author_stages.ipynb #cell-035
 DEPLOY = f"""You implement a tool as one Python function that runs locally and alone.
 
 Rules:
@@ -336,7 +337,7 @@ Rules:
 - Missing, unknown or invalid arguments give a text that begins with "Error: " and says in a sentence which argument is wrong and what is expected,
   without listing data. Placeholders such as "test", 1 or true are answered like that.
 - No reply to any other call contains a text of `never`, not even as part of a word.
-- The same call always gives the same reply: no randomness, no clock.
+- The same call always gives the same reply: no randomness, no clock, no reliance on the order of a set.
 - `example` is the arguments of a call that succeeds."""
 
 CODE = _closed(code=_text, example={"type": "object"})
@@ -346,17 +347,22 @@ def _alone(env:Env, doc:ToolDoc, code:str)->Env:
     subs = tuple(replace(s, depends_on=()) for s in env.subquestions if s.tool == doc.name)
     return replace(env, id=f"{env.id}-{doc.name}", subquestions=subs, docs=(doc,), codes={doc.name: code}, distractors=())
 
-# %% ../nbs/18_author_stages.ipynb #cell-035
+# %% ../nbs/18_author_stages.ipynb #cell-037
+SLOW = 2.0  # Seconds a tool may take
+
 def _replies(alone:Env, doc:ToolDoc, code:str, example:dict, sandbox=None)->tuple[str, str]:
-    "What is wrong with the replies to the gold calls, or of a distractor to its example, and which gate says so"
+    "What is wrong with a tool's replies, and which gate says so; a tool that hangs is found here, before it is probed often"
     from ftrl.sandbox import shared
     calls = [(s.arguments, s.answer) for s in alone.subquestions] or [(example, "")]
-    for (arguments, answer), r in zip(calls, (sandbox or shared()).map([(code, doc.name, a) for a, _ in calls])):
-        said = f"{doc.name}: {dumps(arguments)} returns {r.content[:150]!r}"
+    lazy = [({}, None), (dummy(doc.parameters), None)]
+    for (arguments, answer), r in zip(calls + lazy, (sandbox or shared()).map([(code, doc.name, a) for a, _ in calls + lazy])):
+        said = f"{doc.name}: {dumps(arguments)[:300]} returns {r.content[:150]!r}"
+        if r.seconds > SLOW: return f"{said} after {r.seconds:.0f} s; expected an answer at once", "slow"
         if answer and not verify(r.content, answer): return f"{said}, expected a text with {answer!r}", "replay"
-        if not r.ok or not answer and r.content.lower().startswith("error"): return f"{said}, but it is the example of a success", "example"
+        if answer == "" and (not r.ok or r.content.lower().startswith("error")): return f"{said}, but it is the example of a success", "example"
     return "", ""
 
+# %% ../nbs/18_author_stages.ipynb #cell-039
 def _works(env:Env, doc:ToolDoc, sandbox=None)->Callable:
     "The check of one tool's code"
     def made(x):
@@ -371,7 +377,7 @@ def _works(env:Env, doc:ToolDoc, sandbox=None)->Callable:
         return (None, said.reason, said.gate) if said else (code, "")
     return made
 
-# %% ../nbs/18_author_stages.ipynb #cell-038
+# %% ../nbs/18_author_stages.ipynb #cell-042
 def _blamed(env:Env, reason:str)->str | None:
     "The tool that a gate's reason is about"
     home, words = {s.id: s.tool for s in env.subquestions}, re.findall(r"\w+", reason)

@@ -8,9 +8,9 @@ __all__ = ['Rejected', 'Stopped', 'read', 'faults', 'strict', 'response_format',
 
 # %% ../nbs/18_author_talk.ipynb #cell-002
 import copy, hashlib, json, os, threading, time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
 from .chat import spoken
@@ -225,7 +225,7 @@ class Desk:
     seed: int = 0
     limit: int = 8192                # Tokens of one reply
     counts: Counter = field(default_factory=Counter)
-    locks: dict = field(default_factory=lambda: defaultdict(threading.Lock))
+    locks: dict = field(default_factory=dict)
     closed: bool = False
 
 # %% ../nbs/18_author_talk.ipynb #cell-034
@@ -253,7 +253,7 @@ def _exchange(self:Talk)->Answer:
     d = self.desk
     name = key(d.name, d.seed, self.stage, self.input, self.attempt)
     line = dict(model=d.name, seed=d.seed, stage=self.stage, input=self.input, attempt=self.attempt, question=self.question)
-    with d.locks[name]:
+    with d.locks.setdefault(name, threading.Lock()):
         if name in d.transcript.known: d.counts["recorded"] += 1; return d.transcript.known[name]
         if d.closed: raise Stopped("the run was closed")
         size = len(dumps(self.messages).encode())

@@ -16,8 +16,9 @@ from author_replies import REPLIES, SEEDS
 from conftest import ROOT
 
 from ftrl import author
+from ftrl.author_talk import Answer
 from ftrl.chat import call_text
-from ftrl.core import SCENARIOS, Env, FtrlError, load
+from ftrl.core import SCENARIOS, Env, FtrlError, load, rng
 from ftrl.deploy import gold
 from ftrl.gate import GATES, check, passed
 from ftrl.reward import score
@@ -57,12 +58,13 @@ def serving(answer):
     finally: server.shutdown(); server.server_close()
 
 
-def recorded(body):
-    "The recorded reply to a request"
+def recorded(body, last=False):
+    "The recorded reply to a request; the last one for all later attempts, if asked"
     stage, told = body["response_format"]["json_schema"]["name"], json.loads(body["messages"][1]["content"])
     about = {"decompose": lambda: told["question"], "document": lambda: told["subquestion"], "scale": lambda: told["question"],
              "integrate": lambda: "+".join(t["name"] for t in told["tools"]), "deploy": lambda: told["tool"]["name"]}[stage]()
-    reply = REPLIES[stage, about][sum(m["role"] == "assistant" for m in body["messages"])]
+    replies = REPLIES[stage, about]
+    reply = replies[-1] if last else replies[sum(m["role"] == "assistant" for m in body["messages"])]
     return reply if isinstance(reply, str) else json.dumps(reply)
 
 
@@ -140,6 +142,36 @@ def test_rejections_are_counted(endpoint, tmp_path):
     assert gates[SEEDS["parallel_multi_hop"][0]] == ("static", "elevation_service: imports socket")
     assert gates[SEEDS["multi_hop"][0]][0] in ("endpoint", "decompose")
     assert sum(run.report["rejected"].values()) == 5 and run.report["left"] == 0
+
+
+def spoil(x, r):
+    "A reply with one place of it replaced by nonsense"
+    places, box = [], [json.loads(json.dumps(x))]
+    def walk(v, put):
+        places.append(put)
+        for k in v if isinstance(v, dict) else range(len(v)) if isinstance(v, list) else (): walk(v[k], lambda w, v=v, k=k: v.__setitem__(k, w))
+    walk(box[0], lambda w: box.__setitem__(0, w))
+    r.choice(places)(r.choice([None, [], {}, "", "s1", -1, 1e308, True, "x" * 5000, [[[]]] * 3, {"type": "array"}, {"s1": {}}, "\ud800", ["object", "string"]]))
+    return box[0]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_nonsense(scenario):
+    "Whatever a model writes in whatever place: an environment that passes the gates, or a counted rejection"
+    question, difficulty = SEEDS[scenario]
+    built = 0
+    for n in range(20):
+        r, count = rng("nonsense", scenario, n), iter(range(100))
+        hit, always = r.randrange(8), n % 4 == 0
+
+        def model(messages, fmt, limit, seed):
+            text, now = recorded({"messages": messages, "response_format": fmt}, last=True), next(count)
+            return Answer(json.dumps(spoil(json.loads(text), r)) if now == hit or always and now > hit else text, prompt=9, completion=9)
+
+        run = author.build([question], model, scenario=scenario, difficulty=difficulty, workers=1)
+        for env in run: assert passed(check(env)); built += 1
+        assert run.report["left"] == 0 and run.report["built"] + sum(run.report["rejected"].values()) == 1
+    assert built >= 5
 
 
 def test_faulty_endpoint(endpoint, tmp_path):
