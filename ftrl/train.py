@@ -241,17 +241,19 @@ def train(
     out, # Directory of the run and of the policy
     config:TrainConfig=TrainConfig(),
     peft=None, # A PEFT configuration, such as LoraConfig; the saved policy has it merged
+    mode:str="step", # step: one turn from every row; episode: fresh rows played to their end
 )->Run:
     "Train a policy on step rows (paper section 4); resumes where it was broken off"
+    if mode not in ("step", "episode"): raise FtrlError(f"mode {mode!r} is unknown; expected step or episode")
     out, rows = Path(out), list(rows)
-    about = {"model": str(model), "config": asdict(config), "rows": _digest(rows)}
+    about = {"model": str(model), "config": asdict(config), "rows": _digest(rows), "mode": mode}
     if _begin(out, about): return _run(out)
     network, tokenizer = _load(model)
     ids = [tokenizer(render(r.messages, r.toolset, tokenizer), add_special_tokens=False)["input_ids"] for r in rows]
     kept = usable(rows, ids, network.config.max_position_embeddings - config.length)
     lengths = sorted(len(ids[i]) for i in kept)
     args = _arguments(config, out, lengths[len(lengths) // 2])
-    trainer = _trainer(network, tokenizer, [rows[i] for i in kept], args, config, peft)
+    trainer = _trainer(network, tokenizer, [rows[i] for i in kept], args, config, peft, mode)
     return _finish(trainer, out, about, _checkpoint(out))
 
 # %% ../nbs/26_train.ipynb #cell-032
@@ -262,27 +264,43 @@ def _digest(rows:Sequence)->str:
     for r in rows: h.update(repr([getattr(r, k) for k in r.__dataclass_fields__]).encode())
     return f"{len(rows)} rows {h.hexdigest()[:12]}"
 
-def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, peft=None):
+def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, peft=None, mode:str="step"):
     "The TRL trainer of a run"
-    from datasets import Dataset
     from transformers import PrinterCallback
     from ftrl.prefix import supported
     from ftrl.trainer import Record, StepTrainer
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     visits = order(rows, config.steps * config.prompts, args.seed, config.options.get("curriculum", False))
-    texts = [render(r.messages, r.toolset, tokenizer) for r in rows]
-    data = Dataset.from_dict({"prompt": [texts[i] for i in visits], "row": visits})
-    stop = {tokenizer.eos_token_id, *_ids(network.generation_config.eos_token_id)}
-    shared = config.options.get("shared", supported(network))
-    trainer = StepTrainer(network, reward_funcs=_judge(rows, tokenizer, stop, config.reward), args=args, train_dataset=data,
-                       processing_class=tokenizer, algorithm=config.algorithm, shared=shared, peft_config=peft,
-                       callbacks=[Record(Path(args.output_dir)/"metrics.jsonl", config.algorithm)])
+    make = _episodes if mode == "episode" else _steps
+    trainer = StepTrainer(network, args=args, processing_class=tokenizer, algorithm=config.algorithm, peft_config=peft,
+                          shared=config.options.get("shared", supported(network)), **make(rows, visits, network, tokenizer, config),
+                          callbacks=[Record(Path(args.output_dir)/"metrics.jsonl", config.algorithm)])
+    if mode == "episode": trainer._env_tools = {str(i): r.toolset for i, r in enumerate(rows)}  # schemas as the row has them
     trainer.remove_callback(PrinterCallback)
     return trainer
 
+# %% ../nbs/26_train.ipynb #cell-033
+def _steps(rows, visits:list[int], network, tokenizer, config:TrainConfig)->dict:
+    "Data and reward of step-level training"
+    from datasets import Dataset
+    texts = [render(r.messages, r.toolset, tokenizer) for r in rows]
+    if (bos := tokenizer.bos_token) and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
+        texts = [t.removeprefix(bos) for t in texts]  # TRL's own generation puts it there again
+    stop = {tokenizer.eos_token_id, *_ids(network.generation_config.eos_token_id)}
+    return dict(train_dataset=Dataset.from_dict({"prompt": [texts[i] for i in visits], "row": visits}),
+                reward_funcs=_judge(rows, tokenizer, stop, config.reward))
+
+def _episodes(rows, visits:list[int], network, tokenizer, config:TrainConfig)->dict:
+    "Data, environments and reward of whole episodes"
+    from datasets import Dataset
+    from ftrl.episode import factories, reads_calls, reward
+    reads_calls(tokenizer)
+    data = {"prompt": [rows[i].messages for i in visits], "environment": [str(i) for i in visits], "row": visits}
+    return dict(train_dataset=Dataset.from_dict(data), environment_factory=factories(rows), reward_funcs=reward)
+
 def _ids(x)->list[int]: return [] if x is None else [x] if isinstance(x, int) else list(x)
 
-# %% ../nbs/26_train.ipynb #cell-034
+# %% ../nbs/26_train.ipynb #cell-035
 def _tokens(conversation:list[dict], tools:list[dict], tokenizer)->dict:
     "Token ids of a conversation, and labels on what the assistant says"
     from ftrl.chat import _objects
@@ -306,7 +324,7 @@ def cold_start(
     examples = _examples(envs, tokenizer, config, network.config.max_position_embeddings)
     return _finish(_gold_trainer(network, tokenizer, examples, out, config), out, about, _checkpoint(out))
 
-# %% ../nbs/26_train.ipynb #cell-035
+# %% ../nbs/26_train.ipynb #cell-036
 def _examples(envs:list[Env], tokenizer, config:ColdConfig, limit:int)->list[dict]:
     "Tokens of gold trajectories, an environment's variants side by side, in a drawn order"
     from ftrl.gold import variants
@@ -340,7 +358,7 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
     trainer.remove_callback(PrinterCallback)
     return trainer
 
-# %% ../nbs/26_train.ipynb #cell-037
+# %% ../nbs/26_train.ipynb #cell-038
 def calls(
     policy, # A language model from `llm.load`
     rows:Sequence[Row], # Rows to try

@@ -201,3 +201,21 @@ def test_bad_input_is_said_before_training(home, tmp_path):
     (tmp_path/"other").mkdir()
     (tmp_path/"other/train.json").write_text('{"model": "another"}\n')
     with pytest.raises(FtrlError, match="another model"): train(rows, str(home/"model"), tmp_path/"other", config)
+
+def test_episode_mode_plays_whole_episodes(home, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from ftrl.core import load
+    from ftrl.train import TrainConfig, train
+    config = TrainConfig(**SMALL | {"steps": 2, "length": 24})
+    run = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", config, mode="episode")
+    assert [x["step"] for x in run.metrics] == [1, 2] and all("solve_rate" in x and "calls" in x for x in run.metrics)
+    AutoModelForCausalLM.from_pretrained(run.policy), AutoTokenizer.from_pretrained(run.policy)
+
+def test_mini_batches_and_lora(home, tmp_path):
+    peft = pytest.importorskip("peft")
+    from ftrl.core import load
+    from ftrl.train import TrainConfig, train
+    options = SMALL["options"] | {"steps_per_generation": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "beta": 0.01}
+    run = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"options": options}),
+                peft=peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    assert len(run.metrics) == 6 and weights(tmp_path/"run").keys() == weights(home/"model").keys()  # merged
