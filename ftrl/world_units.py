@@ -7,7 +7,7 @@ __all__ = ['UNITS', 'OF_UNITS', 'OF_CONSTANTS', 'CONSTANTS', 'scientific', 'make
 
 # %% ../nbs/10_world_units.ipynb #cell-002
 from datetime import date
-from .world import Kind, Relation, World, count, inverse, quantity
+from .world import Kind, Relation, World, inverse, quantity
 
 # %% ../nbs/10_world_units.ipynb #cell-005
 UNITS = dict(line.split(": ") for line in """
