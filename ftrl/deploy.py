@@ -57,6 +57,7 @@ def _expected(n:str, s:dict)->tuple[str, str]:
     test, words = TYPES[s["type"]].format(n=n), NOUNS[s["type"]]
     if "minimum" in s: test += f" and {n} >= {s['minimum']}"; words += f", at least {s['minimum']}"
     if "maximum" in s: test += f" and {n} <= {s['maximum']}"; words += f", at most {s['maximum']}"
+    if "maxItems" in s: test += f" and len({n}) <= {s['maxItems']}"
     if "minItems" in s: test += f" and len({n}) >= {s['minItems']}"; words += f" of at least {s['minItems']} items"
     return test, words
 
@@ -69,10 +70,10 @@ def checks(
     choices = {n: s["enum"] for n, s in properties.items() if "enum" in s}
     flags = [n for n, s in properties.items() if s["type"] == "boolean"]
     pairs = lambda names: "".join(f"({n!r}, {n}), " for n in names).strip()
-    out = [f"choices = {choices!r}", f"for name, value in ({pairs(choices)}):", "    if value not in choices[name]:",
-           "        return f\"Error: '{name}' must be one of {', '.join(choices[name])}.\""] if choices else []
-    out += [f"for name, value in ({pairs(flags)}):", "    if not isinstance(value, bool):",
-            "        return f\"Error: '{name}' must be true or false.\""] if flags else []
+    out = [f"choices = {choices!r}", f"for what, given in ({pairs(choices)}):", "    if given not in choices[what]:",
+           "        return f\"Error: '{what}' must be one of {', '.join(choices[what])}.\""] if choices else []
+    out += [f"for what, given in ({pairs(flags)}):", "    if not isinstance(given, bool):",
+            "        return f\"Error: '{what}' must be true or false.\""] if flags else []
     for n, s in properties.items():
         if n not in choices and n not in flags: out += _check(n, s, n in required or "default" in s)
     return out
@@ -108,14 +109,16 @@ def _lookup(tool:Tool, facts:dict, view:View)->list[str]:
 
 def _formula(tool:Tool)->list[str]:
     "Lines that compute the value"
-    service, which = SERVICES[tool.theme[1]], tool.selector or repr(label(tool.asks[0]))
-    lines = ["import math", "formulas = {", *(f"    {label(i)!r}: lambda: {OPERATIONS[i].formula}," for i in tool.asks), "}"]
+    which = tool.selector or repr(label(tool.asks[0]))
+    body = " ".join(OPERATIONS[i].formula for i in tool.asks)
+    modules = [m for m in ("math", "datetime") if f"{m}." in body]
+    lines = [*(f"import {m}" for m in modules), "formulas = {", *(f"    {label(i)!r}: lambda: {OPERATIONS[i].formula}," for i in tool.asks), "}"]
     if tool.properties.get("numbers", {}).get("items", {}).get("type") != "number" and "numbers" in tool.properties:
         lines = ["try:", "    numbers = [float(str(n).split(' ')[0].replace(',', '')) for n in numbers]",
                  "except ValueError:", "    return \"Error: every item of 'numbers' must be a number.\""] + lines
-    return lines + ["try:", f"    value = formulas[{which}]()", "except (ArithmeticError, ValueError, TypeError):",
+    return lines + ["try:", f"    value = formulas[{which}]()", "except (ArithmeticError, ValueError, TypeError, IndexError):",
                     '    return "Error: this cannot be computed from these arguments."', "if not isinstance(value, str):",
-                    "    value = round(float(value), 4)", f"    value = {service.shown!r}.format(int(value) if value == int(value) else value)"]
+                    "    value = round(float(value), 4)", "    value = f\"{int(value) if value == int(value) else value:,}\""]
 
 # %% ../nbs/15_deploy.ipynb #cell-016
 def render(

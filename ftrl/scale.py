@@ -98,10 +98,15 @@ def expand(
     pool = [o for o in OPTIONS.values() if o.name not in tool.properties and (numeric or not o.numeric)]
     chosen = r.sample(pool, min(more, len(pool)))
     properties = dict(tool.properties) | {o.name: o.schema for o in chosen}
-    doc = replace(tool.doc, parameters=function(properties, tool.doc.parameters["required"]))
+    text = f"{tool.doc.description} Optional parameters set {_list([o.name.replace('_', ' ') for o in chosen])}."
+    doc = replace(tool.doc, description=text, parameters=function(properties, tool.doc.parameters["required"]))
     order = {n: i for i, n in enumerate(OPTIONS)}  # `output_format` must come last: it makes an object of the text
     options = sorted((*tool.options, *(o.name for o in chosen)), key=lambda n: (n == "output_format", order[n]))
     return replace(tool, doc=doc, options=tuple(options))
+
+def _list(words:list[str])->str:
+    "Words joined as English joins them"
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 # %% ../nbs/14_scale.ipynb #cell-013
 def retype(
@@ -181,11 +186,14 @@ def scale(
     return tools
 
 def _distinct(tools:list[Tool])->list[Tool]:
-    "Without distractors that are nearly another tool"
-    out = []
+    "Without distractors that are nearly another tool; gold tools of one name are numbered"
+    out, count = [], {}
     for t in sorted(tools, key=lambda t: not t.calls):
         words = said(t.doc)
-        if t.calls or not any(t.name == o.name or alike(words, w) > .8 for o, w in out): out.append((t, words))
+        if t.calls:
+            n = count[t.name] = count.get(t.name, 0) + 1
+            out.append((t if n == 1 else replace(t, doc=replace(t.doc, name=f"{t.name}_{n}")), words))
+        elif not any(t.name == o.name or alike(words, w) > .8 for o, w in out): out.append((t, words))
     return [t for t, _ in out]
 
 def _numeric(tool:Tool, view:View)->bool:

@@ -23,6 +23,7 @@ class Kind:
     name: str       # One word or snake_case: "country"
     plural: str     # "countries"
     note: str = ""  # What a caller gives: "its English short name, such as 'Kenya'"
+    named: str = "{x}"  # How a question calls one by its name: "the time zone {x}"
 
     @property
     def noun(self)->str: return self.name.replace("_", " ")

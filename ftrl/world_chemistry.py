@@ -49,10 +49,10 @@ def _of_elements(es:list)->list[Relation]:
     column = lambda d: {e.name: under(e, d) for e in es if place(e.number)[1] and under(e, d)}
     R = lambda *a, **k: Relation(a[0], "element", *a[1:], **k)
     return [
-        R("successor", "element", ("the element that follows {x} in the periodic table",), step(1), "1:1", family="table"),
-        R("predecessor", "element", ("the element just before {x} in the periodic table",), step(-1), "1:1", family="table"),
-        R("element_below", "element", ("the element directly below {x} in its group",), column(1), "1:1", family="table"),
-        R("element_above", "element", ("the element directly above {x} in its group",), column(-1), "1:1", family="table"),
+        R("successor", "element", ("the next element of the periodic table after {x}",), step(1), "1:1", family="table"),
+        R("predecessor", "element", ("the element of the periodic table just before {x}",), step(-1), "1:1", family="table"),
+        R("element_below", "element", ("the element of its group directly below {x}",), column(1), "1:1", family="table"),
+        R("element_above", "element", ("the element of its group directly above {x}",), column(-1), "1:1", family="table"),
         R("atomic_number", "number", ("the atomic number of {x}",), number(lambda e: e.number, "protons", 0), "1:1", family="table"),
         R("position", "text", ("the period and group of {x}",), {e.name: "period {}, group {}".format(*place(e.number))
           for e in es if place(e.number)[1]}, "1:1", ("In which period and group does {x} stand?",), "table"),

@@ -45,6 +45,8 @@ def _of_cities(cities:dict, lands:dict)->list[Relation]:
           table(lambda c: quantity(c["population"], "people")), questions=("How many people live in {x}?",), family="figures"),
         R("latitude", "number", ("the latitude of {x}",), table(lambda c: degree(c["latitude"], "north", "south")),
           questions=("At which latitude is {x}?",), family="figures"),
+        R("coordinates", "text", ("the coordinates of {x}", "the position of {x} on the globe"),
+          table(lambda c: f"{c['latitude']:.4f} {c['longitude']:.4f}"), family="figures"),
         R("longitude", "number", ("the longitude of {x}",), table(lambda c: degree(c["longitude"], "east", "west")),
           questions=("At which longitude is {x}?",), family="figures")]
 
@@ -111,13 +113,13 @@ def _derived(cities:dict, g:dict[str, Relation])->list[Relation]:
            most(where, east, "easternmost_city", "the easternmost listed city of {x}", family="cities"),
            most(where, east, "westernmost_city", "the westernmost listed city of {x}", sign=-1, family="cities"),
            count(where, "city_count", "the number of listed cities in {x}", unit="listed cities", family="cities"),
-           most(zone, people, "largest_city", "the most populous city in the time zone {x}"),
-           most(zone, north, "northernmost_city", "the northernmost listed city in the time zone {x}"),
-           count(zone, "city_count", "the number of listed cities in the time zone {x}", unit="listed cities")]
-    for r, kind in ((money, "country that uses {x}"), (tongue, "country whose main language is {x}"), (part, "country of {x}")):
-        out += [most(r, nation, "most_populous_country", f"the most populous {kind}"),
-                most(r, area, "largest_country", f"the largest {kind} by area"),
-                most(r, area, "smallest_country", f"the smallest {kind} by area", sign=-1)]
+           most(zone, people, "largest_city", "the most populous city in {x}"),
+           most(zone, north, "northernmost_city", "the northernmost listed city in {x}"),
+           count(zone, "city_count", "the number of listed cities in {x}", unit="listed cities")]
+    for r, kind in ((money, "that uses {x}"), (tongue, "whose main language is {x}"), (part, "on {x}")):
+        out += [most(r, nation, "most_populous_country", f"the most populous country {kind}"),
+                most(r, area, "largest_country", f"the country with the largest area {kind}"),
+                most(r, area, "smallest_country", f"the country with the smallest area {kind}", sign=-1)]
     return out
 
 # %% ../nbs/10_world_geography.ipynb #cell-018
@@ -143,10 +145,10 @@ def make()->World:
     g = {r.id: r for r in known}
     kinds = [Kind("city", "cities", "its English name, such as 'Nairobi'"),
              Kind("country", "countries", "its English name, such as 'Kenya'"),
-             Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'"),
+             Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'", "the currency {x}"),
              Kind("language", "languages", "its English name, such as 'Swahili'"),
-             Kind("time_zone", "time zones", "its IANA name, such as 'Africa/Nairobi'"),
-             Kind("continent", "continents", "its English name, such as 'Africa'")]
+             Kind("time_zone", "time zones", "its IANA name, such as 'Africa/Nairobi'", "the time zone {x}"),
+             Kind("continent", "continents", "its English name, such as 'Africa'", "the continent of {x}")]
     seat = inverse(g["country.capital"], "capital_of", "the country whose capital is {x}", family="place",
                    questions=("Which country has {x} as its capital?",))
     return World("geography", "Countries, cities, currencies, languages and time zones", kinds,
