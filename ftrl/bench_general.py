@@ -75,7 +75,7 @@ def humaneval(text:str, doc:dict)->bool:
 def mbpp(text:str, doc:dict)->bool:
     "pass@1; the program stands between [BEGIN] and [DONE], or in a fenced block"
     if "[BEGIN]" in text: text = text.split("[BEGIN]", 1)[1].split("[DONE]")[0]
-    return _passes(f"{doc.get('test_setup_code') or ''}\n{_code(text)}", "\n".join(doc["test_list"]))
+    return _passes(f"{_code(text)}\n{doc.get('test_setup_code') or ''}", "\n".join(doc["test_list"]))
 
 # %% ../nbs/35_bench_general.ipynb #cell-014
 def _csv(path:Path):
@@ -186,11 +186,12 @@ def lines(self:General, players, todo, protocol, run):
 def portion(self:General, agent, part, protocol, run):
     "Lines of some items"
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    from lm_eval import simple_evaluate
+    from lm_eval.evaluator import evaluate
     how = dict(max_new_tokens=protocol.max_new_tokens, temperature=protocol.temperature, seed=protocol.seed)
     replies = []
-    done = simple_evaluate(adapter(agent, how, replies, [p.key for p in part]), bootstrap_iters=0, apply_chat_template=True, tasks=[
-        task(self.name, [p.item.data for p in part], ASK[self.name], lambda doc, text: self.judge(text, doc))])
+    suite = task(self.name, [p.item.data for p in part], ASK[self.name], lambda doc, text: self.judge(text, doc))
+    model = adapter(agent, how, replies, [p.key for p in part])
+    done = evaluate(model, {"tasks": {self.name: suite}, "groups": {}, "group_map": {}}, bootstrap_iters=0, apply_chat_template=True)
     good, replies = {x["doc_id"]: x["accuracy"] for x in done["samples"][self.name]}, dict(replies)
     for i, p in enumerate(part):
         x = replies[i]
