@@ -154,7 +154,7 @@ def _of_the_rest(g:dict[str, Relation])->list[Relation]:
                         ("december_solstice", ephem.next_winter_solstice)):
         month, kind = name.split("_")
         facts = {str(y): f"{event(str(y)).datetime():%Y-%m-%d}" for y in range(2000, 2100)}
-        out.append(Relation(name, "year", "day", (f"the UTC date of the {month.title()} {kind} of {{x}}",),
+        out.append(Relation(name, "year", "date", (f"the UTC date of the {month.title()} {kind} of {{x}}",),
                             facts))
     return [*out,
             most(where, mag, "brightest_star", "the brightest listed star of {x}", sign=-1),

@@ -93,6 +93,8 @@ def _of_airports(airports:dict)->list[Relation]:
         R("elevation", "number", ("the elevation of {x}", "the height above sea level of {x}"),
           facts(lambda a: quantity(a["elevation"], "ft")),
           questions=("How many feet above sea level is {x}?",)),
+        R("coordinates", "text", ("the coordinates of {x}",),
+          facts(lambda a: f"{a['lat']:.4f} {a['lon']:.4f}")),
         R("latitude", "number", ("the latitude of {x}",),
           facts(lambda a: degree(a["lat"], "north", "south"))),
         R("longitude", "number", ("the longitude of {x}",),
@@ -138,7 +140,7 @@ def _extremes(airports:dict, g:dict[str, Relation])->list[Relation]:
     north, east, high, out = signed("lat"), signed("lon"), g["airport.elevation"], []
     every = Counter(a["country"] for a in _every())
     iso = {a["land"]: a["country"] for a in airports.values()}
-    for kind, where in (("country", "in {x}"), ("time_zone", "whose time zone is {x}")):
+    for kind, where in (("country", "in {x}"), ("time_zone", "in {x}")):
         group = g[f"airport.{kind}"]
         for word, by, sign in (
                 ("highest", high, 1), ("lowest", high, -1), ("northernmost", north, 1),
@@ -160,7 +162,7 @@ def make()->World:
              Kind("icao_code", "ICAO codes", "four letters, such as 'HKJK'"),
              Kind("city", "cities", "its English name, such as 'Nairobi'"),
              Kind("country", "countries", "its English name, such as 'Kenya'"),
-             Kind("time_zone", "time zones", "its IANA name, such as 'Africa/Nairobi'")]
+             Kind("time_zone", "time zones", "its IANA name, such as 'Africa/Nairobi'", "the time zone {x}")]
     more = [*_network(airports), *_of_codes(airports), *_of_places(airports, g), *_extremes(airports, g)]
     return World("aviation", "Airports and the places they serve", kinds, [*known, *more],
                  "airportsdata (MIT), pycountry (iso-codes, LGPL-2.1), IANA time zones")

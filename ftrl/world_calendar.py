@@ -73,7 +73,7 @@ def _of_days(calendars:dict, more:set[date])->list[Relation]:
           facts(lambda d: quantity(d.toordinal() + 1721425))),
         R("hundred_days_later", "day", ("the date 100 days after {x}",),
           facts(lambda d: (d + timedelta(100)).isoformat()), "1:1", family="arithmetic"),
-        R("first_monday_after", "day", ("the first Monday after {x}",),
+        R("first_monday_after", "date", ("the first Monday after {x}",),
           facts(lambda d: (d + timedelta(7 - d.weekday())).isoformat()), family="arithmetic"),
         R("only_country", "country", ("the only country with a public holiday on {x}",),
           {d.isoformat(): cs[0] for d, cs in sorted(free.items()) if len(cs) == 1}, family="holidays"),
@@ -95,9 +95,9 @@ def _of_years(years=range(1950, 2100))->list[Relation]:
     return [
         R("easter", "day", ("the date of Easter Sunday in {x}",),
           facts(lambda y: easter(y).isoformat()), family="feasts"),
-        R("orthodox_easter", "day", ("the date of Orthodox Easter in {x}",),
+        R("orthodox_easter", "date", ("the date of Orthodox Easter in {x}",),
           facts(lambda y: easter(y, EASTER_ORTHODOX).isoformat()), family="feasts"),
-        R("thanksgiving", "day", ("the date of the fourth Thursday of November {x}",),
+        R("thanksgiving", "date", ("the date of the fourth Thursday of November {x}",),
           facts(lambda y: fourth(y).isoformat()), family="feasts"),
         R("easter_gap", "number", ("the number of days between Easter Sunday and Orthodox Easter in {x}",),
           facts(lambda y: quantity(n,
@@ -144,7 +144,7 @@ def _of_occasions(calendars:dict, listed:dict, year:int=YEARS[0])->list[Relation
           {n: c for n, k in kept.items() if len(k) == 1 and (c := min(k)) not in n}),
         R("countries", "number", ("the number of countries where {x} is a public holiday",),
           {n: quantity(len(k), "countries") for n, k in kept.items() if len(k) > 1}),
-        R("date", "day", (f"the date on which {{x}} is kept in {year}",),
+        R("date", "date", (f"the date on which {{x}} is kept in {year}",),
           {n: min(dates[n]) for n in kept if len(dates[n]) == 1})]
 
 # %% ../nbs/10_world_calendar.ipynb #cell-022

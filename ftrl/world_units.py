@@ -97,9 +97,9 @@ def _of_scientists()->list[Relation]:
         R("next_died", "scientist", ("the listed scientist who died next after {x}",), follow(1), "1:1"),
         R("born", "date", ("the date of birth of {x}",), {n: str(b) for n, (b, _) in days.items()}),
         R("died", "date", ("the date of death of {x}",), {n: str(d) for n, (_, d) in days.items()}),
-        R("age", "number", ("the age that {x} reached",),
+        R("age", "number", ("the age at death of {x}",),
           {n: quantity(age(*bd), "years") for n, bd in days.items()}),
-        R("days_lived", "number", ("the number of days that {x} lived",),
+        R("days_lived", "number", ("the lifespan in days of {x}",),
           {n: quantity((d - b).days, "days") for n, (b, d) in days.items()}),
         R("birthplace", "text", ("the birthplace of {x}",),
           {n: p for n, _, _, p, _ in OF_UNITS + OF_CONSTANTS})]
@@ -188,9 +188,9 @@ def make()->World:
     "The units world"
     sizes = _sizes()
     kinds = [Kind("measurement_unit", "units of measurement",
-                  "its English name in the singular, such as 'furlong'"),
+                  "its English name in the singular, such as 'furlong'", "the {x}"),
              Kind("physical_quantity", "physical quantities", "its English name, such as 'length'"),
-             Kind("constant", "physical constants", "its CODATA name, such as 'Planck constant'"),
+             Kind("constant", "physical constants", "its CODATA name, such as 'Planck constant'", "the {x}"),
              Kind("scientist", "scientists", "first and last name, such as 'Nikola Tesla'")]
     return World("units", "Units of measurement, constants, and whom they are named after", kinds,
                  [*_of_units(sizes), *_of_the_rest(sizes), *_of_scientists()],
