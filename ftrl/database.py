@@ -9,7 +9,7 @@ __all__ = ['MISSING', 'TYPES', 'need', 'Table', 'Database', 'told', 'connect']
 import csv, gzip, hashlib, importlib, re, shutil, sqlite3, tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -60,7 +60,12 @@ class Database:
                  dialect:str, # "duckdb", "sqlite", "postgresql", ...
                  close:Callable=lambda: None): # Lets go of it
         self.name, self.spec, self.tables, self.dialect, self.close = name, spec, tables, dialect, close
-        self._execute = execute
+        self._execute, self._known = execute, {}
+
+    def once(self, key:tuple, make:Callable):
+        "What `make` gives, computed once: a big table is not counted twice"
+        if key not in self._known: self._known[key] = make()
+        return self._known[key]
 
     def run(self, statement)->list[tuple]:
         "The rows of a statement"
@@ -88,7 +93,7 @@ def _text(column):
     sa = need("sqlalchemy")
     return sa.cast(column, sa.Text)
 
-def _chunks(values, size:int=5000)->Iterator[list[str]]:
+def _chunks(values, size:int=20_000)->Iterator[list[str]]:
     "Values in portions that every driver takes as parameters"
     values = sorted(set(values))
     yield from (values[i:i + size] for i in range(0, len(values), size))
@@ -97,7 +102,14 @@ def _chunks(values, size:int=5000)->Iterator[list[str]]:
 def count(self:Database, table:str)->int:
     "Rows of a table"
     sa = need("sqlalchemy")
-    return self.run(sa.select(sa.func.count()).select_from(self.tables[table].sql))[0][0]
+    return self.once((table,), lambda: self.run(sa.select(sa.func.count()).select_from(self.tables[table].sql))[0][0])
+
+@patch
+def sample(self:Database, table:str, key:str, n:int)->list[str]:
+    "Some keys of a table, as text, spread over all of it by their MD5"
+    sa, c = need("sqlalchemy"), _text(self.tables[table].sql.c[key])
+    s = sa.select(c).where(c.is_not(None)).order_by(sa.func.md5(c), c).limit(n)
+    return self.once((table, key, n), lambda: [r[0] for r in self.run(s)])
 
 @patch
 def read(self:Database,
@@ -105,15 +117,13 @@ def read(self:Database,
          columns:list[str], # Fetched as they are
          texts:list[str]=(), # Fetched as text, before the others
          limit:int | None=None, # At most so many rows
-         spread:str="", # A column by which a sample is drawn
          where:str="", # A column
          values:list[str]=(), # What it must hold, as text
         )->list[tuple]:
-    "Rows of a table: some, a spread sample, or those with certain keys"
+    "Rows of a table: all, the first, or those with certain keys"
     sa, c = need("sqlalchemy"), self.tables[table].sql.c
     s = sa.select(*(_text(c[n]) for n in texts), *(c[n] for n in columns))
     if where: return [r for chunk in _chunks(values) for r in self.run(s.where(_text(c[where]).in_(chunk)))]
-    if spread: s = s.where(c[spread].is_not(None)).order_by(sa.func.md5(_text(c[spread])), _text(c[spread]))
     return self.run(s if limit is None else s.limit(limit))
 
 # %% ../nbs/18_database.ipynb #cell-017
@@ -146,7 +156,8 @@ def variants(self:Database, table:str, column:str, values:list[str])->set[str]:
 def distinct(self:Database, table:str, column:str)->int:
     "Different values of a column"
     sa = need("sqlalchemy")
-    return self.run(sa.select(sa.func.count(sa.distinct(self.tables[table].sql.c[column]))))[0][0]
+    s = sa.select(sa.func.count(sa.distinct(self.tables[table].sql.c[column])))
+    return self.once((table, column), lambda: self.run(s)[0][0])
 
 @patch
 def sizes(self:Database, table:str, group:str, values:list[str])->dict[str, int]:
@@ -237,7 +248,9 @@ def _duck(name:str, spec:str, fill:Callable)->Database:
         c = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
         return connection.execute(str(c), [c.params[k] for k in c.positiontup]).fetchall()
     def close(): connection.close(); shutil.rmtree(room, ignore_errors=True)
-    connection = duckdb.connect(f"{room}/work.duckdb", config={"memory_limit": "500MB", "temp_directory": f"{room}/spill"})
+    connection = duckdb.connect(f"{room}/work.duckdb", config={
+        "memory_limit": "400MB", "temp_directory": f"{room}/spill", "preserve_insertion_order": "false"})
+    with suppress(duckdb.Error): connection.execute("set enable_progress_bar = false")  # Jupyter without widgets has none
     try:
         with told(spec): tables = fill(connection)
     except BaseException: close(); raise
@@ -313,7 +326,7 @@ def _cast(c:str, t:str)->str:
     return f"case when regexp_full_match({c}, {_literal(TYPES[t])}) then try_cast({v} as {t}) end"
 
 def _typed(connection, raw:str, name:str, columns:list[str])->dict[str, int]:
-    "Put a typed view over a table of text; returns the number of odd values of each mixed column"
+    "Make a typed table of a table of text; returns the number of odd values of each mixed column"
     ask = ", ".join(f"[count({c}), count_if(regexp_full_match({c}, '[+-]?0[0-9].*')), "
                     + ", ".join(f"count({_cast(c, t)})" for t in TYPES) + "]" for c in map(_ident, columns))
     out, mixed = [], {}
@@ -322,7 +335,8 @@ def _typed(connection, raw:str, name:str, columns:list[str])->dict[str, int]:
         typed = n and fits[best] >= .95 * n and not (zeros and best < 2)
         if typed and fits[best] < n: mixed[c] = n - fits[best]
         out.append(f"{_cast(_ident(c), list(TYPES)[best])} as {_ident(c)}" if typed else _ident(c))
-    connection.execute(f"create view {_ident(name)} as select {', '.join(out)} from {_ident(raw)}")
+    connection.execute(f"create table {_ident(name)} as select {', '.join(out)} from {_ident(raw)}")
+    connection.execute(f"drop table {_ident(raw)}")
     return mixed
 
 # %% ../nbs/18_database.ipynb #cell-036

@@ -89,7 +89,8 @@ def profile(
     if not p.rows or not use: return p
     p.key = t.key or next(iter(t.unique), "")
     if not p.key and p.rows > limit: p.key = _unique(db, p, use, db.read(name, use, limit=1000))
-    rows = db.read(name, use, limit=limit, spread=p.key if p.rows > limit else "")
+    big = p.key if p.rows > limit else ""
+    rows = db.read(name, use, limit=None if big else limit, where=big, values=db.sample(name, big, limit) if big else ())
     if not p.key and p.rows <= limit: p.key = _unique(db, p, use, rows)
     p.columns = {c: column(c, _label(t.columns[c], noun), list(v)) for c, v in zip(use, zip(*rows))}
     p.name = _name(db, p, limit)

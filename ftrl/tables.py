@@ -126,16 +126,19 @@ class Reader:
 
 # %% ../nbs/19_tables.ipynb #cell-015
 @patch
-def load(self:Reader, k:str, where:str="", values=()):
-    "Read rows of a kind: a sample, or those with certain values"
+def load(self:Reader, k:str, where:str="", values=())->list[str]:
+    "Read rows of a kind: a sample, or those with certain values; returns the values looked for"
     kind = self.kinds[k]
     t, key = kind["table"], kind["key"]
-    spread = "" if where or self.all[k] else key
-    rows = self.db.read(t, self.raw[k], self.texts[k], None if where else self.limit, spread, where, values)
+    some = not where and not self.all[k]
+    if some: where, values = key, self.db.sample(t, key, self.limit)
+    elif where: values = sorted(values)[:max(0, 3 * self.limit - len(self.rows[k]))]  # a sample grows to three times its size
+    rows = self.db.read(t, self.raw[k], self.texts[k], None, where, values)
     for r in rows:
         if r[0] is None or not r[0].strip(): self.omitted[f"{k}: rows without {key}"] += 1
-        elif r[0] in self.rows[k] and not (where or spread): self.twice[k].add(r[0])
+        elif r[0] in self.rows[k] and (some or not where): self.twice[k].add(r[0])
         else: self.rows[k][r[0]] = r
+    return values
 
 @patch
 def cells(self:Reader, k:str, column:str, text:bool=True)->dict[str, object]:
@@ -151,8 +154,7 @@ def follow(self:Reader):
         if "column" not in r or to not in self.things or self.all[to]: continue
         have = {x for x in self.cells(to, r["ref"]).values()}
         missing = {x for x in self.cells(k, r["column"]).values() if x is not None} - have
-        if missing: self.load(to, r["ref"], missing)
-        self.sought[to] |= missing
+        if missing: self.sought[to] |= set(self.load(to, r["ref"], missing))
 
 # %% ../nbs/19_tables.ipynb #cell-017
 @patch
@@ -200,8 +202,11 @@ def repeats(self:Reader, k:str, column:str)->set[str]:
     "Texts of a column, in lower case, that several rows of a table larger than the sample have"
     kind = self.kinds[k]
     t = self.db.tables[kind["table"]]
-    if self.all[k] or column in (t.key, *t.unique) and column != kind["name"]: return set()
-    return self.db.repeated(t.name, column, sorted({x for x in self.cells(k, column).values() if x}))
+    if self.all[k]: return set()
+    texts = sorted({x for x in self.cells(k, column).values() if x})
+    alone = column in (t.key, *t.unique) or self.db.distinct(t.name, column) == self.db.count(t.name)
+    if alone and not any(c.isalpha() for x in texts for c in x): return set()  # case cannot make two of them equal
+    return self.db.once(("repeated", k, column), lambda: self.db.repeated(t.name, column, texts))
 
 @patch
 def target(self:Reader, k:str, column:str)->dict[str, str | None]:
