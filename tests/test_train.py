@@ -183,8 +183,8 @@ def test_every_algorithm_raises_the_reward(algorithm, home, tmp_path):
     assert all(k in run.metrics[-1] for k in ("step", "loss", "reward", "reward_std", "solve_rate", "length", "kl", "entropy", "tokens", "seconds"))
 
 def test_two_processes_train_one_policy(home, tmp_path):
-    launch = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--rdzv-backend", "c10d",
-              "--rdzv-endpoint", "localhost:0")
+    profile = Path(__file__).parents[1]/"ftrl/profiles/cpu.yaml"
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(profile), "--main_process_port", "0")
     job(home, tmp_path/"two", SMALL | {"algorithm": "reinforce++"}, launch)
     assert [x["step"] for x in record(tmp_path/"two")] == [1, 2, 3, 4, 5, 6]
     assert weights(tmp_path/"two").keys() == weights(home/"model").keys()
@@ -219,3 +219,9 @@ def test_mini_batches_and_lora(home, tmp_path):
     run = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"options": options}),
                 peft=peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
     assert len(run.metrics) == 6 and weights(tmp_path/"run").keys() == weights(home/"model").keys()  # merged
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "fsdp", "deepspeed"])
+def test_profiles_are_read_by_accelerate(name):
+    from accelerate.commands.config.config_args import load_config_from_file
+    config = load_config_from_file(str(Path(__file__).parents[1]/f"ftrl/profiles/{name}.yaml"))
+    assert config.num_processes >= 1 and config.compute_environment.value == "LOCAL_MACHINE"
