@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from fastcore.basics import patch
-from .author_stages import decompose, deploy, document, integrate, scale
+from .author_stages import copied, decompose, deploy, document, integrate, scale
 from .author_talk import Budget, Desk, Endpoint, Rejected, Stopped, Transcript
 from .build import Seen
 from .core import SCENARIOS, Env, FtrlError, _dict, _lines, _open, atomic, dumps, find, rng
@@ -63,7 +63,7 @@ def asked(
         for attempt in range(100):
             view, scenario = views[(i // len(scenarios) + attempt // 10) % len(views)], scenarios[i % len(scenarios)]
             plan = decompose(view, scenario, rng("asked", view.world.name, split, seed, i, attempt), difficulty)
-            if plan and plan.question not in seen: break
+            if plan and plan.question not in seen and copied(plan): break
         else: raise FtrlError(f"question {i}: nothing new to ask; expected more facts: add worlds or scenarios, or lower n")
         seen.add(plan.question)
         yield {"question": plan.question, "answer": plan.answer, "scenario": scenario}
@@ -157,13 +157,20 @@ def _reject(self:Run, q:dict, gate:str, reason:str):
     self.reasons.append({"question": q["question"], "gate": gate, "reason": reason})
 
 # %% ../nbs/18_author.ipynb #cell-022
-def _refuse(model, scenarios, levels, out, **numbers):
+def _tasks(questions, scenario, difficulty)->list[dict]:
+    "The seeds, each with its scenario and difficulty"
+    turns = lambda x: tuple(x) if isinstance(x, (tuple, list)) and x else (x,)
+    scenarios, levels = turns(scenario), turns(difficulty)
+    for s in scenarios:
+        if s not in (None, *SCENARIOS): raise FtrlError(f"scenario {s!r} is unknown; expected one of {', '.join(SCENARIOS)}")
+    for d in levels:
+        if d not in range(5): raise FtrlError(f"difficulty {d!r}; expected 0, 1, 2, 3 or 4")
+    return [{**q, "scenario": q["scenario"] or scenarios[i % len(scenarios)], "difficulty": levels[i % len(levels)]}
+            for i, q in enumerate(seeds(questions))]
+
+def _refuse(model, out, **numbers):
     "Raise `FtrlError` for arguments that make no sense"
     if isinstance(model, str) and not (model.startswith("openai:") and model[7:]): raise FtrlError(f"author {model!r}; expected openai:MODEL")
-    for s in scenarios or ("",):
-        if s not in (None, *SCENARIOS): raise FtrlError(f"scenario {s!r} is unknown; expected one of {', '.join(SCENARIOS)}")
-    for d in levels or ("",):
-        if d not in range(5): raise FtrlError(f"difficulty {d!r}; expected 0, 1, 2, 3 or 4")
     low = next((n for n, v in numbers.items() if v < 1), None)
     if low: raise FtrlError(f"{low} is too small; expected at least {0 if low == 'repairs' else 1}")
     if out and not str(out).removesuffix(".gz").endswith(".jsonl"): raise FtrlError(f"{out}: expected a name ending in .jsonl or .jsonl.gz")
@@ -186,15 +193,12 @@ def build(
     **options, # temperature, timeout, tries: of `Endpoint`
 )->Run: # An iterator of `Env` with a `report`
     "Environments from plain questions"
-    turns = lambda x: x if isinstance(x, tuple) else tuple(x) if isinstance(x, list) else (x,)
-    scenarios, levels = turns(scenario), turns(difficulty)
-    _refuse(model, scenarios, levels, out, workers=workers, repairs=repairs + 1, budget=budget or 1, limit=limit)
+    tasks = _tasks(questions, scenario, difficulty)
+    _refuse(model, out, workers=workers, repairs=repairs + 1, budget=1 if budget is None else budget, limit=limit)
     if out and transcript is None: transcript = str(out).removesuffix(".gz").removesuffix(".jsonl") + ".transcript.jsonl"
     ask, name = (Endpoint(model[7:], **options), model) if isinstance(model, str) else (model, "openai:stand-in")
     desk = Desk(ask, name, Transcript(transcript), Budget(budget), repairs, seed, limit)
-    asked = [{**q, "scenario": q["scenario"] or scenarios[i % len(scenarios)], "difficulty": levels[i % len(levels)]}
-             for i, q in enumerate(seeds(questions))]
-    run = Run(desk, asked, dict(split=split, sandbox=sandbox), workers)
+    run = Run(desk, tasks, dict(split=split, sandbox=sandbox), workers)
     if out: run.stream = _written(run.stream, out)
     return run
 

@@ -156,6 +156,7 @@ def key(
     "The name of an exchange"
     return hashlib.sha256(json.dumps([model, seed, stage, input, attempt], sort_keys=True).encode()).hexdigest()
 
+# %% ../nbs/18_author_talk.ipynb #cell-028
 class Transcript:
     "Every exchange, in memory and, with a path, on disk"
     def __init__(self, path=None):
@@ -185,7 +186,7 @@ class Transcript:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8", newline="\n") as f: f.write(json.dumps(line) + "\n")
 
-# %% ../nbs/18_author_talk.ipynb #cell-029
+# %% ../nbs/18_author_talk.ipynb #cell-031
 class Budget:
     "Tokens that may still be spent"
     def __init__(self, tokens:int | None=None, least:int=256):
@@ -213,7 +214,7 @@ class Budget:
             if answer: self.spent.update(prompt=answer.prompt, completion=answer.completion)
             self.free.notify_all()
 
-# %% ../nbs/18_author_talk.ipynb #cell-032
+# %% ../nbs/18_author_talk.ipynb #cell-034
 @dataclass
 class Desk:
     "What all talks of a run share"
@@ -228,7 +229,7 @@ class Desk:
     locks: dict = field(default_factory=dict)
     closed: bool = False
 
-# %% ../nbs/18_author_talk.ipynb #cell-034
+# %% ../nbs/18_author_talk.ipynb #cell-036
 @dataclass
 class Talk:
     "A conversation about one input of one stage"
@@ -246,7 +247,7 @@ class Talk:
         text = f"{self.prompt}\n\nReply with one JSON object, and nothing else, of this schema:\n{dumps(self.schema)}"
         self.messages = [{"role": "system", "content": text}, {"role": "user", "content": dumps(self.input)}]
 
-# %% ../nbs/18_author_talk.ipynb #cell-036
+# %% ../nbs/18_author_talk.ipynb #cell-038
 @patch
 def _exchange(self:Talk)->Answer:
     "The model's next reply, from the transcript or from the model"
@@ -269,7 +270,7 @@ def _exchange(self:Talk)->Answer:
                          tokens=[got.prompt, got.completion], seconds=got.seconds)
         return got
 
-# %% ../nbs/18_author_talk.ipynb #cell-037
+# %% ../nbs/18_author_talk.ipynb #cell-039
 @patch
 def _judge(self:Talk, got:Answer, check:Callable)->tuple[object, str, str]:
     "What the check makes of a reply; what is wrong with it, and who says so"
@@ -288,7 +289,7 @@ def _correct(self:Talk, reason:str, gate:str):
     self.messages += [{"role": "assistant", "content": self.last.text}, {"role": "user",
         "content": f"That cannot be used: {reason}\nCorrect it and reply with the whole JSON object again."}]
 
-# %% ../nbs/18_author_talk.ipynb #cell-039
+# %% ../nbs/18_author_talk.ipynb #cell-041
 @patch
 def ask(self:Talk,
     check:Callable=lambda x: (x, ""), # JSON object -> (value, what is wrong with it[, who says so])
