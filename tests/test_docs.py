@@ -1,0 +1,109 @@
+"The site: it builds, its links lead somewhere, and a real browser shows it without complaint"
+import functools, http.server, json, shutil, subprocess, threading, time, urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    "The site, built from a copy of the repository"
+    pytest.importorskip("zensical", reason="zensical is not installed: pip install zensical")
+    root = tmp_path_factory.mktemp("repository")
+    for name in ("nbs", "figures", "results"):
+        if (ROOT/name).is_dir(): shutil.copytree(ROOT/name, root/name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs/*/models"))
+    for name in ("CHANGELOG.md", "LOG.md"):
+        if (ROOT/name).exists(): shutil.copy(ROOT/name, root)
+    from ftrl.docs import build
+    return build(root)
+
+
+def test_every_notebook_has_a_page_and_links_lead_somewhere(site):
+    from ftrl.docs import broken
+    pages = {p.stem for p in site.glob("*.html")}
+    assert {p.stem for p in (ROOT/"nbs").glob("[0-9]*.ipynb")} <= pages and {"index", "api", "figures"} <= pages
+    assert broken(site) == []
+
+
+def test_search_knows_the_api(site):
+    index = json.loads((site/"search.json").read_text())
+    text = json.dumps(index)
+    assert "diff" in text and "solve_f1" in text
+
+
+class Browser:
+    "A headless Chromium, driven over its debugging protocol"
+    def __init__(self, folder):
+        import websocket
+        command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0",
+                   "--remote-allow-origins=*", f"--user-data-dir={folder}", "about:blank"]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        port = folder/"DevToolsActivePort"
+        for _ in range(300):
+            if port.exists() and port.read_text().strip(): break
+            time.sleep(0.1)
+        tabs = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port.read_text().split()[0]}/json"))
+        self.socket, self.n, self.events = websocket.create_connection(next(t for t in tabs if t["type"] == "page")["webSocketDebuggerUrl"], timeout=30), 0, []
+        for domain in ("Page", "Runtime", "Log", "Network"): self.ask(f"{domain}.enable")
+
+    def ask(self, method, **params):
+        "Send a command and wait for its answer; events are kept"
+        self.n += 1
+        self.socket.send(json.dumps({"id": self.n, "method": method, "params": params}))
+        while (message := json.loads(self.socket.recv())).get("id") != self.n: self.events.append(message)
+        return message.get("result", {})
+
+    def visit(self, url):
+        "Open a page; what it complained about"
+        self.events.clear()
+        self.ask("Page.navigate", url=url)
+        while not any(e.get("method") == "Page.loadEventFired" for e in self.events): self.events.append(json.loads(self.socket.recv()))
+        images = "JSON.stringify([...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src))"
+        value = self.ask("Runtime.evaluate", expression=images)["result"]["value"]
+        wrong = [f"broken image {s}" for s in json.loads(value)]
+        for e in self.events:
+            p = e.get("params", {})
+            if e.get("method") == "Runtime.exceptionThrown": wrong.append(f"exception {p['exceptionDetails'].get('text')}")
+            if e.get("method") == "Log.entryAdded" and p["entry"]["level"] == "error": wrong.append(f"console {p['entry']['text']} {p['entry'].get('url')}")
+            if e.get("method") == "Runtime.consoleAPICalled" and p["type"] == "error": wrong.append(f"console {p['args']}")
+            if e.get("method") == "Network.responseReceived" and p["response"]["status"] >= 400: wrong.append(f"missing {p['response']['url']}")
+        return wrong
+
+    def close(self):
+        self.socket.close(); self.process.terminate(); self.process.wait(20)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if CHROMIUM is None: pytest.skip("no Chromium here: apt-get install chromium")
+    pytest.importorskip("websocket", reason="websocket-client is not installed")
+    b = Browser(tmp_path/"profile")
+    yield b
+    b.close()
+
+
+@pytest.fixture
+def server(site):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    s = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=s.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{s.server_port}"
+    s.shutdown()
+
+
+def test_a_browser_shows_every_page(site, server, browser):
+    wrong = {p.name: w for p in sorted(site.glob("*.html")) if p.name != "404.html" and (w := browser.visit(f"{server}/{p.name}"))}
+    assert wrong == {}
+    assert browser.visit(f"{server}/nowhere.html")  # the test can fail
+
+
+def test_a_report_in_a_browser(tmp_path, browser):
+    from ftrl import figure, report
+    from ftrl.core import write_json_lines
+    write_json_lines([{"step": i, "reward": i / 10} for i in range(10)], tmp_path/"train"/"grpo"/"metrics.jsonl")
+    figure.draw(tmp_path)
+    assert browser.visit(report.write(tmp_path).as_uri()) == []
