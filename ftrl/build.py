@@ -159,7 +159,7 @@ def _ray(recipe:Recipe, chunks:Iterator[range], workers:int)->Iterator[list]:
         if len(ahead) > 4 * max(2, int(ray.cluster_resources().get("CPU", 2))): yield ray.get(ahead.popleft())
     while ahead: yield ray.get(ahead.popleft())
 
-# %% ../nbs/17_build.ipynb #cell-022
+# %% ../nbs/17_build.ipynb #cell-023
 def _proposals(recipe:Recipe, start:int, n:int, workers:int, engine:str, sandbox)->Iterator[tuple]:
     "Proposals in order, from here, from local processes, or from a cluster"
     chunks = (range(i, min(i + CHUNK, n)) for i in range(start, n, CHUNK))
@@ -170,7 +170,7 @@ def _proposals(recipe:Recipe, start:int, n:int, workers:int, engine:str, sandbox
         many = ([propose(recipe, views, i, 0, sandbox)] for numbers in chunks for i in numbers)
     for part in many: yield from part
 
-# %% ../nbs/17_build.ipynb #cell-024
+# %% ../nbs/17_build.ipynb #cell-026
 def build(
     n:int, # How many environments
     worlds=None, # Names, files or worlds; all of the split when None
@@ -184,6 +184,7 @@ def build(
     if n < 0: raise FtrlError(f"n is {n}; expected 0 or more")
     return stream(Recipe(worlds, scenarios, seed, split, difficulty), n, **kwargs)
 
+# %% ../nbs/17_build.ipynb #cell-028
 def stream(
     recipe:Recipe, # What is built
     n:int, # How many environments
@@ -206,7 +207,7 @@ def stream(
             rejected.update(lost + Counter({"novel": 1}))
         yield env
 
-# %% ../nbs/17_build.ipynb #cell-027
+# %% ../nbs/17_build.ipynb #cell-031
 @dataclass(frozen=True)
 class Part:
     "The unfinished file of a build, and the note of how far it is"
@@ -233,7 +234,7 @@ class Part:
         "Note how far it is"
         with atomic(self.note) as temp: temp.write_text(dumps(state))
 
-# %% ../nbs/17_build.ipynb #cell-029
+# %% ../nbs/17_build.ipynb #cell-033
 def write(
     out, # .jsonl or .jsonl.gz
     n:int, # How many environments
@@ -263,7 +264,7 @@ def _recall(line:str, seen:Seen, progress):
     seen.add(env)
     if progress: progress(env)
 
-# %% ../nbs/17_build.ipynb #cell-030
+# %% ../nbs/17_build.ipynb #cell-034
 def finish(part:Part, out:Path):
     "Put the whole file in its place"
     if out.suffix == ".gz":

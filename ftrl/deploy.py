@@ -78,6 +78,7 @@ def checks(
         if n not in choices and n not in flags: out += _check(n, s, n in required or "default" in s)
     return out
 
+# %% ../nbs/15_deploy.ipynb #cell-013
 def _check(n:str, s:dict, always:bool)->list[str]:
     "Lines that refuse a wrong value of one parameter"
     guard, (test, words) = "" if always else f"{n} is not None and ", _expected(n, s)
@@ -95,7 +96,7 @@ def _items(n:str, item:dict, guard:str)->list[str]:
     test, words = " or ".join(f"({TYPES[k].format(n='item')})" for k in kinds), " or ".join(NOUNS[k] for k in kinds)
     return [f"if {guard}not all({test} for item in {n}):", f"    return \"Error: every item of '{n}' must be {words}.\""]
 
-# %% ../nbs/15_deploy.ipynb #cell-014
+# %% ../nbs/15_deploy.ipynb #cell-016
 def _lookup(tool:Tool, facts:dict, view:View)->list[str]:
     "Lines that find the value"
     noun = view.kinds[tool.theme[0]].noun
@@ -117,10 +118,10 @@ def _formula(tool:Tool)->list[str]:
         lines = ["try:", "    numbers = [float(str(n).split(' ')[0].replace(',', '')) for n in numbers]",
                  "except ValueError:", "    return \"Error: every item of 'numbers' must be a number.\""] + lines
     return lines + ["try:", f"    value = formulas[{which}]()", "except (ArithmeticError, ValueError, TypeError, IndexError):",
-                    '    return "Error: this cannot be computed from these arguments."', "if not isinstance(value, str):",
+                    '    return "Error: these arguments cannot be computed with."', "if not isinstance(value, str):",
                     "    value = round(float(value), 4)", "    value = f\"{int(value) if value == int(value) else value:,}\""]
 
-# %% ../nbs/15_deploy.ipynb #cell-016
+# %% ../nbs/15_deploy.ipynb #cell-018
 def render(
     tool:Tool, # The tool
     facts:dict, # Its table; empty for a computing tool
@@ -145,7 +146,7 @@ def _quoted(rows:str)->str:
     "JSON text as a raw Python string"
     return f"r'''{{\n{rows}\n}}'''" if "'''" not in rows else repr(f"{{{rows}}}")
 
-# %% ../nbs/15_deploy.ipynb #cell-019
+# %% ../nbs/15_deploy.ipynb #cell-021
 def deploy(
     tools:list[Tool], # Stage 4's tools
     plan:Plan, # Stage 1's plan
@@ -163,7 +164,7 @@ def deploy(
     return Env(id, plan.scenario, view.world.name, seed, difficulty, view.split, plan.question, plan.answer, subs,
                tuple(t.doc for t in tools), codes, tuple(t.name for t in tools if not t.calls))
 
-# %% ../nbs/15_deploy.ipynb #cell-022
+# %% ../nbs/15_deploy.ipynb #cell-024
 def gold(
     env:Env, # An environment
 )->list[list[Call]]: # One list of parallel calls per turn; the final answer is `env.answer`

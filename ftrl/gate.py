@@ -167,6 +167,7 @@ def _signature(code:str, name:str)->tuple[list[str], list[str]]:
     names = [x.arg for x in f.args.args]
     return names + [x.arg for x in f.args.kwonlyargs], names[:len(names) - len(f.args.defaults)]
 
+# %% ../nbs/16_gate.ipynb #cell-027
 def _valid(arguments:dict, schema:dict)->bool:
     "Do arguments satisfy a schema?"
     import jsonschema
@@ -186,7 +187,7 @@ def schema(t:Trial)->str | None:
         for s in t.env.subquestions if t.env else ():
             if s.tool == d.name and not _valid(s.arguments, d.parameters): return f"{d.name}: gold arguments of {s.id} are invalid"
 
-# %% ../nbs/16_gate.ipynb #cell-027
+# %% ../nbs/16_gate.ipynb #cell-030
 IMPORTS = set("math cmath re json datetime calendar decimal fractions statistics itertools functools collections string "
               "unicodedata typing operator copy textwrap bisect heapq dateutil".split())
 BANNED = set("open exec eval compile input __import__ globals locals vars setattr delattr breakpoint memoryview exit quit".split())
@@ -205,7 +206,7 @@ def suspects(code:str)->set[str]:
               and BRACE.match(code, m.start())}
     return (words & (BANNED | UNSTABLE)) | (imported - IMPORTS) | {w for w in words if w.startswith("__")} | braces
 
-# %% ../nbs/16_gate.ipynb #cell-029
+# %% ../nbs/16_gate.ipynb #cell-032
 @lru_cache(256)
 def unsafe(code:str)->str | None:
     "Why a tool may not run, if so"
@@ -230,7 +231,7 @@ def static(t:Trial)->str | None:
     "No import beyond the allow-list, no file, network or process"
     return _each(t, unsafe)
 
-# %% ../nbs/16_gate.ipynb #cell-032
+# %% ../nbs/16_gate.ipynb #cell-035
 @lru_cache(256)
 def unstable(code:str)->str | None:
     "Why a tool's replies may differ between processes, if so"
@@ -250,7 +251,7 @@ def stable(t:Trial)->str | None:
     "No clock, no chance, no order of a set"
     return _each(t, unstable)
 
-# %% ../nbs/16_gate.ipynb #cell-035
+# %% ../nbs/16_gate.ipynb #cell-038
 def _golden(t:Trial):
     "Sub-questions in order, with their gold calls and replies"
     told = {call.id: (call, reply) for call, reply in t.replies.get("gold", ())}
@@ -265,7 +266,7 @@ def replay(t:Trial)->str | None:
         if solve(left, call.name, reply) != s.answer: return f"{s.id}: gold call of {s.tool} does not return its sub-answer"
     if any(left.values()): return "gold calls leave sub-answers unsolved"
 
-# %% ../nbs/16_gate.ipynb #cell-038
+# %% ../nbs/16_gate.ipynb #cell-041
 def _hit(t:Trial, kinds:tuple[str, ...])->str | None:
     "The first reply of these kinds that would solve something"
     for kind in kinds:
@@ -278,7 +279,7 @@ def silent(t:Trial)->str | None:
     "Dummy, random and empty arguments solve nothing"
     return _hit(t, ("dummy", "random", "empty"))
 
-# %% ../nbs/16_gate.ipynb #cell-041
+# %% ../nbs/16_gate.ipynb #cell-044
 @gate
 def sensitive(t:Trial)->str | None:
     "Changing any single gold argument loses the sub-answer"
@@ -287,7 +288,7 @@ def sensitive(t:Trial)->str | None:
     for call, reply in t.replies.get("changed", ()):
         if verify(reply, answer[call.id]): return f"{call.id}: {dumps(call.arguments)} returns the sub-answer too"
 
-# %% ../nbs/16_gate.ipynb #cell-044
+# %% ../nbs/16_gate.ipynb #cell-047
 @gate
 def errors(t:Trial)->str | None:
     "Errors are informative and never contain an answer"
@@ -297,7 +298,7 @@ def errors(t:Trial)->str | None:
             if len(reply) < 20: return f"{call.name}: the error says too little: {reply!r}"
             if any(verify(reply, a) for a in t.answers): return f"{call.name}: an error contains an answer"
 
-# %% ../nbs/16_gate.ipynb #cell-047
+# %% ../nbs/16_gate.ipynb #cell-050
 @gate
 def hidden(t:Trial)->str | None:
     "No answer in question, documents or distractors"
@@ -308,7 +309,7 @@ def hidden(t:Trial)->str | None:
     for call, reply in t.replies.get("distractor", ()):
         if any(verify(reply, a) for a in t.answers): return f"distractor {call.name} returns a sub-answer"
 
-# %% ../nbs/16_gate.ipynb #cell-050
+# %% ../nbs/16_gate.ipynb #cell-053
 def shape(env:Env)->str:
     "The scenario that the dependency graph has"
     subs = env.subquestions
@@ -341,14 +342,14 @@ def needed(t:Trial)->str | None:
     for s, call, reply in _golden(t):
         if any(verify(reply, o.answer) for o in by.values() if o is not s): return f"{s.id} also returns another sub-answer"
 
-# %% ../nbs/16_gate.ipynb #cell-053
+# %% ../nbs/16_gate.ipynb #cell-056
 @gate
 def typed(t:Trial)->str | None:
     "Sub-answers are long or typed enough to verify"
     bad = next((a for a in t.answers if not verifiable(a)), None)
     return f"sub-answer {bad!r} is too short to be searched for" if bad else None
 
-# %% ../nbs/16_gate.ipynb #cell-056
+# %% ../nbs/16_gate.ipynb #cell-059
 @gate
 def distinct(t:Trial)->str | None:
     "No two tools are near-duplicates"
@@ -356,7 +357,7 @@ def distinct(t:Trial)->str | None:
     return next((f"{n} and {m} are nearly the same" for i, (n, a) in enumerate(all_said) for m, b in all_said[:i]
                  if alike(a, b) > .8), None)
 
-# %% ../nbs/16_gate.ipynb #cell-059
+# %% ../nbs/16_gate.ipynb #cell-062
 def check(
     x:Env | Row, # An environment, or any row
     sandbox=None, # A `Sandbox`; the shared one when None

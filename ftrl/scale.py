@@ -47,6 +47,7 @@ def _flag(name, default, text, code, **kw): return Option(name, {"type": "boolea
 def _choice(name, values, text, code, **kw):
     return Option(name, {"type": "string", "description": text, "enum": values, "default": values[0]}, code, **kw)
 
+# %% ../nbs/14_scale.ipynb #cell-011
 OPTIONS = {o.name: o for o in [
     _choice("letter_case", ["original", "upper", "lower"], "Letter case of the returned text.",
             'if letter_case == "upper":\n    value = value.upper()\nelif letter_case == "lower":\n    value = value.lower()'),
@@ -66,7 +67,7 @@ OPTIONS = {o.name: o for o in [
           'if include_length:\n    value += " - " + str(len(value)) + " characters"'),
 ]}
 
-# %% ../nbs/14_scale.ipynb #cell-010
+# %% ../nbs/14_scale.ipynb #cell-013
 def _add(*options:Option): OPTIONS.update({o.name: o for o in options})
 
 _add(
@@ -88,6 +89,7 @@ _add(
         "bullet": {"type": "boolean", "description": "Whether to begin with a bullet."}}},
            'if layout:\n    value = " " * layout.get("indent", 0) + ("- " if layout.get("bullet") else "") + value'))
 
+# %% ../nbs/14_scale.ipynb #cell-016
 def expand(
     tool:Tool, # The tool
     r:random.Random, # Where choices come from
@@ -98,7 +100,7 @@ def expand(
     pool = [o for o in OPTIONS.values() if o.name not in tool.properties and (numeric or not o.numeric)]
     chosen = r.sample(pool, min(more, len(pool)))
     properties = dict(tool.properties) | {o.name: o.schema for o in chosen}
-    text = f"{tool.doc.description} Optional parameters set {_list([o.name.replace('_', ' ') for o in chosen])}."
+    text = f"{tool.doc.description} Optional parameters choose {_list([o.name.replace('_', ' ') for o in chosen])}."
     doc = replace(tool.doc, description=text, parameters=function(properties, tool.doc.parameters["required"]))
     order = {n: i for i, n in enumerate(OPTIONS)}  # `output_format` must come last: it makes an object of the text
     options = sorted((*tool.options, *(o.name for o in chosen)), key=lambda n: (n == "output_format", order[n]))
@@ -108,7 +110,7 @@ def _list(words:list[str])->str:
     "Words joined as English joins them"
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
-# %% ../nbs/14_scale.ipynb #cell-013
+# %% ../nbs/14_scale.ipynb #cell-019
 def retype(
     tool:Tool, # The tool
     r:random.Random, # Where choices come from
@@ -128,7 +130,7 @@ def retype(
     doc = replace(tool.doc, parameters=function(properties, tool.doc.parameters["required"]))
     return replace(tool, doc=doc, calls=calls, wrap=wrap)
 
-# %% ../nbs/14_scale.ipynb #cell-016
+# %% ../nbs/14_scale.ipynb #cell-022
 def extend(
     tools:list[Tool], # The tools so far
     plan:Plan, # What is asked
@@ -150,7 +152,7 @@ def extend(
         out.append(replace(tool, calls={}))
     return out
 
-# %% ../nbs/14_scale.ipynb #cell-019
+# %% ../nbs/14_scale.ipynb #cell-025
 STRATEGIES = ("generalize", "expand", "retype", "extend")
 OPTIONS_AT = ((0, 0), (0, 0), (2, 3), (3, 5), (4, 7))  # extra parameters of a tool at each difficulty
 TOTAL = {"single_hop": (5, 11), "parallel_single_hop": (4, 11), "multi_hop": (7, 14), "parallel_multi_hop": (9, 14)}
@@ -162,7 +164,7 @@ def strategies(
     if difficulty not in range(5): raise FtrlError(f"difficulty {difficulty!r}; expected 0, 1, 2, 3 or 4")
     return STRATEGIES[:difficulty]
 
-# %% ../nbs/14_scale.ipynb #cell-022
+# %% ../nbs/14_scale.ipynb #cell-028
 def scale(
     tools:list[Tool], # The integrated tools
     plan:Plan, # What is asked
@@ -173,18 +175,19 @@ def scale(
 )->list[Tool]: # In the order the model will see; distractors have no calls
     "Stage 4: the tools made harder, and distractors"
     using = strategies(difficulty) if using is None else using
-    total = r.randint(*TOTAL[plan.scenario]) if "extend" in using else len(tools) + 1 + min(difficulty, 2)
-    tools = tools + extend(tools, plan, view, r, max(1, total - len(tools)) + (1 if "extend" in using else 0))
-    low, high = OPTIONS_AT[max(difficulty, 2)]
-    for i, t in enumerate(tools):
-        if "generalize" in using and r.random() < .8: t = generalize(t, plan, view, r)
-        if "expand" in using: t = expand(t, r, r.randint(low, high), _numeric(t, view))
-        if "retype" in using and r.random() < .5: t = retype(t, r)
-        tools[i] = t
-    tools = _distinct(tools)
+    total = r.randint(*TOTAL[plan.scenario]) + 1 if "extend" in using else len(tools) + 1 + min(difficulty, 2)
+    tools = tools + extend(tools, plan, view, r, max(1, total - len(tools)))
+    tools = _distinct([_harder(t, plan, view, r, OPTIONS_AT[max(difficulty, 2)], using) for t in tools])
     r.shuffle(tools)
     return tools
 
+def _harder(t:Tool, plan:Plan, view:View, r:random.Random, more:tuple[int, int], using)->Tool:
+    "One tool, by the strategies that change a tool"
+    if "generalize" in using and r.random() < .8: t = generalize(t, plan, view, r)
+    if "expand" in using: t = expand(t, r, r.randint(*more), _numeric(t, view))
+    return retype(t, r) if "retype" in using and r.random() < .5 else t
+
+# %% ../nbs/14_scale.ipynb #cell-030
 def _distinct(tools:list[Tool])->list[Tool]:
     "Without distractors that are nearly another tool; gold tools of one name are numbered"
     out, count = [], {}
