@@ -6,7 +6,7 @@
 __all__ = ['CALLS', 'ZYGOTE', 'PACKAGES', 'program', 'packages', 'rules', 'layers', 'demand']
 
 # %% ../nbs/02_confine.ipynb #cell-002
-import errno, importlib.util, os
+import errno, importlib, importlib.util, os
 from pathlib import Path
 from .core import FtrlError
 
@@ -16,7 +16,7 @@ getdents64 getcwd munmap mremap madvise brk futex rt_sigaction rt_sigprocmask rt
 getpid gettid getppid getuid geteuid getgid getegid getrandom clock_gettime clock_getres gettimeofday time
 clock_nanosleep nanosleep poll ppoll select pselect6 pipe2 dup dup2 dup3 getrusage times sched_yield rseq
 set_robust_list restart_syscall membarrier"""
-ZYGOTE = "clone clone3 fork vfork wait4 kill prctl seccomp recvmsg recvfrom sendto sendmsg ioctl"
+ZYGOTE = "clone clone3 fork vfork wait4 kill prctl recvmsg recvfrom sendto sendmsg"
 
 # %% ../nbs/02_confine.ipynb #cell-006
 def program(
@@ -61,10 +61,10 @@ def rules(
 # %% ../nbs/02_confine.ipynb #cell-012
 def layers()->dict: # Layer -> version, or something false
     "What this machine's kernel can enforce"
-    try:
-        import landlockpy, seccompy
-        return {"landlock": landlockpy.abi_version(), "seccomp": seccompy.supported()}
-    except Exception: return {"landlock": 0, "seccomp": False}   # not Linux, or a processor without a table of calls
+    def ask(module, question):
+        try: return getattr(importlib.import_module(module), question)()
+        except Exception: return 0   # another system or processor, or a container that forbids to ask
+    return {"landlock": ask("landlockpy", "abi_version"), "seccomp": ask("seccompy", "supported")}
 
 def demand(have, allow_weak):
     "Refuse to run with a layer missing"

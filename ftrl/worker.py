@@ -98,13 +98,16 @@ def shareable(
 # %% ../nbs/02_worker.ipynb #cell-017
 LIMIT = 1 << 20
 _PATH = re.compile(r"(?<![\w.:/])/(?:[\w.+-]+/)+[\w.+-]*")
-_loads, _dumps, _clock, _read, _write, _exit = json.loads, json.dumps, time.perf_counter, os.read, os.write, os._exit
+_clock, _read, _write, _exit = time.perf_counter, os.read, os.write, os._exit
+_encode, _scan = json.JSONEncoder(ensure_ascii=False).encode, json.JSONDecoder().scan_once   # json.dumps makes one each time
+
+def _loads(line): return _scan(line, 0)[0]
 
 def text(
     x, # What a tool returned
 )->str: # JSON of a dict or list, `str` of the rest
     "The text a policy reads"
-    return x if type(x) is str else _dumps(x, ensure_ascii=False) if type(x) in (dict, list) else str(x)
+    return x if type(x) is str else _encode(x) if type(x) in (dict, list) else str(x)
 
 def complaint(
     e:BaseException, # What a tool raised
@@ -134,8 +137,9 @@ class Tool:
             if self.fault: raise self.fault
             exec(self.code, space)
             if self.name not in space: raise NameError(f"name {self.name!r} is not defined")
-            body = str.encode(text(space[self.name](**_loads(arguments), **data)), "utf-8", "backslashreplace")
-            if len(body) > LIMIT: raise ValueError(f"a result of {len(body)} bytes, more than {LIMIT}")
+            said = text(space[self.name](**_loads(arguments), **data))
+            body = str.encode(said, "utf-8", "backslashreplace") if str.__len__(said) <= LIMIT else said
+            if len(body) > LIMIT: raise ValueError(f"the result has more than {LIMIT} bytes")
             return 1, body
         except BaseException as e: return 0, complaint(e).encode("utf-8", "backslashreplace")
         finally: space.clear()
@@ -150,7 +154,10 @@ def snapshot(
 
 def changed(state, modules):
     "Whether anything within reach of these modules differs from its copy"
-    return any(live != copy for m in modules for live, copy in state.get(m, ()))
+    for m in modules:
+        for live, copy in state.get(m, ()):
+            if live != copy: return True
+    return False
 
 # %% ../nbs/02_worker.ipynb #cell-025
 FRAME = struct.Struct("<8sBdI")   # nonce, status, seconds, bytes that follow
@@ -197,7 +204,7 @@ def _call(self, key, arguments):
 
 def _dump(self, kind, state=None):
     if kind == "S": self.data = {"data": _loads(state)}; return OK, b""
-    body = _dumps(self.data["data"], sort_keys=kind == "H").encode()
+    body = json.dumps(self.data["data"], sort_keys=kind == "H").encode()
     return OK, hashlib.sha256(body).hexdigest().encode() if kind == "H" else body
 
 def _serve(self):

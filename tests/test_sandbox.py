@@ -11,7 +11,7 @@ LIMIT = .5
 SECRET = "correct-horse-battery-staple"
 WEAK = not all(layers().values())
 late = f"timed out after {LIMIT} s"
-ended = r"the tool ended its process|process died of|forged a reply"
+ended = r"the tool ended its process|process died of|process was killed|forged a reply"
 denied = "PermissionError|OSError|FileNotFoundError"
 body = lambda text, head="": f"{head}\ndef f(*a, **k):\n" + "\n".join("    " + l for l in text.split("\n"))
 
@@ -78,7 +78,7 @@ FAULTS = {
     "unix socket": (body("import socket\nreturn str(socket.socketpair())"), denied),
     "output": (body("while True: print('x' * 10**6)"), late),
     "output, raw": (body("import os\nwhile True: os.write(1, b'x' * 10**6)"), late),
-    "result of 100 MB": (body("return 'x' * 10**8"), "ValueError: a result of 100000000 bytes"),
+    "result of 100 MB": (body("return 'x' * 10**8"), "ValueError: the result has more than 1048576 bytes"),
     "recursive result": (body("x = []\nx.append(x)\nreturn x"), "ValueError: Circular"),
     "deep result": (body("x = []\nfor i in range(10**5): x = [x]\nreturn x"), "RecursionError"),
     "unserialisable result": (body("return {'x': object()}"), "TypeError: Object of type object"),
@@ -92,7 +92,7 @@ FAULTS = {
     "patched builtins": (body("import builtins\nbuiltins.len = builtins.str = builtins.dict = lambda *a: 'patched'\nreturn 1"), ""),
     "patched json": (body("import json\njson.dumps = json.loads = lambda *a, **k: 'patched'\nreturn {}"), ""),
     "json gone": (body("import sys\nsys.modules['json'] = None\nreturn 1"), "^1$"),
-    "rebound globals": (body("import sys\nw = sys.modules['worker']\nw.text = w._dumps = w.FRAME = w.send = None\nreturn 1"), ""),
+    "rebound globals": (body("import sys\nw = sys.modules['worker']\nw.text = w._loads = w.FRAME = w.send = None\nreturn 1"), ""),
     "changed containers": (body("import calendar, string\ncalendar.mdays.append(9)\nreturn calendar.mdays[-1]"), "^9$"),
     "changed environment": (body("import os\nos.environ['X'] = 'y'\nreturn 1"), ""),
     "changed directory": (body("import os\nos.chdir('/usr')\nreturn os.getcwd()"), denied),
@@ -190,14 +190,16 @@ def survive():
     "Run every fault and look for what it left behind; a list of complaints"
     bad, folder, server = [], Path(tempfile.mkdtemp()), socket.create_server(("127.0.0.1", 0))
     path = folder/"file"; path.write_text(SECRET); os.environ["FTRL_SECRET"] = SECRET
-    with Sandbox(timeout=LIMIT) as s:
+    with Sandbox(timeout=LIMIT) as s, Sandbox(timeout=60) as patient:
         truth = [s.call(c, "g", {"x": [1]}).content for c in (CANARY, APART)]
         for fault, (code, pattern, *_) in FAULTS.items():
             start = time.perf_counter()
             result = s.call(code, "f", arguments(fault, path, server.getsockname()[1]))
             took = time.perf_counter() - start
+            if "timed out" in result.content and late not in pattern:   # a busy machine, or a hang?
+                result = patient.call(code, "f", arguments(fault, path, server.getsockname()[1]))
             if not re.search(pattern, result.content): bad.append(f"{fault}: {result.content[:300]!r}")
-            if took > LIMIT + 2: bad.append(f"{fault}: took {took:.1f} s")
+            if took > LIMIT + 3: bad.append(f"{fault}: took {took:.1f} s")
             if SECRET in result.content or str(folder) in result.content or "root:" in result.content: bad.append(f"{fault}: leaks")
             if not result.ok and (len(result.content) > 300 or "\n" in result.content): bad.append(f"{fault}: a long complaint")
             after = [s.call(c, "g", {"x": [1]}).content for c in (CANARY, APART)]
