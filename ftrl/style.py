@@ -116,7 +116,9 @@ def results(
     import pandas as pd
     rows = []
     for path in need(run, place, "eval"):
-        for x in read_json_lines(path):
+        for i, x in enumerate(read_json_lines(path), 1):
+            if not {"benchmark", "metrics"} <= x.keys():
+                raise FtrlError(f"{path} line {i}: not a result line; expected what `ftrl evaluate` writes")
             if benchmark in (None, x["benchmark"]):
                 rows.append({"model": path.stem, **{k: x.get(k) for k in ("benchmark", "scenario", "id", "error")}, **(x["metrics"] or {})})
     if not rows: raise Missing(f"{run}/{place} has no results of {benchmark}; make them with `ftrl evaluate {benchmark} --model M "
