@@ -15,6 +15,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from . import llm
+from .anatomy import faults
 from .core import FtrlError, atomic, data_dir, dumps, read_json_lines
 from .llm import LLM
 from .rollout import Episode, play
@@ -64,6 +65,7 @@ class Bench:
     def items(self, data:Path|None)->Iterator[Item]: raise NotImplementedError
     def episode(self, item:Item, key:str, protocol:Protocol)->Episode: raise NotImplementedError
     def score(self, episode:Episode)->dict[str, float]: raise NotImplementedError
+    def faults(self, e:Episode)->dict[str, int]: return faults(e.steps, e.tools, e.stop, getattr(getattr(e, "row", None), "unsolved", None) or None)
     def players(self, agent:LLM, protocol:Protocol)->dict[str, LLM]:
         "Who plays, by the names that episodes ask for"
         return {"agent": agent} | ({"user": llm.load(protocol.user)} if protocol.user else {})
@@ -107,10 +109,11 @@ def settings(
 
 def line(bench:Bench, item:Item, episode:Episode, run:dict, trial:int=0)->dict:
     "The result line of a finished episode"
-    try: metrics = {} if episode.error else bench.score(episode)
+    wrong = {}
+    try: metrics, wrong = ({}, {}) if episode.error else (bench.score(episode), bench.faults(episode))
     except Exception as e: metrics, episode.error = {}, f"scoring failed: {type(e).__name__}: {e}"
     return {"id": item.id, "benchmark": bench.name, "scenario": item.scenario, "metrics": metrics,
-            "messages": episode.messages, "error": episode.error, "stop": episode.stop, "trial": trial,
+            "messages": episode.messages, "error": episode.error, "stop": episode.stop, "faults": wrong, "trial": trial,
             "turns": len(episode.steps), "tokens": sum(s.tokens for s in episode.steps), "run": run}
 
 # %% ../nbs/30_bench.ipynb #cell-016

@@ -85,3 +85,11 @@ class RoTBench(Bench):
     def score(self, e):
         text = e.steps[-1].text
         return judge(text if e.whole else chat.spoken(text), e.golds)
+
+    def faults(self, e):
+        "The first of the three that is wrong; a reply that cannot be read is no call, or a broken one"
+        if e.stop == "length": return {"never stopped": 1}
+        marks = self.score(e)
+        if not action(chat.spoken(e.steps[-1].text)): return {"broken call" if "Action:" in e.steps[-1].text else "no call": 1}
+        names = {"ts": "wrong tool", "pi": "wrong argument name", "cf": "wrong value"}
+        return next(({names[m]: 1} for m in names if not marks[m]), {})
