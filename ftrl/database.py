@@ -98,6 +98,7 @@ def _chunks(values, size:int=20_000)->Iterator[list[str]]:
     values = sorted(set(values))
     yield from (values[i:i + size] for i in range(0, len(values), size))
 
+# %% ../nbs/18_database.ipynb #cell-017
 @patch
 def count(self:Database, table:str)->int:
     "Rows of a table"
@@ -111,6 +112,7 @@ def sample(self:Database, table:str, key:str, n:int)->list[str]:
     s = sa.select(c).where(c.is_not(None)).order_by(sa.func.md5(c), c).limit(n)
     return self.once((table, key, n), lambda: [r[0] for r in self.run(s)])
 
+# %% ../nbs/18_database.ipynb #cell-019
 @patch
 def read(self:Database,
          table:str, # Which table
@@ -126,7 +128,7 @@ def read(self:Database,
     if where: return [r for chunk in _chunks(values) for r in self.run(s.where(_text(c[where]).in_(chunk)))]
     return self.run(s if limit is None else s.limit(limit))
 
-# %% ../nbs/18_database.ipynb #cell-017
+# %% ../nbs/18_database.ipynb #cell-021
 def _fold(db:Database, column):
     "Text without surrounding blanks and in lower case"
     sa = need("sqlalchemy")
@@ -142,6 +144,7 @@ def repeated(self:Database, table:str, column:str, values:list[str])->set[str]:
         out |= {r[0].lower() for r in self.run(s)}  # a server's lower case may know ASCII only
     return out
 
+# %% ../nbs/18_database.ipynb #cell-023
 @patch
 def variants(self:Database, table:str, column:str, values:list[str])->set[str]:
     "Of these texts, in lower case, those that also occur with other blanks or letters of another case"
@@ -159,6 +162,7 @@ def distinct(self:Database, table:str, column:str)->int:
     s = sa.select(sa.func.count(sa.distinct(self.tables[table].sql.c[column])))
     return self.once((table, column), lambda: self.run(s)[0][0])
 
+# %% ../nbs/18_database.ipynb #cell-024
 @patch
 def sizes(self:Database, table:str, group:str, values:list[str])->dict[str, int]:
     "Rows of each group"
@@ -167,7 +171,7 @@ def sizes(self:Database, table:str, group:str, values:list[str])->dict[str, int]
     return {k: n for chunk in _chunks(values)
             for k, n in self.run(sa.select(g, sa.func.count()).where(g.in_(chunk)).group_by(g))}
 
-# %% ../nbs/18_database.ipynb #cell-018
+# %% ../nbs/18_database.ipynb #cell-025
 @patch
 def extremes(self:Database,
              table:str, # Which table
@@ -182,12 +186,12 @@ def extremes(self:Database,
     g, b, n = _text(c[group]), c[by], sa.func.count()
     best = (sa.func.max if sign > 0 else sa.func.min)(b)
     for chunk in _chunks(values):
-        top = sa.select(g.label("g"), best.label("b")).where(g.in_(chunk), b.is_not(None)).group_by(g).having(n > 1).subquery()
-        s = sa.select(top.c.g, sa.func.min(_text(c[key])), top.c.b).select_from(
-            self.tables[table].sql.join(top, sa.and_(g == top.c.g, b == top.c.b))).group_by(top.c.g, top.c.b).having(n == 1)
+        top = sa.select(g, best).where(g.in_(chunk), b.is_not(None)).group_by(g).having(n > 1)
+        s = sa.select(g, sa.func.min(_text(c[key])), b).where(sa.tuple_(g, b).in_(top)).group_by(g, b).having(n == 1)
         out |= {k: (i, v) for k, i, v in self.run(s) if i is not None}
     return out
 
+# %% ../nbs/18_database.ipynb #cell-027
 @patch
 def impure(self:Database, table:str, column:str, dates:bool)->int: # `dates`: dates that are stored as text
     "Values by which the column cannot be ordered: text among numbers, no ISO date among dates"
@@ -197,7 +201,7 @@ def impure(self:Database, table:str, column:str, dates:bool)->int: # `dates`: da
     odd = sa.func.typeof(c).not_in(["integer", "real"]) if not dates else _text(c).not_like("____-__-__%")
     return self.run(sa.select(sa.func.count()).where(c.is_not(None), odd))[0][0]
 
-# %% ../nbs/18_database.ipynb #cell-020
+# %% ../nbs/18_database.ipynb #cell-029
 def _lend(path:Path):
     "A read-only SQLite connection that knows `md5` and `ftrl_fold`"
     c = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, check_same_thread=False)
@@ -213,7 +217,7 @@ def _sqlite(path:Path)->Database:
     engine = sa.create_engine("sqlite://", creator=lambda: _lend(path), poolclass=sa.pool.StaticPool)
     return _server(engine, path.stem, str(path), typed=False)
 
-# %% ../nbs/18_database.ipynb #cell-022
+# %% ../nbs/18_database.ipynb #cell-031
 def _server(engine, name:str, spec:str, typed:bool=True)->Database:
     "What SQLAlchemy can reach"
     sa = need("sqlalchemy")
@@ -239,7 +243,7 @@ def _reflect(inspector, table:str, typed:bool)->Table:
     return _table(table, {c: c for c in columns}, {c: f"{type(t).__name__}" for c, t in columns.items()},
                   sqltypes=columns if typed else {}, key=key[0] if len(key) == 1 else "", unique=tuple(unique), links=links)
 
-# %% ../nbs/18_database.ipynb #cell-025
+# %% ../nbs/18_database.ipynb #cell-034
 def _duck(name:str, spec:str, fill:Callable)->Database:
     "A DuckDB session over what `fill` gives it"
     duckdb, room = need("duckdb"), tempfile.mkdtemp(prefix="ftrl-")
@@ -259,7 +263,7 @@ def _duck(name:str, spec:str, fill:Callable)->Database:
 def _ident(name:str)->str: return '"' + name.replace('"', '""') + '"'
 def _literal(text)->str: return "'" + str(text).replace("'", "''") + "'"
 
-# %% ../nbs/18_database.ipynb #cell-026
+# %% ../nbs/18_database.ipynb #cell-035
 def _attached(connection, path:Path)->dict[str, Table]:
     "The tables of a DuckDB file"
     connection.execute(f"attach {_literal(path)} as ftrl_source (read_only)").execute("use ftrl_source")
@@ -276,7 +280,7 @@ def _attached(connection, path:Path)->dict[str, Table]:
                       links={c: (to, on) for k, c, to, on in keys.get(t, ()) if k == "FOREIGN KEY" and to})
             for t, cs in types.items()}
 
-# %% ../nbs/18_database.ipynb #cell-029
+# %% ../nbs/18_database.ipynb #cell-038
 MISSING = ("", "NA", "N/A", "n/a", "NULL", "null", "None", "NaN", "nan", "\\N")
 
 def _header(path:Path)->tuple[list[str], str]:
@@ -296,7 +300,7 @@ def _distinct(names:list[str])->dict[str, str]:
         out[c] = n
     return out
 
-# %% ../nbs/18_database.ipynb #cell-031
+# %% ../nbs/18_database.ipynb #cell-040
 def _csv(connection, path:Path, name:str)->Table:
     "Load a CSV file"
     header, d = _header(path)
@@ -315,7 +319,7 @@ def _csv(connection, path:Path, name:str)->Table:
     mixed = _typed(connection, raw, name, list(columns))
     return _table(name, columns, {}, mixed=mixed, omitted={f"{name}: lines that do not fit the header": bad} if bad else {})
 
-# %% ../nbs/18_database.ipynb #cell-033
+# %% ../nbs/18_database.ipynb #cell-042
 TYPES = {"BIGINT": r"[+-]?[0-9]{1,18}(\.0+)?", "DOUBLE": r"[+-]?[0-9]{1,15}(\.[0-9]+)?",
          "DATE": r"[12][0-9]{3}-[01][0-9]-[0-3][0-9]",
          "TIMESTAMP": r"[12][0-9]{3}-[01][0-9]-[0-3][0-9][ T][0-2][0-9]:[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?"}
@@ -339,7 +343,7 @@ def _typed(connection, raw:str, name:str, columns:list[str])->dict[str, int]:
     connection.execute(f"drop table {_ident(raw)}")
     return mixed
 
-# %% ../nbs/18_database.ipynb #cell-036
+# %% ../nbs/18_database.ipynb #cell-045
 def _parquet(connection, path:Path, name:str)->Table:
     "A view of a parquet file"
     with told(str(path)): labels = need("pyarrow.parquet").read_schema(path).names
@@ -352,7 +356,7 @@ def _parquet(connection, path:Path, name:str)->Table:
     connection.execute(f"create view {_ident(name)} as select {out} from {source}")
     return _table(name, dict(zip(types, labels)), types)
 
-# %% ../nbs/18_database.ipynb #cell-039
+# %% ../nbs/18_database.ipynb #cell-048
 def connect(
     spec:str, # A file, a folder of CSV and parquet files, or an address such as postgresql://user@host/name
 )->Database:
@@ -375,7 +379,7 @@ def connect(
 _FLAT = r"\.((csv|tsv|txt)(\.gz)?|parquet)$"
 def _stem(path:Path)->str: return re.sub(_FLAT, "", path.name, flags=re.I)
 
-# %% ../nbs/18_database.ipynb #cell-040
+# %% ../nbs/18_database.ipynb #cell-049
 def _flat(name:str, spec:str, files:list[Path])->Database:
     "Files of one table each"
     def load(c, p): return (_parquet if p.open("rb").read(4) == b"PAR1" else _csv)(c, p, _stem(p))

@@ -30,6 +30,7 @@ class Column:
     @property
     def texts(self)->list[str]: return [t for x in self.values if (t := show(x, "text"))]
 
+# %% ../nbs/19_proposal.ipynb #cell-009
 def column(
     name:str, # Its name in the database
     label:str, # Its name in words
@@ -47,7 +48,7 @@ def column(
     if out.type == "number": out.digits = _digits([float(x) for x in values if sort(x) == "number"])
     return out
 
-# %% ../nbs/19_proposal.ipynb #cell-008
+# %% ../nbs/19_proposal.ipynb #cell-010
 CODES = {"id", "code", "zip", "postcode", "phone", "fax", "number", "no", "nr", "sku", "isbn", "ean", "year", "key", "uuid", "vat", "iban"}
 SECRETS = r"password|passwd|secret|token|\bhash\b|\bsalt\b|\bssn\b|credit card|\biban\b|\bcvv\b|\bpin\b"
 
@@ -61,7 +62,7 @@ def _digits(xs:list[float])->int:
     places = [len(f"{x:.6f}".rstrip("0").split(".")[1]) for x in xs if abs(x) < 1e15]
     return max((p for p in places), default=0) if max(places, default=0) != 1 else 2
 
-# %% ../nbs/19_proposal.ipynb #cell-011
+# %% ../nbs/19_proposal.ipynb #cell-013
 @dataclass
 class Profile:
     "A table, judged"
@@ -75,6 +76,7 @@ class Profile:
 
     def __repr__(self): return f"Profile({self.table.name}: {self.rows} rows, key {self.key or '-'}, named by {self.name or '-'})"
 
+# %% ../nbs/19_proposal.ipynb #cell-015
 def profile(
     db:Database, # Where it lies
     name:str, # Which table
@@ -97,7 +99,7 @@ def profile(
     p.key = p.key or p.name
     return p
 
-# %% ../nbs/19_proposal.ipynb #cell-012
+# %% ../nbs/19_proposal.ipynb #cell-016
 def _label(name:str, noun:str)->str:
     "A column in words, without the name of its table"
     text = words(name)
@@ -124,7 +126,7 @@ def _unique(db:Database, p:Profile, columns:list[str], rows:list[tuple])->str:
     whole = lambda c: p.rows == len(rows) or db.distinct(p.table.name, c) == p.rows
     return next((c for c in sorted((c for i, c in enumerate(columns) if fits(i, c)), key=looks)[:4] if whole(c)), "")
 
-# %% ../nbs/19_proposal.ipynb #cell-014
+# %% ../nbs/19_proposal.ipynb #cell-018
 NAMES = {"name": 3, "title": 3, "full name": 3, "company name": 3, "label": 2, "display name": 2, "short name": 1, "model": 1,
          "username": 1, "code": 1, "sku": 1, "symbol": 1, "iata": 1, "isbn": 1}
 
@@ -143,7 +145,7 @@ def _name(db:Database, p:Profile, limit:int)->str:
 
 _PART = {"first", "last", "middle", "family", "given", "contact", "file", "maiden", "user", "street"}
 
-# %% ../nbs/19_proposal.ipynb #cell-017
+# %% ../nbs/19_proposal.ipynb #cell-021
 def _stem(label:str)->str:
     "A referring column without the word for the key: 'customer code' -> 'customer'"
     return re.sub(r" (id|key|code|no|nr|number|name|ref|fk|uuid)$", "", label)
@@ -172,7 +174,7 @@ def links(
             if on: out[t, c.name] = on
     return out
 
-# %% ../nbs/19_proposal.ipynb #cell-020
+# %% ../nbs/19_proposal.ipynb #cell-024
 class Proposal:
     "A names file in the making"
     def __init__(self, db:Database, limit:int):
@@ -200,7 +202,7 @@ class Proposal:
         self.relations[id] = how | {"phrases": phrases}
         return id
 
-# %% ../nbs/19_proposal.ipynb #cell-021
+# %% ../nbs/19_proposal.ipynb #cell-025
 @patch
 def values(self:Proposal, t:str, c:Column)->str | None:
     "The kind that a column of recurring texts stands for"
@@ -219,6 +221,7 @@ def values(self:Proposal, t:str, c:Column)->str | None:
         return name
     return None
 
+# %% ../nbs/19_proposal.ipynb #cell-027
 @patch
 def columns(self:Proposal, t:str):
     "What can be asked of the rows of a table"
@@ -236,7 +239,7 @@ def _reason(c:Column)->str:
     n = Counter(map(sort, c.values))
     return "is true or false" if c.type == "flag" else f"mixes types: {', '.join(f'{k} {t}' for t, k in n.most_common())}"
 
-# %% ../nbs/19_proposal.ipynb #cell-022
+# %% ../nbs/19_proposal.ipynb #cell-028
 @patch
 def value(self:Proposal, domain:str, c:Column):
     "A relation whose object is a number, a date or a text"
@@ -247,6 +250,7 @@ def value(self:Proposal, domain:str, c:Column):
     how = {"column": c.name, "range": range} | ({"unit": unit, "digits": c.digits} if range == "number" else {})
     self.add(domain, identifier(label), phrases(label, range == "date"), **how)
 
+# %% ../nbs/19_proposal.ipynb #cell-030
 @patch
 def group(self:Proposal, t:str, c:Column, to:str, stem:str, on:str):
     "A relation into a kind, and what follows for that kind"
@@ -264,7 +268,7 @@ def group(self:Proposal, t:str, c:Column, to:str, stem:str, on:str):
         self.add(to, identifier(f"{p.noun} with {rank}") + tail, [f"the {p.noun} with the {rank} among the {words_}"],
                  **{("most" if sign > 0 else "least"): base}, by=by, range=domain, **more)
 
-# %% ../nbs/19_proposal.ipynb #cell-023
+# %% ../nbs/19_proposal.ipynb #cell-031
 @patch
 def ranks(self:Proposal, t:str, most:int=2)->list[tuple[str, int, str]]: # (column, sign, "highest price")
     "How rows of a table compare: by a date and by numbers, each of one type throughout"
@@ -287,6 +291,7 @@ def lists(self:Proposal, t:str):
         self.add(a, identifier(many), [f"the {many} linked with {{x}}"], range="text", cardinality="n:m",
                  list=[t, c], ref=on, item=d, of=b, at=what)
 
+# %% ../nbs/19_proposal.ipynb #cell-032
 def propose(
     db:Database, # The tables
     limit:int=20_000, # Rows to read of each table at most

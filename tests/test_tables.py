@@ -2,10 +2,12 @@
 import datetime
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -190,24 +192,36 @@ def test_sample(tmp_path):
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory):
     "A PostgreSQL server of our own, on a free loopback port, as an unprivileged user"
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(p) for p in [shutil.which("initdb")] if p]
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) or [Path(p) for p in [shutil.which("postgres")] if p]
     if not found: pytest.skip("no PostgreSQL server here: install the Debian package postgresql")
-    pytest.importorskip("psycopg", reason="the extra `tables` is not installed")
-    root = os.geteuid() == 0
-    if root and not shutil.which("runuser"): pytest.skip("PostgreSQL refuses to run as root, and runuser is missing")
-    home = tmp_path_factory.mktemp("postgres")
-    home.chmod(0o700)
-    if root:
-        shutil.chown(home, "postgres")
+    psycopg = pytest.importorskip("psycopg", reason="the extra `tables` is not installed")
+    home, who = tmp_path_factory.mktemp("postgres"), {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        who = {"user": "postgres", "group": "postgres", "extra_groups": []}
+        shutil.chown(home, "postgres", "postgres")
         for p in home.parents:  # pytest's folders are closed to others; let this user pass, not look
             if p.stat().st_uid == os.getuid() and not p.stat().st_mode & 1: p.chmod(p.stat().st_mode | 1)
-    user = ["runuser", "-u", "postgres", "--"] if root else []
-    run = lambda tool, *args: subprocess.run([*user, str(found[-1].with_name(tool)), *args], check=True, capture_output=True, text=True, cwd=home)
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    run("initdb", "-D", f"{home}/data", "-U", "ftrl", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C.UTF-8")
-    run("pg_ctl", "-D", f"{home}/data", "-w", "-l", f"{home}/log", "-o", f"-p {port} -h 127.0.0.1 -k {home} -F", "start")
-    try: yield f"postgresql://ftrl@127.0.0.1:{port}/postgres"
-    finally: run("pg_ctl", "-D", f"{home}/data", "-m", "immediate", "stop")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    common = {"cwd": home, **who}
+    subprocess.run([found[-1].with_name("initdb"), "-D", "data", "-U", "ftrl", "--auth=trust", "--no-sync", "--encoding=UTF8",
+                    "--locale=C.UTF-8"], check=True, capture_output=True, **common)
+    log = open(home / "log", "w")
+    server = subprocess.Popen([found[-1], "-D", "data", "-p", str(port), "-h", "127.0.0.1", "-k", home, "-F"], stdout=log, stderr=log, **common)
+    url = f"postgresql://ftrl@127.0.0.1:{port}/postgres"
+    try:
+        for _ in range(300):
+            try: psycopg.connect(url).close(); break
+            except psycopg.OperationalError:
+                assert server.poll() is None, (home / "log").read_text()
+                time.sleep(.1)
+        yield url
+    finally:
+        server.send_signal(signal.SIGINT)  # its fast shutdown
+        try: server.wait(20)
+        except subprocess.TimeoutExpired: server.kill()
+        log.close()
 
 
 def test_postgres(postgres, tmp_path):
