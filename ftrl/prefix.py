@@ -290,24 +290,35 @@ def _tile(z, targets)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     p = (z - lse[:, None]).exp_()
     return logp, lse - torch.linalg.vecdot(p, z), lse
 
-def _head_backward(ctx, g, g_entropy)->tuple[torch.Tensor, torch.Tensor]:
-    "Gradients of hidden states and weight, from a recomputed tile at a time"
+# %% ../nbs/23_prefix.ipynb #cell-038
+def _logit_gradient(z, targets, lse, entropy, g, g_entropy)->torch.Tensor:
+    "Gradient of a tile of logits, which it overwrites"
+    logp = z.sub_(lse[:, None])
+    d = None if g_entropy is None else (logp + entropy[:, None]).mul_(-g_entropy[:, None])
+    p = logp.exp_()
+    if d is not None: d.mul_(p)
+    if g is not None:
+        d = p.mul_(-g[:, None]) if d is None else d.addcmul_(p, g[:, None], value=-1)
+        d.scatter_add_(1, targets[:, None], g[:, None].to(d.dtype))
+    return d
+
+def _head_backward(ctx, g, g_entropy, many:int=8)->tuple[torch.Tensor, torch.Tensor]:
+    "Gradients of hidden states and weight; logits are computed again, a tile at a time"
     h, w, targets, entropy, lse = ctx.saved_tensors
+    part = lambda x, s: None if x is None else x[s]
     dh, dw = torch.empty_like(h), torch.zeros(w.shape, dtype=torch.float32, device=w.device)
-    for a in range(0, len(h), ctx.tile):
-        s = slice(a, a + ctx.tile)
-        logp = _logits(h[s], w, ctx.scale).sub_(lse[s, None])
-        d = torch.zeros_like(logp) if g_entropy is None else (logp + entropy[s, None]).mul_(-g_entropy[s, None])
-        p = logp.exp_()
-        d = d.mul_(p) if g_entropy is not None else d
-        if g is not None:
-            d.addcmul_(p, g[s, None], value=-1).scatter_add_(1, targets[s, None], g[s, None].to(d.dtype))
-        d = d.mul_(ctx.scale).to(w.dtype)
-        dh[s] = d @ w
-        dw += d.t() @ h[s]
+    for a in range(0, len(h), many * ctx.tile):
+        rows = range(a, min(len(h), a + many * ctx.tile))
+        d = torch.empty(len(rows), len(w), dtype=w.dtype, device=w.device)
+        for b in range(0, len(rows), ctx.tile):
+            s = slice(a + b, min(a + b + ctx.tile, rows.stop))
+            z = _logit_gradient(_logits(h[s], w, ctx.scale), targets[s], lse[s], entropy[s], part(g, s), part(g_entropy, s))
+            d[b:b + ctx.tile] = z.mul_(ctx.scale)
+        dh[rows.start:rows.stop] = d @ w
+        dw += d.t() @ h[rows.start:rows.stop]
     return dh.to(ctx.dtypes[0]), dw.to(ctx.dtypes[1])
 
-# %% ../nbs/23_prefix.ipynb #cell-039
+# %% ../nbs/23_prefix.ipynb #cell-041
 def logprobs(
     model, # A model after `share`
     groups:Sequence[Group], # Prompts with their completions
@@ -316,7 +327,7 @@ def logprobs(
     "Log-probabilities of completions, each prompt computed once"
     return model(packed=pack(groups), temperature=temperature)
 
-# %% ../nbs/23_prefix.ipynb #cell-045
+# %% ../nbs/23_prefix.ipynb #cell-047
 def groups_of(
     ids:torch.Tensor, # Token ids, `[rows, prompt + completion]`
     mask:torch.Tensor, # 1 where there is a token
@@ -331,7 +342,7 @@ def groups_of(
         before = prompt
     return out
 
-# %% ../nbs/23_prefix.ipynb #cell-048
+# %% ../nbs/23_prefix.ipynb #cell-050
 def _draw(p:torch.Tensor, width:int=256)->torch.Tensor:
     "One column a row, in proportion to p `[rows, columns]`"
     n, columns = p.shape
@@ -354,7 +365,7 @@ def sample(
     ids = _draw(logp.exp()) if temperature else logp.argmax(-1)
     return ids, logp.gather(1, ids[:, None])[:, 0]
 
-# %% ../nbs/23_prefix.ipynb #cell-051
+# %% ../nbs/23_prefix.ipynb #cell-053
 def _prefill(core, prompts:list[torch.Tensor], sizes:list[int], length:int)->tuple[Branches, torch.Tensor]:
     "Keys and values of the prompts, and the hidden state that predicts each completion's first token"
     packed = pack([Group(p, []) for p in prompts])
@@ -365,7 +376,7 @@ def _prefill(core, prompts:list[torch.Tensor], sizes:list[int], length:int)->tup
     kept = [[(k[:, s].transpose(1, 2).contiguous(), v[:, s].contiguous()) for s in spans] for k, v in packed.cache]
     return Branches(kept, sizes, length), hidden[ends - 1].repeat_interleave(torch.tensor(sizes, device=hidden.device), 0)
 
-# %% ../nbs/23_prefix.ipynb #cell-053
+# %% ../nbs/23_prefix.ipynb #cell-055
 @torch.no_grad()
 def generate(
     model, # A model after `share`
@@ -383,7 +394,7 @@ def generate(
     parts = [_decode(core, prompts[i:i + n], sizes[i:i + n], length, eos, temperature) for i in range(0, len(prompts), n)]
     return [x for ids, _ in parts for x in ids], [x for _, logps in parts for x in logps]
 
-# %% ../nbs/23_prefix.ipynb #cell-054
+# %% ../nbs/23_prefix.ipynb #cell-056
 def _decode(core, prompts, sizes, length, eos, temperature)->tuple[list[list[int]], list[list[float]]]:
     "Decode the groups of a few prompts together"
     branches, hidden = _prefill(core, prompts, sizes, length)

@@ -89,9 +89,10 @@ def _begin(
                 raise FtrlError(f"{out} holds a run with another {key} ({str(before.get(key))[:80]}, now {str(value)[:80]}); "
                                 "give another --out, or remove it")
         if before.get("done"): return True
+    if not _main(): return False
     for folder in out.glob("checkpoint-*"):
         if not (folder/"trainer_state.json").is_file(): shutil.rmtree(folder)  # killed while it was written
-    if _main(): _note(out, about)
+    _note(out, about)
     return False
 
 def _note(out:Path, about:dict, **more)->None:
@@ -206,11 +207,12 @@ def _arguments(config:TrainConfig, out:Path, prompt:int):
     defaults = dict(per_device_train_batch_size=rows, gradient_accumulation_steps=parts, bf16=_bf16(), beta=0.0,
                     gradient_checkpointing=False, lr_scheduler_type="constant_with_warmup", warmup_steps=min(5, config.steps // 10),
                     loss_type="dapo", logging_steps=1, save_steps=max(1, config.steps // 4), save_total_limit=1,
-                    report_to="none", disable_tqdm=True, remove_unused_columns=False, use_cpu=not torch.cuda.is_available())
-    return GRPOConfig(output_dir=str(out), max_steps=config.steps, num_generations=config.group, learning_rate=config.lr,
-                      max_completion_length=config.length, shuffle_dataset=False, **defaults | options)
+                    report_to="none", logging_nan_inf_filter=False, disable_tqdm=True, remove_unused_columns=False, use_cpu=not torch.cuda.is_available())
+    try: return GRPOConfig(output_dir=str(out), max_steps=config.steps, num_generations=config.group, learning_rate=config.lr,
+                           max_completion_length=config.length, shuffle_dataset=False, **defaults | options)
+    except (TypeError, ValueError) as e: raise FtrlError(f"options {options}: {e}; expected what TRL's GRPOConfig takes") from e
 
-OURS = ("curriculum", "shared")
+OURS = ("curriculum", "shared", "resample")
 
 # %% ../nbs/26_train.ipynb #cell-029
 def _finish(trainer, out:Path, about:dict, resume:str | None)->Run:
@@ -222,7 +224,9 @@ def _finish(trainer, out:Path, about:dict, resume:str | None)->Run:
         core = trainer.accelerator.unwrap_model(trainer.model)
         if hasattr(core, "merge_and_unload"): trainer.model = core.merge_and_unload()
         trainer.save_model(str(temp))
-    except (OSError, SafetensorError) as e:
+        trainer.accelerator.wait_for_everyone()
+    except (OSError, SafetensorError, RuntimeError) as e:
+        if isinstance(e, RuntimeError) and "PytorchStreamWriter" not in str(e) and "iostream" not in str(e): raise
         raise FtrlError(f"{out}: cannot save ({str(e).splitlines()[0][:160]}); free some space and run again to resume") from e
     if _main():
         (temp/"training_args.bin").unlink(missing_ok=True)
@@ -273,7 +277,8 @@ def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, peft=
     visits = order(rows, config.steps * config.prompts, args.seed, config.options.get("curriculum", False))
     make = _episodes if mode == "episode" else _steps
     trainer = StepTrainer(network, args=args, processing_class=tokenizer, algorithm=config.algorithm, peft_config=peft,
-                          shared=config.options.get("shared", supported(network)), **make(rows, visits, network, tokenizer, config),
+                          shared=config.options.get("shared", supported(network)),
+                          resample=config.options.get("resample", 0), **make(rows, visits, network, tokenizer, config),
                           callbacks=[Record(Path(args.output_dir)/"metrics.jsonl", config.algorithm)])
     if mode == "episode": trainer._env_tools = {str(i): r.toolset for i, r in enumerate(rows)}  # schemas as the row has them
     trainer.remove_callback(PrinterCallback)
@@ -349,7 +354,7 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
     defaults = dict(per_device_train_batch_size=config.envs * config.variants, gradient_accumulation_steps=1, bf16=_bf16(),
                     gradient_checkpointing=False, lr_scheduler_type="cosine", warmup_steps=min(5, config.steps // 10 + 1),
                     logging_steps=1, save_steps=max(1, config.steps // 2), save_total_limit=1, report_to="none", disable_tqdm=True,
-                    train_sampling_strategy="sequential", shuffle_dataset=False, max_length=None, weight_decay=0.0,
+                    logging_nan_inf_filter=False, train_sampling_strategy="sequential", shuffle_dataset=False, max_length=None, weight_decay=0.0,
                     use_cpu=not torch.cuda.is_available())
     args = SFTConfig(output_dir=str(out), max_steps=config.steps, learning_rate=config.lr, seed=config.seed,
                      **defaults | config.options)

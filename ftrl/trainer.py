@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OVERRIDDEN', 'ALGORITHMS', 'PER_ROW', 'NAMES', 'check', 'leave_one_out', 'whitened', 'rollout', 'sampled',
-           'StepTrainer', 'shuffled', 'active', 'packed_labels', 'GoldTrainer', 'line', 'diagnosis', 'Record']
+           'StepTrainer', 'shuffled', 'merged', 'active', 'packed_labels', 'GoldTrainer', 'line', 'diagnosis', 'Record']
 
 # %% ../nbs/25_trainer.ipynb #cell-002
 import inspect, json, math, time
@@ -90,9 +90,9 @@ ALGORITHMS = ("grpo", "reinforce++", "rloo")
 
 class StepTrainer(GRPOTrainer):
     "TRL's GRPOTrainer, each prompt computed once for its group"
-    def __init__(self, model, *args, algorithm:str="grpo", shared:bool=True, **kwargs):
+    def __init__(self, model, *args, algorithm:str="grpo", shared:bool=True, resample:int=0, **kwargs):
         check()
-        self.algorithm, self.shared = algorithm, shared
+        self.algorithm, self.shared, self.resample = algorithm, shared, resample
         super().__init__(model, *args, **kwargs)
         self.samples = shared and not (self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled)
         if self.samples and not self.environment_factories: self.rollout_func = self.rollout_func or rollout
@@ -145,18 +145,19 @@ StepTrainer._prepare_inputs = _prepare_inputs
 # %% ../nbs/25_trainer.ipynb #cell-021
 def _calculate_rewards(self:StepTrainer, inputs, prompts, completions, completion_ids_list):
     "TRL's rewards, kept for the estimators"
-    self._gathered = GRPOTrainer._calculate_rewards(self, inputs, prompts, completions, completion_ids_list)
+    self._gathered = self._new = GRPOTrainer._calculate_rewards(self, inputs, prompts, completions, completion_ids_list)
     return self._gathered
 
 def _generate_and_score_completions(self:StepTrainer, inputs):
     "A step's completions with the advantages of the chosen algorithm"
     out = GRPOTrainer._generate_and_score_completions(self, inputs)
+    if self.resample and self.model.training: out = self._again(inputs, out)
     if self.algorithm == "grpo": return out
     rewards = (self._gathered * self.reward_weights.to(self._gathered.device)).nansum(1)
     scorable = (~self._gathered.isnan().all(1)).float()
-    if self.algorithm == "rloo": advantages = leave_one_out(rewards, self.num_generations) * scorable
     here = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
-    if self.algorithm == "rloo": return out | {"advantages": advantages[here]}
+    if self.algorithm == "rloo":
+        return out | {"advantages": (leave_one_out(rewards, self.num_generations) * scorable)[here]}
     mask = out["completion_mask"] * out.get("tool_mask", 1) * scorable[here, None]
     return out | {"advantages": whitened(rewards[here], mask, lambda x: self.accelerator.reduce(x, "sum"))}
 
@@ -167,6 +168,49 @@ StepTrainer._generate_and_score_completions = _generate_and_score_completions
 PER_ROW = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "old_per_token_logps",
            "ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio", "tool_mask")
 
+def merged(
+    old:dict, # A batch
+    new:dict, # Another batch with the same keys
+    rows:torch.Tensor, # Rows of the old batch to replace
+    by:torch.Tensor, # Rows of the new batch to take
+    pad:int=0, # Token id of padding
+)->dict:
+    "A batch with some rows taken from another"
+    out = dict(old)
+    for k in (k for k in PER_ROW if k in old):
+        a, b = old[k], new[k]
+        if a.ndim == 2:
+            width, fill = max(a.shape[1], b.shape[1]), pad if k.endswith("ids") else 0
+            side = (lambda n: (n, 0)) if k.startswith("prompt") else (lambda n: (0, n))
+            a, b = (torch.nn.functional.pad(x, side(width - x.shape[1]), value=fill) for x in (a, b))
+        out[k] = a.clone()
+        out[k][rows] = b[by]
+    return out
+
+# %% ../nbs/25_trainer.ipynb #cell-026
+def _equal(self:StepTrainer)->torch.Tensor:
+    "Rows of all processes whose group was rewarded equally"
+    groups = self._gathered.nan_to_num().view(-1, self.num_generations, self._gathered.shape[1])
+    return (groups == groups[:, :1]).all(2).all(1).repeat_interleave(self.num_generations)
+
+def _again(self:StepTrainer, inputs, out:dict)->dict:
+    "Sample groups again that were rewarded equally"
+    n, alone = len(inputs), self.accelerator.num_processes == 1
+    for _ in range(self.resample):
+        equal, before = self._equal(), self._gathered
+        if not equal.any(): break
+        here = equal[self.accelerator.process_index * n:][:n].nonzero()[:, 0]
+        asked = [inputs[i] for i in here.tolist()] if alone else inputs
+        more = GRPOTrainer._generate_and_score_completions(self, asked)
+        out = merged(out, more, here, torch.arange(len(here)) if alone else here, self._tokenizer.pad_token_id)
+        self._gathered = before.clone()
+        self._gathered[equal] = self._new if alone else self._new[equal]
+    tokens = (out["completion_mask"] * out.get("tool_mask", 1)).sum()
+    return out | {"num_items_in_batch": self.accelerator.gather(tokens).sum()}
+
+StepTrainer._equal, StepTrainer._again = _equal, _again
+
+# %% ../nbs/25_trainer.ipynb #cell-028
 def active(
     inputs:dict, # A mini-batch
     group:int, # Completions of a prompt
@@ -185,7 +229,7 @@ def _compute_loss(self:StepTrainer, model, inputs):
 
 StepTrainer._compute_loss = _compute_loss
 
-# %% ../nbs/25_trainer.ipynb #cell-026
+# %% ../nbs/25_trainer.ipynb #cell-031
 def packed_labels(
     ids:torch.Tensor, # Token ids `[rows, length]`, padded on the right
     mask:torch.Tensor, # 1 where there is a token
@@ -224,7 +268,7 @@ class GoldTrainer(SFTTrainer):
         n = num_items_in_batch if num_items_in_batch is not None else max(1, len(logps))
         return -logps.sum() / n * (self.accelerator.num_processes if num_items_in_batch is not None else 1)
 
-# %% ../nbs/25_trainer.ipynb #cell-029
+# %% ../nbs/25_trainer.ipynb #cell-034
 NAMES = {"loss": "loss", "reward": "reward", "reward_std": "reward_std", "solve_rate": "solve_rate", "calls": "calls",
          "empty": "empty", "completions/mean_length": "length", "kl": "kl", "entropy": "entropy", "grad_norm": "grad_norm",
          "learning_rate": "lr", "frac_reward_zero_std": "equal_groups", "completions/clipped_ratio": "cut",
@@ -239,7 +283,7 @@ def line(
     out = {"step": step} | {name: logs[key] for key, name in NAMES.items() if key in logs}
     return out | {"seconds": round(seconds, 3)}
 
-# %% ../nbs/25_trainer.ipynb #cell-032
+# %% ../nbs/25_trainer.ipynb #cell-037
 def diagnosis(
     lines:list[dict], # The record so far
     kl:float=10.0, # Divergence per token that is too much
@@ -259,7 +303,7 @@ def diagnosis(
         return f"{at}: the last {patience} steps made no call; the policy has collapsed"
     return None
 
-# %% ../nbs/25_trainer.ipynb #cell-035
+# %% ../nbs/25_trainer.ipynb #cell-040
 class Record(TrainerCallback):
     "Writes metrics.jsonl, shows progress, stops a run that has gone wrong"
     def __init__(self, path, title:str="train", watch:bool=True):
@@ -289,7 +333,7 @@ class Record(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if self.bar is not None: self.bar.close()
 
-# %% ../nbs/25_trainer.ipynb #cell-036
+# %% ../nbs/25_trainer.ipynb #cell-041
 def _read(text:str)->dict | None:
     "A line of the record; None if it was cut short"
     try: return json.loads(text)
@@ -306,7 +350,7 @@ def _show(self:Record)->None:
 
 Record.show = _show
 
-# %% ../nbs/25_trainer.ipynb #cell-039
+# %% ../nbs/25_trainer.ipynb #cell-044
 def _training_step(self:StepTrainer, model, inputs, num_items_in_batch=None):
     "TRL's step; a loss that is no number stops it before the weights change"
     loss = GRPOTrainer.training_step(self, model, inputs, num_items_in_batch)

@@ -225,3 +225,28 @@ def test_profiles_are_read_by_accelerate(name):
     from accelerate.commands.config.config_args import load_config_from_file
     config = load_config_from_file(str(Path(__file__).parents[1]/f"ftrl/profiles/{name}.yaml"))
     assert config.num_processes >= 1 and config.compute_environment.value == "LOCAL_MACHINE"
+
+def test_equal_groups_are_sampled_again(home, tmp_path):
+    from ftrl.core import load
+    from ftrl.train import TrainConfig, train
+    options = SMALL["options"] | {"resample": 2}
+    once = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"once", TrainConfig(**SMALL))
+    more = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"more", TrainConfig(**SMALL | {"options": options}))
+    assert more.metrics[0]["tokens"] > once.metrics[0]["tokens"] or once.metrics[0]["equal_groups"] == 0
+
+def test_a_full_disk_loses_nothing(home, tmp_path):
+    "A limit on file sizes fails as a full disk does"
+    limited = ("bash", "-c", f'ulimit -f 200; exec {sys.executable} "$0" "$@"')
+    p = job(home, tmp_path/"run", SMALL, limited, wait=False)
+    text = p.communicate(timeout=200)[0]
+    assert p.returncode != 0 and "cannot save" in text.splitlines()[-1], text[-2000:]
+    assert not (tmp_path/"run/model.safetensors").exists()
+    job(home, tmp_path/"run", SMALL)
+    assert [x["step"] for x in record(tmp_path/"run")] == [1, 2, 3, 4, 5, 6]
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_change(home, tmp_path):
+    from ftrl.core import load
+    from ftrl.train import TrainConfig, train
+    with pytest.raises(FtrlError, match="loss|grad_norm|KL"):
+        train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"lr": 1e18, "options": SMALL["options"] | {"max_grad_norm": 1e9}}))
+    assert not (tmp_path/"run/model.safetensors").exists()
