@@ -330,6 +330,7 @@ def _numbers(x)->list:
     if isinstance(x, (int, float)): return [x]
     return [n for v in (x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()) for n in _numbers(v)]
 
+# %% ../nbs/16_gate.ipynb #cell-055
 @gate
 def needed(t:Trial)->str | None:
     "No hop and no gold tool can be left out"
@@ -342,14 +343,14 @@ def needed(t:Trial)->str | None:
     for s, call, reply in _golden(t):
         if any(verify(reply, o.answer) for o in by.values() if o is not s): return f"{s.id} also returns another sub-answer"
 
-# %% ../nbs/16_gate.ipynb #cell-056
+# %% ../nbs/16_gate.ipynb #cell-058
 @gate
 def typed(t:Trial)->str | None:
     "Sub-answers are long or typed enough to verify"
     bad = next((a for a in t.answers if not verifiable(a)), None)
     return f"sub-answer {bad!r} is too short to be searched for" if bad else None
 
-# %% ../nbs/16_gate.ipynb #cell-059
+# %% ../nbs/16_gate.ipynb #cell-061
 @gate
 def distinct(t:Trial)->str | None:
     "No two tools are near-duplicates"
@@ -357,7 +358,7 @@ def distinct(t:Trial)->str | None:
     return next((f"{n} and {m} are nearly the same" for i, (n, a) in enumerate(all_said) for m, b in all_said[:i]
                  if alike(a, b) > .8), None)
 
-# %% ../nbs/16_gate.ipynb #cell-062
+# %% ../nbs/16_gate.ipynb #cell-064
 def check(
     x:Env | Row, # An environment, or any row
     sandbox=None, # A `Sandbox`; the shared one when None
