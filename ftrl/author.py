@@ -6,7 +6,7 @@
 __all__ = ['GONE', 'seeds', 'asked', 'compose', 'Run', 'build']
 
 # %% ../nbs/18_author.ipynb #cell-002
-import hashlib
+import hashlib, re
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,27 +25,39 @@ def seeds(
     "Seed questions, checked"
     if isinstance(source, (str, Path)):
         if ".json" in Path(source).name: items = [(f"{source} line {i}", x) for i, x in _lines(source)]
-        else: items = [(f"{source} line {i}", x) for i, x in enumerate(_text(source), 1) if x.strip() and x[0] != "#"]
+        else:
+            items = [(f"{source} line {i}", x) for i, x in enumerate(_text(source), 1) if x.strip()
+                     and x[0] != "#"]
     else: items = [(f"question {i}", x) for i, x in enumerate(source, 1)]
-    if not items: raise FtrlError(f"{source if isinstance(source, (str, Path)) else 'the list'} holds no questions; expected one per line")
+    if not items:
+        raise FtrlError(f"{source if isinstance(source, (str, Path)) else 'the list'} holds no questions; "
+                        f"expected one per line")
     return [_seed(where, x) for where, x in items]
 
 def _text(path)->list[str]:
     "The lines of a text file"
     try: return find(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as e: raise FtrlError(f"{path}: not UTF-8 text ({e}); expected one question per line") from e
+    except UnicodeDecodeError as e:
+        raise FtrlError(f"{path}: not UTF-8 text ({e}); expected one question per line") from e
 
+# %% ../nbs/18_author.ipynb #cell-007
 def _seed(where:str, x)->dict:
     "One seed question"
     x = {"question": x} if isinstance(x, str) else x
     text = x.get("question") if isinstance(x, dict) else None
-    if not (isinstance(text, str) and text.strip()): raise FtrlError(f"{where}: got {dumps(x)[:60]}; expected a question, or an object with `question`")
-    if len(text) > 2000: raise FtrlError(f"{where}: the question has {len(text)} characters; expected at most 2000")
-    if x.get("scenario") not in (None, *SCENARIOS): raise FtrlError(f"{where}: scenario {x['scenario']!r} is unknown; expected one of {', '.join(SCENARIOS)}")
-    if not isinstance(x.get("answer", ""), str | None): raise FtrlError(f"{where}: `answer` is {dumps(x['answer'])[:40]}; expected text")
-    return {"question": " ".join(text.split()), "answer": x.get("answer") or None, "scenario": x.get("scenario")}
+    if not (isinstance(text, str) and text.strip()):
+        raise FtrlError(f"{where}: got {dumps(x)[:60]}; expected a question, or an object with `question`")
+    if len(text) > 2000:
+        raise FtrlError(f"{where}: the question has {len(text)} characters; expected at most 2000")
+    if x.get("scenario") not in (None, *SCENARIOS):
+        raise FtrlError(f"{where}: scenario {x['scenario']!r} is unknown; expected one of "
+                        f"{', '.join(SCENARIOS)}")
+    if not isinstance(x.get("answer", ""), str | None):
+        raise FtrlError(f"{where}: `answer` is {dumps(x['answer'])[:40]}; expected text")
+    return {"question": " ".join(text.split()), "answer": x.get("answer") or None,
+            "scenario": x.get("scenario")}
 
-# %% ../nbs/18_author.ipynb #cell-008
+# %% ../nbs/18_author.ipynb #cell-010
 def asked(
     n:int, # How many
     worlds=None, # Names or worlds; all of the split when None
@@ -61,14 +73,18 @@ def asked(
     views, scenarios = recipe.views(), recipe.scenarios
     for i in range(n):
         for attempt in range(100):
-            view, scenario = views[(i // len(scenarios) + attempt // 10) % len(views)], scenarios[i % len(scenarios)]
-            plan = decompose(view, scenario, rng("asked", view.world.name, split, seed, i, attempt), difficulty)
+            view = views[(i // len(scenarios) + attempt // 10) % len(views)]
+            scenario = scenarios[i % len(scenarios)]
+            plan = decompose(view, scenario, rng("asked", view.world.name, split, seed, i, attempt),
+                             difficulty)
             if plan and plan.question not in seen and copied(plan): break
-        else: raise FtrlError(f"question {i}: nothing new to ask; expected more facts: add worlds or scenarios, or lower n")
+        else:
+            raise FtrlError(f"question {i}: nothing new to ask; expected more facts: add worlds or "
+                            f"scenarios, or lower n")
         seen.add(plan.question)
         yield {"question": plan.question, "answer": plan.answer, "scenario": scenario}
 
-# %% ../nbs/18_author.ipynb #cell-011
+# %% ../nbs/18_author.ipynb #cell-013
 def compose(
     desk:Desk, # Where the model is asked
     seed:dict, # A seed question
@@ -83,10 +99,11 @@ def compose(
     tools = integrate(desk, [document(desk, h, plan) for h in plan.hops], plan)
     tools = scale(desk, tools, plan, difficulty)
     digest = hashlib.sha256(seed["question"].encode()).hexdigest()[:12]
-    return deploy(desk, tools, plan, sandbox, id=f"author-{split}-{desk.seed}-{digest}", world=desk.name, seed=desk.seed,
+    return deploy(desk, tools, plan, sandbox, id=f"author-{split}-{desk.seed}-{digest}", world=desk.name,
+                  seed=desk.seed,
                   difficulty=difficulty, split=split)
 
-# %% ../nbs/18_author.ipynb #cell-015
+# %% ../nbs/18_author.ipynb #cell-017
 GONE = 5  # Questions in a row that get no answer before a run gives up
 
 @dataclass
@@ -109,15 +126,17 @@ class Run:
     def __next__(self)->Env: return next(self.stream)
     def close(self): self.stream.close()
 
-    @property
-    def report(self)->dict:
-        "What was built, what was rejected and why, and what it cost"
-        d = self.desk
-        return {"questions": len(self.questions), "built": self.built, "rejected": dict(self.rejected), "left": self.left,
-                "stopped": self.stopped, "asked": d.counts["asked"], "recorded": d.counts["recorded"], "repairs": d.counts["repairs"],
-                "tokens": dict(d.budget.spent), "reasons": self.reasons}
+# %% ../nbs/18_author.ipynb #cell-019
+@patch(as_prop=True)
+def report(self:Run)->dict:
+    "What was built, what was rejected and why, and what it cost"
+    d = self.desk
+    return {"questions": len(self.questions), "built": self.built, "rejected": dict(self.rejected),
+            "left": self.left, "stopped": self.stopped, "asked": d.counts["asked"],
+            "recorded": d.counts["recorded"], "repairs": d.counts["repairs"], "tokens": dict(d.budget.spent),
+            "reasons": self.reasons}
 
-# %% ../nbs/18_author.ipynb #cell-017
+# %% ../nbs/18_author.ipynb #cell-021
 @patch
 def _stream(self:Run)->Iterator[Env]:
     "Environments in the order of their questions"
@@ -132,7 +151,7 @@ def _stream(self:Run)->Iterator[Env]:
         self.desk.closed = True
         pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/18_author.ipynb #cell-019
+# %% ../nbs/18_author.ipynb #cell-023
 @patch
 def _settle(self:Run, q:dict, future)->Iterator[Env]:
     "What became of a question: at most one environment"
@@ -142,10 +161,12 @@ def _settle(self:Run, q:dict, future)->Iterator[Env]:
     except Stopped as e: self.left, self.stopped = self.left + 1, self.stopped or str(e); return
     except ConnectionError as e:
         self.failures += 1
-        if self.failures >= GONE: self.desk.closed, self.stopped = True, self.stopped or f"the endpoint does not answer ({e})"
+        if self.failures >= GONE:
+            self.desk.closed, self.stopped = True, self.stopped or f"the endpoint does not answer ({e})"
         return self._reject(q, "endpoint", str(e))
     self.failures = 0
-    if not self.seen.add(env): return self._reject(q, "novel", f"asks nearly the same as an earlier one: {env.question}")
+    if not self.seen.add(env):
+        return self._reject(q, "novel", f"asks nearly the same as an earlier one: {env.question}")
     self.built += 1
     yield replace(env, gates=(*env.gates, "novel"))
 
@@ -156,32 +177,36 @@ def _reject(self:Run, q:dict, gate:str, reason:str):
     if gate != "endpoint": self.failures = 0
     self.reasons.append({"question": q["question"], "gate": gate, "reason": reason})
 
-# %% ../nbs/18_author.ipynb #cell-022
+# %% ../nbs/18_author.ipynb #cell-026
 def _tasks(questions, scenario, difficulty)->list[dict]:
     "The seeds, each with its scenario and difficulty"
     turns = lambda x: tuple(x) if isinstance(x, (tuple, list)) and x else (x,)
     scenarios, levels = turns(scenario), turns(difficulty)
     for s in scenarios:
-        if s not in (None, *SCENARIOS): raise FtrlError(f"scenario {s!r} is unknown; expected one of {', '.join(SCENARIOS)}")
+        if s not in (None, *SCENARIOS):
+            raise FtrlError(f"scenario {s!r} is unknown; expected one of {', '.join(SCENARIOS)}")
     for d in levels:
         if d not in range(5): raise FtrlError(f"difficulty {d!r}; expected 0, 1, 2, 3 or 4")
-    return [{**q, "scenario": q["scenario"] or scenarios[i % len(scenarios)], "difficulty": levels[i % len(levels)]}
+    return [{**q, "scenario": q["scenario"] or scenarios[i % len(scenarios)],
+             "difficulty": levels[i % len(levels)]}
             for i, q in enumerate(seeds(questions))]
 
 def _refuse(model, out, **numbers):
     "Raise `FtrlError` for arguments that make no sense"
-    if isinstance(model, str) and not (model.startswith("openai:") and model[7:]): raise FtrlError(f"author {model!r}; expected openai:MODEL")
-    low = next((n for n, v in numbers.items() if v < 1), None)
+    if isinstance(model, str) and not (model.startswith("openai:") and model[7:]):
+        raise FtrlError(f"author {model!r}; expected openai:MODEL")
+    low = next((n for n, v in numbers.items() if v is not None and v < 1), None)
     if low: raise FtrlError(f"{low} is too small; expected at least {0 if low == 'repairs' else 1}")
-    if out and not str(out).removesuffix(".gz").endswith(".jsonl"): raise FtrlError(f"{out}: expected a name ending in .jsonl or .jsonl.gz")
+    if out and not str(out).removesuffix(".gz").endswith(".jsonl"):
+        raise FtrlError(f"{out}: expected a name ending in .jsonl or .jsonl.gz")
 
-# %% ../nbs/18_author.ipynb #cell-024
+# %% ../nbs/18_author.ipynb #cell-028
 def build(
     questions, # A file or list of seed questions
     model, # "openai:NAME", or a function like `Endpoint`
     out=None, # .jsonl or .jsonl.gz for the rows
     transcript=None, # JSON lines of every exchange; read first, then added to. Beside `out` when None
-    scenario:str | tuple | None=None, # Where the seeds name none: one or more of the four, in turns; the model's choice when None
+    scenario:str | tuple | None=None, # For seeds that name none, in turns; the model's choice if None
     difficulty:int | tuple=0, # 0-4; several take turns
     budget:int | None=None, # Tokens this call may spend
     repairs:int=2, # Corrections of one reply
@@ -194,15 +219,17 @@ def build(
 )->Run: # An iterator of `Env` with a `report`
     "Environments from plain questions"
     tasks = _tasks(questions, scenario, difficulty)
-    _refuse(model, out, workers=workers, repairs=repairs + 1, budget=1 if budget is None else budget, limit=limit)
-    if out and transcript is None: transcript = str(out).removesuffix(".gz").removesuffix(".jsonl") + ".transcript.jsonl"
-    ask, name = (Endpoint(model[7:], **options), model) if isinstance(model, str) else (model, "openai:stand-in")
-    desk = Desk(ask, name, Transcript(transcript), Budget(budget), repairs, seed, limit)
+    _refuse(model, out, workers=workers, repairs=repairs + 1, budget=budget, limit=limit)
+    if out: transcript = transcript or re.sub(r"(\.jsonl)?(\.gz)?$", "", str(out)) + ".transcript.jsonl"
+    known = isinstance(model, str)
+    ask = Endpoint(model[7:], **options) if known else model
+    desk = Desk(ask, model if known else "openai:stand-in", Transcript(transcript), Budget(budget), repairs,
+                seed, limit)
     run = Run(desk, tasks, dict(split=split, sandbox=sandbox), workers)
     if out: run.stream = _written(run.stream, out)
     return run
 
-# %% ../nbs/18_author.ipynb #cell-026
+# %% ../nbs/18_author.ipynb #cell-030
 def _written(envs:Iterator[Env], out)->Iterator[Env]:
     "The same environments, and a file of them in the end"
     with atomic(out) as temp, _open(temp, "wt") as f:

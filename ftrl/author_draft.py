@@ -18,17 +18,21 @@ from .scenario import Hop, Plan
 TEXT = {"type": "string"}
 def closed(**properties)->dict:
     "An object with these fields and no others, as strict mode wants it"
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"type": "object", "properties": properties, "required": list(properties),
+            "additionalProperties": False}
 
 _kinds = {"enum": ["string", "integer", "number", "boolean", "array", "object"]}
 _number = {"type": "number", "minimum": -1e12, "maximum": 1e12}
 PARAMETER = {"type": "object", "required": ["type"], "additionalProperties": False, "properties": {
-    "type": {"anyOf": [_kinds, {"type": "array", "items": _kinds, "minItems": 1}]}, "description": TEXT, "format": TEXT,
-    "enum": {"type": "array", "items": {"type": ["string", "number"]}, "minItems": 1}, "default": {}, "minimum": _number, "maximum": _number,
+    "type": {"anyOf": [_kinds, {"type": "array", "items": _kinds, "minItems": 1}]}, "description": TEXT,
+    "format": TEXT,
+    "enum": {"type": "array", "items": {"type": ["string", "number"]}, "minItems": 1}, "default": {},
+    "minimum": _number, "maximum": _number,
     "minItems": {"type": "integer", "minimum": 0, "maximum": 20}, "items": {"$ref": "#/$defs/parameter"},
     "properties": {"type": "object", "additionalProperties": {"$ref": "#/$defs/parameter"}},
     "required": {"type": "array", "items": TEXT}}}
-PARAMETERS = closed(type={"const": "object"}, properties=PARAMETER["properties"]["properties"], required=PARAMETER["properties"]["required"])
+PARAMETERS = closed(type={"const": "object"}, properties=PARAMETER["properties"]["properties"],
+                    required=PARAMETER["properties"]["required"])
 TOOL = closed(name=TEXT, description=TEXT, parameters=PARAMETERS)
 CALL = closed(id=TEXT, tool=TEXT, arguments={"type": "object"})
 listed = lambda item: {"type": "array", "items": item}
@@ -51,27 +55,33 @@ class Toolset:
 
     def told(self)->dict:
         "As a model reads it"
-        return {"tools": [asdict(d) for d in self.docs], "calls": [{"id": i, "tool": c.name, "arguments": c.arguments} for i, c in self.calls.items()]}
+        return {"tools": [asdict(d) for d in self.docs],
+                "calls": [{"id": i, "tool": c.name, "arguments": c.arguments} for i, c in self.calls.items()]}
 
 def _doc(t:dict)->ToolDoc:
     "A document with its required parameters first"
     p = t["parameters"]
-    return ToolDoc(t["name"], t["description"], function(p["properties"], [n for n in p["properties"] if n in p["required"]]))
+    return ToolDoc(t["name"], t["description"],
+                   function(p["properties"], [n for n in p["properties"] if n in p["required"]]))
 
 def _lean(arguments:dict, doc:ToolDoc | None)->dict:
     "Arguments without those that say what is the default anyway"
     p = doc.parameters if doc else {"properties": {}, "required": []}
-    same = lambda n, v: n not in p["required"] and "default" in p["properties"].get(n, {}) and p["properties"][n]["default"] == v
+    same = lambda n, v: n not in p["required"] and "default" in p["properties"].get(n,
+        {}) and p["properties"][n]["default"] == v
     return {n: v for n, v in arguments.items() if not same(n, v)}
 
 # %% ../nbs/18_author_draft.ipynb #cell-010
 def _wrong_doc(doc:ToolDoc)->str:
     "What is wrong with one document"
     p, name = doc.parameters, re.compile(r"[a-z_][a-z0-9_]{0,63}")
-    bad = next((n for n in (doc.name, *p["properties"]) if not name.fullmatch(n) or keyword.iskeyword(n)), None)
-    if bad is not None: return f"{doc.name}: {bad!r} cannot name a Python function or parameter; use snake_case"
+    bad = next((n for n in (doc.name, *p["properties"]) if not name.fullmatch(n) or keyword.iskeyword(n)),
+               None)
+    if bad is not None:
+        return f"{doc.name}: {bad!r} cannot name a Python function or parameter; use snake_case"
     if not p["required"]: return f"{doc.name}: has no required parameter"
-    if len(p["properties"]) > 20 or len(dumps(p)) > 20_000: return f"{doc.name}: is too large; expected at most 20 parameters and 20,000 characters"
+    if len(p["properties"]) > 20 or len(dumps(p)) > 20_000:
+        return f"{doc.name}: is too large; expected at most 20 parameters and 20,000 characters"
     bare = next((n for n, s in p["properties"].items() if not s.get("description")), None)
     return f"{doc.name}: parameter {bare} has no description" if bare else ""
 
@@ -80,7 +90,7 @@ def _wrong_call(id:str, call:Call, docs:dict[str, ToolDoc])->str:
     if call.name not in docs: return f"the call of {id} names the tool {call.name!r}, which is not there"
     p = docs[call.name].parameters
     extra = next((n for n in call.arguments if n not in p["properties"]), None)
-    large = "the arguments are too large; expected at most 2,000 characters" if len(dumps(call.arguments)) > 2000 else ""
+    large = "the arguments are larger than 2,000 characters" if len(dumps(call.arguments)) > 2000 else ""
     wrong = f"{extra!r} is no parameter" if extra is not None else large or faults(call.arguments, p)
     return f"the call of {id}: {wrong}" if wrong else ""
 
@@ -96,7 +106,8 @@ def draft(
     "The environment as far as it is known"
     subs = tuple(SubQuestion(h.id, h.question, c.name, c.arguments, h.answer, h.depends_on)
                  for h in plan.hops if (c := tools.calls.get(h.id)))
-    return replace(BLANK, scenario=plan.scenario, question=plan.question, answer=plan.answer, subquestions=subs,
+    return replace(BLANK, scenario=plan.scenario, question=plan.question, answer=plan.answer,
+                   subquestions=subs,
                    docs=tools.docs, codes=codes or {}, distractors=tools.distractors, **kwargs)
 
 # %% ../nbs/18_author_draft.ipynb #cell-013
@@ -109,11 +120,15 @@ def wrong(
     for d in tools.docs:
         said = _wrong_doc(d)
         shown = next((a for a in answers if verify(dumps(d.schema), a)), None)
-        if said or shown: return said or f"{d.name}: the document shows {shown!r}, which is a sub-answer; take it out of names, texts, examples and enums"
-    if set(tools.calls) != {h.id for h in plan.hops}: return f"there are calls for {sorted(tools.calls)}, expected {[h.id for h in plan.hops]}"
+        if said or shown:
+            return said or f"{d.name}: the document shows {shown!r}, a sub-answer; take it out"
+    if set(tools.calls) != {h.id for h in plan.hops}:
+        return f"there are calls for {sorted(tools.calls)}, expected {[h.id for h in plan.hops]}"
     said = next(filter(None, (_wrong_call(i, c, docs) for i, c in tools.calls.items())), "")
     idle = set(docs) - {c.name for c in tools.calls.values()} - set(tools.distractors)
     busy = {c.name for c in tools.calls.values()} & set(tools.distractors)
-    if said or idle or busy: return said or (f"no call uses {sorted(idle)}" if idle else f"a call uses the distractor {sorted(busy)}")
+    if said or idle or busy:
+        return said or (f"no call uses {sorted(idle)}" if idle
+                        else f"a call uses the distractor {sorted(busy)}")
     t = trial(draft(plan, tools))
     return judge("needed", t).reason or judge("distinct", t).reason

@@ -20,43 +20,57 @@ from .scenario import SIZES, Hop, Plan
 from .world import verifiable
 
 # %% ../nbs/18_author_stages.ipynb #cell-005
-DECOMPOSE = """You design tasks for language models that answer questions by calling tools.
-Break the given question into sub-questions, each of which one lookup or one computation answers.
+DECOMPOSE = """\
+You design tasks for language models that answer questions by calling tools. Break the given question into
+sub-questions, each of which one lookup or one computation answers.
 
 The scenario says how they hang together:
 - single_hop: exactly one sub-question.
 - parallel_single_hop: two or more sub-questions, none of which needs another's answer.
-- multi_hop: a chain; each sub-question but the first depends on exactly one earlier one, and only one starts the chain.
-- parallel_multi_hop: two or more chains of at least two hops, which the final answer or a last sub-question brings together.
-If a scenario is given, reword or extend the question until it has that shape, keeping its topic. If none is given, choose
-the one that fits. `size`, if given, says how many branches there should be and how many hops in each.
+- multi_hop: a chain; each sub-question but the first depends on exactly one earlier one, and only one
+  starts the chain.
+- parallel_multi_hop: two or more chains of at least two hops, which the final answer or a last sub-question
+  brings together.
+
+If a scenario is given, reword or extend the question until it has that shape, keeping its topic. If none is
+given, choose the one that fits. `size`, if given, says how many branches there should be and how many hops in
+each.
 
 Rules:
 - Number the sub-questions s1, s2, ... so that each comes after those it depends on. At most 12.
 - A sub-question that depends on another names that other's answer in its text: "How high is Kilimanjaro?"
-- A sub-answer is short and exact, as a database would print it: a name, a date, a number with its unit ("5,895 m").
-  It has at least three characters, a bare number at least four digits. No sub-answer contains another one.
+- A sub-answer is short and exact, as a database would print it: a name, a date, a number with its unit
+  ("5,895 m"). It has at least three characters, a bare number at least four digits. No sub-answer contains
+  another one.
 - No sub-answer stands in the question.
-- The final answer is copied: the sub-answer that no other depends on, or, where there are several such, one of them
-  or all of them in order, joined by ", ".
+- The final answer is copied: the sub-answer that no other depends on, or, where there are several such, one
+  of them or all of them in order, joined by ", ".
 - State facts that are true. If `answer` is given, the final answer agrees with it.
-- If the question cannot be broken up like this, say why in `refused` and leave the rest empty; otherwise `refused` is null."""
+- If the question cannot be broken up like this, say why in `refused` and leave the rest empty; otherwise
+  `refused` is null."""
 
-PLAN = closed(refused={"type": ["string", "null"]}, scenario={"type": "string", "enum": ["", *SCENARIOS]}, question=TEXT, answer=TEXT,
-    subquestions={"type": "array", "items": closed(id=TEXT, question=TEXT, answer=TEXT, depends_on={"type": "array", "items": TEXT})})
+# %% ../nbs/18_author_stages.ipynb #cell-006
+PLAN = closed(refused={"type": ["string", "null"]}, scenario={"type": "string", "enum": ["", *SCENARIOS]},
+              question=TEXT, answer=TEXT,
+    subquestions={"type": "array",
+                  "items": closed(id=TEXT, question=TEXT, answer=TEXT,
+                                  depends_on={"type": "array", "items": TEXT})})
 
-# %% ../nbs/18_author_stages.ipynb #cell-007
+# %% ../nbs/18_author_stages.ipynb #cell-008
 def _wrong_answers(plan:Plan)->str:
     "What is wrong with the answers themselves"
     for h in plan.hops:
-        if not verifiable(h.answer): return f"the answer of {h.id}, {h.answer!r}, is too short or common to be searched for"
-        if len(h.answer) > 80: return f"the answer of {h.id} is {len(h.answer)} characters long; a name, date or quantity is expected"
-        if verify(plan.question, h.answer): return f"the answer of {h.id}, {h.answer!r}, stands in the question"
+        if not verifiable(h.answer):
+            return f"the answer of {h.id}, {h.answer!r}, is too short or common to be searched for"
+        if len(h.answer) > 80:
+            return f"the answer of {h.id} has {len(h.answer)} characters; expected a name, date or quantity"
+        if verify(plan.question, h.answer):
+            return f"the answer of {h.id}, {h.answer!r}, stands in the question"
         other = next((o for o in plan.hops if o is not h and verify(h.answer, o.answer)), None)
         if other: return f"the answer of {h.id}, {h.answer!r}, contains that of {other.id}, {other.answer!r}"
     return ""
 
-# %% ../nbs/18_author_stages.ipynb #cell-009
+# %% ../nbs/18_author_stages.ipynb #cell-010
 def _wrong_graph(plan:Plan)->str:
     "What is wrong with the order and the dependencies"
     seen = {}
@@ -81,16 +95,18 @@ def copied(plan:Plan)->bool:
     "Is the final answer what tools return, rather than something worked out from it?"
     return plan.answer in (*_ends(plan), ", ".join(_ends(plan)))
 
-# %% ../nbs/18_author_stages.ipynb #cell-012
+# %% ../nbs/18_author_stages.ipynb #cell-013
 def _plan(seed:dict, scenario:str | None)->Callable:
     "The check of stage 1"
     tidy = lambda s: " ".join(s.split())
     def made(x:dict):
         if x["refused"]: raise Rejected("refused", x["refused"])
-        hops = tuple(Hop(tidy(s["id"]), None, "", tidy(s["answer"]), tidy(s["question"]), tuple(s["depends_on"])) for s in x["subquestions"])
+        hops = tuple(Hop(tidy(s["id"]), None, "", tidy(s["answer"]), tidy(s["question"]),
+                         tuple(s["depends_on"])) for s in x["subquestions"])
         if not 1 <= len(hops) <= 12: return None, f"there are {len(hops)} sub-questions; expected 1 to 12"
         plan = Plan(x["scenario"] or scenario or "", tidy(x["question"]), tidy(x["answer"]), hops)
-        if scenario and plan.scenario != scenario: return None, f"the scenario is {plan.scenario!r}, expected {scenario}"
+        if scenario and plan.scenario != scenario:
+            return None, f"the scenario is {plan.scenario!r}, expected {scenario}"
         if not plan.question: return None, "the question is empty"
         wrong = _wrong_graph(plan) or _wrong_answers(plan)
         known = tidy(seed.get("answer") or "")
@@ -99,7 +115,7 @@ def _plan(seed:dict, scenario:str | None)->Callable:
         return plan, wrong
     return made
 
-# %% ../nbs/18_author_stages.ipynb #cell-014
+# %% ../nbs/18_author_stages.ipynb #cell-015
 def decompose(
     desk:Desk, # Where the model is asked
     seed:dict, # `question`, perhaps `answer`
@@ -112,19 +128,22 @@ def decompose(
             "size": size and {"branches": size[0], "hops": size[1]}}
     return Talk(desk, "decompose", DECOMPOSE, told, PLAN, seed["question"]).ask(_plan(seed, scenario))
 
-# %% ../nbs/18_author_stages.ipynb #cell-019
-DOCUMENT = """You write the documentation of a tool that could answer the given sub-question, as a provider of such a service would.
+# %% ../nbs/18_author_stages.ipynb #cell-020
+DOCUMENT = """\
+You write the documentation of a tool that could answer the given sub-question, as a provider would.
 
 Rules:
-- The tool is general: it answers the same kind of question about any subject. Nothing in it names the answer or hints at it,
-  no example, default or enum contains it.
+- The tool is general: it answers the same kind of question about any subject. Nothing in it names the
+  answer or hints at it, no example, default or enum contains it.
 - `name` is snake_case. `description` says in one or two sentences what the tool returns.
-- `parameters` is a JSON Schema of 1 to 4 parameters, each with a type and a description; use enums, numbers, arrays or
-  objects where the service would. At least one is required.
-- `arguments` is the call that answers the sub-question. Every argument decides the answer: another value, another answer.
-  Leave out options that keep their default.
-- Every text in `uses` comes from an earlier call. It must stand in the arguments as it is (of a quantity, its number will do)."""
+- `parameters` is a JSON Schema of 1 to 4 parameters, each with a type and a description; use enums,
+  numbers, arrays or objects where the service would. At least one is required.
+- `arguments` is the call that answers the sub-question. Every argument decides the answer: another value,
+  another answer. Leave out options that keep their default.
+- Every text in `uses` comes from an earlier call. It must stand in the arguments as it is (of a quantity,
+  its number will do)."""
 
+# %% ../nbs/18_author_stages.ipynb #cell-022
 DOCUMENTED = closed(name=TEXT, description=TEXT, parameters=PARAMETERS, arguments={"type": "object"}) | DEFS
 
 def document(
@@ -141,12 +160,15 @@ def document(
         shown = next((h.answer for h in plan.hops if verify(dumps(x), h.answer)), None)
         if not said and shown: said = f"the document shows {shown!r}, which is a sub-answer"
         return (x, call), said
-    return Talk(desk, "document", DOCUMENT, {"subquestion": hop.question, "uses": list(uses.values())}, DOCUMENTED, plan.question).ask(made)
+    return Talk(desk, "document", DOCUMENT, {"subquestion": hop.question, "uses": list(uses.values())},
+                DOCUMENTED, plan.question).ask(made)
 
-# %% ../nbs/18_author_stages.ipynb #cell-022
-INTEGRATE = """You are given tool documents that were written independently, and the calls that must remain possible.
-Merge tools whose functionality overlaps: those that look up the same kind of thing, or do the same kind of computation, become one tool
-with a parameter (an enum, mostly) that chooses what is returned. Tools with nothing in common stay as they are.
+# %% ../nbs/18_author_stages.ipynb #cell-025
+INTEGRATE = """\
+You are given tool documents written independently, and the calls that must remain possible. Merge tools
+whose functionality overlaps: those that look up the same kind of thing, or do the same kind of computation,
+become one tool with a parameter (an enum, mostly) that chooses what is returned. Tools with nothing in
+common stay as they are.
 
 Rules:
 - Reply with all tools, merged or not, and with the call of every id, rewritten for the new documents.
@@ -167,32 +189,39 @@ def integrate(
     def made(x):
         out, names = Toolset.of(x["tools"], x["calls"]), [t["name"] for t in x["tools"]]
         if len(set(names)) < len(names): return None, f"two tools have the same name: {names}"
-        if len(names) > len(tools): return None, f"there are {len(names)} tools, more than the {len(tools)} given"
+        if len(names) > len(tools):
+            return None, f"there are {len(names)} tools, more than the {len(tools)} given"
         return out, wrong(out, plan)
-    return Talk(desk, "integrate", INTEGRATE, {"tools": tools, "calls": calls}, INTEGRATED, plan.question).ask(made)
+    return Talk(desk, "integrate", INTEGRATE, {"tools": tools, "calls": calls}, INTEGRATED,
+                plan.question).ask(made)
 
-# %% ../nbs/18_author_stages.ipynb #cell-025
-SCALE = """You are given the tools of a task and the calls that solve it. Make the tools harder to choose and to call, by the given strategies:
-- generalize: a tool covers more than the task needs, such as further choices in an enum, and its description becomes more general.
-- expand: every tool gets at least `parameters` more parameters: options, filters, formats, units, limits, all with defaults or not required,
-  all with an effect that the tool's code can have.
-- retype: parameters get richer types: an object with fields instead of a string, an array instead of one value, a union of types.
-- extend: see distractors.
+# %% ../nbs/18_author_stages.ipynb #cell-028
+SCALE = """\
+You are given the tools of a task and the calls that solve it. Make them harder to choose and to call, by
+the given strategies:
+- generalize: a tool covers more than the task needs, such as further choices in an enum, and its
+  description becomes more general.
+- expand: every tool gets at least `parameters` more parameters: options, filters, formats, units, limits,
+  all with defaults or not required, all with an effect that the tool's code can have.
+- retype: parameters get richer types: an object with fields instead of a string, an array instead of one
+  value, a union of types.
+- extend: more distractors.
 Apply no strategy that is not given.
 
-Also write `distractors`: tools from the same field, with similar names and parameters, which look useful but cannot answer
-any part of the question. At least as many as asked for.
+Also write `distractors`: tools from the same field, with similar names and parameters, which look useful
+but cannot answer any part of the question. At least as many as asked for.
 
 Rules:
 - Reply with all tools, the call of every id rewritten for the new documents, and the distractors.
 - No two tools have the same name. Every tool but the distractors is used by a call.
-- Keep every text of a call's arguments that names a subject exactly as it is, inside whatever object or array it moves to.
+- Keep every text of a call's arguments that names a subject exactly as it is, inside whatever object or
+  array it moves to.
 - Every argument of a call decides the answer; leave out options that keep their default.
 - Nothing in any document names an answer to the question or to a part of it."""
 
 SCALED = closed(tools=listed(TOOL), calls=listed(CALL), distractors=listed(TOOL)) | DEFS
 
-# %% ../nbs/18_author_stages.ipynb #cell-027
+# %% ../nbs/18_author_stages.ipynb #cell-030
 def _effect(old:Toolset, new:Toolset, using:tuple[str, ...], more:int, n:int)->str:
     "Which strategy was not applied"
     size = lambda d: len(d.parameters["properties"])
@@ -201,13 +230,16 @@ def _effect(old:Toolset, new:Toolset, using:tuple[str, ...], more:int, n:int)->s
     least = min(map(size, old.docs)) + more
     lacking = next((d for d in gold if "expand" in using and size(d) < least), None)
     if lacking: return f"expand: {lacking.name} has {size(lacking)} parameters, expected at least {least}"
-    rich = lambda d: any(s["type"] in ("array", "object") or isinstance(s["type"], list) for s in d.parameters["properties"].values())
-    if "retype" in using and not any(map(rich, gold)): return "retype: no tool has an array, an object or a union of types"
-    if "generalize" in using and {d.schema["function"]["description"] for d in gold} <= {d.description for d in old.docs}:
+    rich = lambda d: any(s["type"] in ("array", "object") or isinstance(s["type"], list)
+                         for s in d.parameters["properties"].values())
+    if "retype" in using and not any(map(rich, gold)):
+        return "retype: no tool has an array, an object or a union of types"
+    if "generalize" in using and {d.schema["function"]["description"] for d in gold} <= {d.description
+        for d in old.docs}:
         return "generalize: no description became more general"
     return ""
 
-# %% ../nbs/18_author_stages.ipynb #cell-028
+# %% ../nbs/18_author_stages.ipynb #cell-031
 def scale(
     desk:Desk, # Where the model is asked
     tools:Toolset, # Stage 3
@@ -218,56 +250,70 @@ def scale(
     using, r = strategies(difficulty), rng("total", plan.question)
     total = r.randint(*TOTAL[plan.scenario]) if "extend" in using else 0
     n, more = max(1 + min(difficulty, 2), total - len(tools.docs)), OPTIONS_AT[difficulty][0]
-    told = {"question": plan.question, **tools.told(), "strategies": list(using), "parameters": more, "distractors": n}
+    told = {"question": plan.question, **tools.told(), "strategies": list(using), "parameters": more,
+            "distractors": n}
     def made(x):
         names = [t["name"] for t in (*x["tools"], *x["distractors"])]
-        if len(set(names)) < len(names): return None, f"two tools have the same name: {sorted(n for n in set(names) if names.count(n) > 1)}"
+        if len(set(names)) < len(names):
+            return None, f"two tools are called {next(n for n in names if names.count(n) > 1)}"
         out = Toolset.of(x["tools"], x["calls"], x["distractors"])
         return out, wrong(out, plan) or _effect(tools, out, using, more, n)
     out = Talk(desk, "scale", SCALE, told, SCALED, plan.question).ask(made)
     return replace(out, docs=tuple(r.sample(out.docs, len(out.docs))))
 
-# %% ../nbs/18_author_stages.ipynb #cell-031
-DEPLOY = f"""You implement a tool as one Python function that runs locally and alone.
+# %% ../nbs/18_author_stages.ipynb #cell-034
+DEPLOY = f"""\
+You implement a tool as one Python function that runs locally and alone.
 
 Rules:
-- The function has the tool's name and exactly its parameters: required ones first and without default, the others with their default
-  (None where the document gives none). Nothing else stands at the top level: imports and data go inside the function.
-- Only these modules may be imported: {', '.join(sorted(IMPORTS))}. No files, network, processes, exec, eval, open or attributes with "__".
-- It carries its data as a table: besides what `calls` need, at least eight plausible entries of other subjects, with other values.
-  A tool that computes needs no table.
-- Called with the arguments of one of `calls`, it returns a text that contains `returns` exactly, and nothing of the other entries.
-- Any other value of any argument loses that text: names are compared as a whole, ignoring case and outer blanks, never by a part of them;
-  a number must be exactly right; every option has the effect its document promises.
-- Missing, unknown or invalid arguments give a text that begins with "Error: " and says in a sentence which argument is wrong and what is expected,
-  without listing data. Placeholders such as "test", 1 or true are answered like that.
+- The function has the tool's name and exactly its parameters: required ones first and without default, the
+  others with their default (None where the document gives none). Nothing else stands at the top level:
+  imports and data go inside the function.
+- Only these modules may be imported: {', '.join(sorted(IMPORTS))}. No files, network, processes, exec,
+  eval, open or attributes with "__".
+- It carries its data as a table: besides what `calls` need, at least eight plausible entries of other
+  subjects, with other values. A tool that computes needs no table.
+- Called with the arguments of one of `calls`, it returns a text that contains `returns` exactly, and
+  nothing of the other entries.
+- Any other value of any argument loses that text: names are compared as a whole, ignoring case and outer
+  blanks, never by a part of them; a number must be exactly right; every option has the effect its document
+  promises.
+- Missing, unknown or invalid arguments give a text that begins with "Error: " and says in a sentence which
+  argument is wrong and what is expected, without listing data. Placeholders such as "test", 1 or true are
+  answered like that.
 - No reply to any other call contains a text of `never`, not even as part of a word.
 - The same call always gives the same reply: no randomness, no clock, no reliance on the order of a set.
 - `example` is the arguments of a call that succeeds."""
 
+# %% ../nbs/18_author_stages.ipynb #cell-036
 CODE = closed(code=TEXT, example={"type": "object"})
 
 def _alone(env:Env, doc:ToolDoc, code:str)->Env:
     "One tool as an environment of its own, for the gates that look at tools one by one"
     subs = tuple(replace(s, depends_on=()) for s in env.subquestions if s.tool == doc.name)
-    return replace(env, id=f"{env.id}-{doc.name}", subquestions=subs, docs=(doc,), codes={doc.name: code}, distractors=())
+    return replace(env, id=f"{env.id}-{doc.name}", subquestions=subs, docs=(doc,), codes={doc.name: code},
+                   distractors=())
 
-# %% ../nbs/18_author_stages.ipynb #cell-033
+# %% ../nbs/18_author_stages.ipynb #cell-038
 SLOW = 2.0  # Seconds a tool may take
 
 def _replies(alone:Env, doc:ToolDoc, code:str, example:dict, sandbox=None)->tuple[str, str]:
-    "What is wrong with a tool's replies, and which gate says so; a tool that hangs is found here, before it is probed often"
+    "What is wrong with a tool's replies, and which gate says so; what hangs is found before many probes"
     from ftrl.sandbox import shared
     calls = [(s.arguments, s.answer) for s in alone.subquestions] or [(example, "")]
     lazy = [({}, None), (dummy(doc.parameters), None)]
-    for (arguments, answer), r in zip(calls + lazy, (sandbox or shared()).map([(code, doc.name, a) for a, _ in calls + lazy])):
+    for (arguments, answer), r in zip(calls + lazy,
+                                      (sandbox or shared()).map([(code, doc.name, a) for a,
+                                                                 _ in calls + lazy])):
         said = f"{doc.name}: {dumps(arguments)[:300]} returns {r.content[:150]!r}"
         if r.seconds > SLOW: return f"{said} after {r.seconds:.0f} s; expected an answer at once", "slow"
-        if answer and not verify(r.content, answer): return f"{said}, expected a text with {answer!r}", "replay"
-        if answer == "" and (not r.ok or r.content.lower().startswith("error")): return f"{said}, but it is the example of a success", "example"
+        if answer and not verify(r.content, answer):
+            return f"{said}, expected a text with {answer!r}", "replay"
+        if answer == "" and (not r.ok or r.content.lower().startswith("error")):
+            return f"{said}, but it is the example of a success", "example"
     return "", ""
 
-# %% ../nbs/18_author_stages.ipynb #cell-035
+# %% ../nbs/18_author_stages.ipynb #cell-040
 def _works(env:Env, doc:ToolDoc, sandbox=None)->Callable:
     "The check of one tool's code"
     def made(x):
@@ -282,11 +328,12 @@ def _works(env:Env, doc:ToolDoc, sandbox=None)->Callable:
         return (None, said.reason, said.gate) if said else (code, "")
     return made
 
-# %% ../nbs/18_author_stages.ipynb #cell-038
+# %% ../nbs/18_author_stages.ipynb #cell-043
 def _blamed(env:Env, reason:str)->str | None:
     "The tool that a gate's reason is about"
     home, words = {s.id: s.tool for s in env.subquestions}, re.findall(r"\w+", reason)
-    return next((w for w in words if w in env.codes), None) or next((home[w] for w in words if w in home), None)
+    return next((w for w in words if w in env.codes), None) or next((home[w] for w in words if w in home),
+                                                                    None)
 
 def deploy(
     desk:Desk, # Where the model is asked

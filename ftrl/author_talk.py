@@ -60,7 +60,10 @@ def strict(schema)->bool:
     p = schema.get("properties", {})
     closed = "object" not in str(schema.get("type")) or (schema.get("additionalProperties") is False and p
                                                          and set(p) == set(schema.get("required", ())))
-    return bool(closed) and all(map(strict, p.values())) and all(map(strict, (v for k, v in schema.items() if k != "properties")))
+    return bool(closed) and all(map(strict, p.values())) and all(map(strict,
+                                                                     (v for k,
+                                                                      v in schema.items()
+                                                                      if k != "properties")))
 
 def response_format(stage:str, schema:dict)->dict:
     "A schema as chat completions take it"
@@ -76,6 +79,7 @@ class Answer:
     completion: int = 0
     seconds: float = 0.0
 
+# %% ../nbs/18_author_talk.ipynb #cell-019
 class Endpoint:
     "A model behind OPENAI_BASE_URL"
     def __init__(self,
@@ -84,24 +88,28 @@ class Endpoint:
         timeout:float=300.0, # Seconds one attempt may take
         tries:int=4, # Attempts of one request
     ):
-        self.name, self.timeout, self.tries, self.lock, self.client = name, timeout, tries, threading.Lock(), None
+        self.name, self.timeout, self.tries = name, timeout, tries
+        self.lock, self.client = threading.Lock(), None
         self.optional = {"temperature": temperature, "seed": 0, "response_format": None, "max_tokens": 0}
 
     def connect(self):
         "The client, made on first use"
         from openai import OpenAI
         base, key = os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_API_KEY")
-        if not (base or key): raise FtrlError(f"no endpoint for openai:{self.name}; set OPENAI_API_KEY, or OPENAI_BASE_URL to "
+        if not (base or key):
+            raise FtrlError(f"no endpoint for openai:{self.name}; set OPENAI_API_KEY, or OPENAI_BASE_URL to "
                                               "an OpenAI-compatible server such as http://localhost:8000/v1")
         with self.lock:
-            self.client = self.client or OpenAI(api_key=key or "none", max_retries=self.tries - 1, timeout=self.timeout)
+            self.client = self.client or OpenAI(api_key=key or "none", max_retries=self.tries - 1,
+                                                timeout=self.timeout)
         return self.client
 
-# %% ../nbs/18_author_talk.ipynb #cell-020
+# %% ../nbs/18_author_talk.ipynb #cell-022
 def _field(error, optional:dict)->str | None:
     "The optional field that a server's complaint names"
     text = str(error)
-    return next((f for f in ("max_tokens", "response_format", "temperature", "seed") if f in text and f in optional), None)
+    return next((f for f in ("max_tokens", "response_format", "temperature", "seed") if f in text
+                 and f in optional), None)
 
 @patch
 def _send(self:Endpoint, messages:list[dict], fmt:dict, limit:int, seed:int):
@@ -117,9 +125,10 @@ def _send(self:Endpoint, messages:list[dict], fmt:dict, limit:int, seed:int):
             if wrong is None: raise
             with self.lock:
                 self.optional.pop(wrong, None)
-                if wrong == "max_tokens" and "max_completion_tokens" in str(e): self.optional["max_completion_tokens"] = 0
+                if wrong == "max_tokens" and "max_completion_tokens" in str(e):
+                    self.optional["max_completion_tokens"] = 0
 
-# %% ../nbs/18_author_talk.ipynb #cell-022
+# %% ../nbs/18_author_talk.ipynb #cell-024
 def _answer(got, start:float)->Answer:
     "A chat completion as an answer"
     choice, usage = got.choices[0], got.usage
@@ -137,26 +146,29 @@ def __call__(self:Endpoint,
     "Ask the model; raises `ConnectionError` where there is no usable answer"
     import openai
     start, wrong = time.monotonic(), ""
-    for _ in range(self.tries):   # `openai` tries again by itself, but not after a body that is no chat completion
+    for _ in range(self.tries):   # `openai` itself does not try again after a body that is no chat completion
         try: return _answer(self._send(messages, fmt, limit, seed), start)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as e:
-            raise FtrlError(f"openai:{self.name} is refused ({e.status_code}): {str(e)[:200]}; check OPENAI_API_KEY, "
+            raise FtrlError(f"openai:{self.name} is refused ({e.status_code}): {str(e)[:200]}; check "
+                            f"OPENAI_API_KEY, "
                             "OPENAI_BASE_URL and the model's name") from e
         except FtrlError: raise
         except openai.OpenAIError as e: raise ConnectionError(_line(e)) from e
         except (ValueError, TypeError, AttributeError, IndexError) as e: wrong = _line(e)
     raise ConnectionError(wrong)
 
+# %% ../nbs/18_author_talk.ipynb #cell-025
 def _line(e:Exception)->str: return f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
 
-# %% ../nbs/18_author_talk.ipynb #cell-026
+# %% ../nbs/18_author_talk.ipynb #cell-029
 def key(
     model:str, seed:int, stage:str, input:dict, attempt:int,
 )->str: # Equal for exchanges that need not be paid for twice
     "The name of an exchange"
-    return hashlib.sha256(json.dumps([model, seed, stage, input, attempt], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([model, seed, stage, input, attempt],
+                                     sort_keys=True).encode()).hexdigest()
 
-# %% ../nbs/18_author_talk.ipynb #cell-028
+# %% ../nbs/18_author_talk.ipynb #cell-031
 class Transcript:
     "Every exchange, in memory and, with a path, on disk"
     def __init__(self, path=None):
@@ -171,7 +183,8 @@ class Transcript:
             if not line.strip(): continue
             try: self._remember(json.loads(line))
             except (ValueError, KeyError, TypeError) as e:
-                raise FtrlError(f"{self.path} line {i}: no recorded exchange ({type(e).__name__} {e}); expected a transcript") from e
+                raise FtrlError(f"{self.path} line {i}: no recorded exchange ({type(e).__name__} {e}); "
+                                f"expected a transcript") from e
 
     def _remember(self, x:dict):
         if "error" in x: return
@@ -186,7 +199,7 @@ class Transcript:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8", newline="\n") as f: f.write(json.dumps(line) + "\n")
 
-# %% ../nbs/18_author_talk.ipynb #cell-031
+# %% ../nbs/18_author_talk.ipynb #cell-034
 class Budget:
     "Tokens that may still be spent"
     def __init__(self, tokens:int | None=None, least:int=256):
@@ -214,7 +227,7 @@ class Budget:
             if answer: self.spent.update(prompt=answer.prompt, completion=answer.completion)
             self.free.notify_all()
 
-# %% ../nbs/18_author_talk.ipynb #cell-034
+# %% ../nbs/18_author_talk.ipynb #cell-037
 @dataclass
 class Desk:
     "What all talks of a run share"
@@ -229,7 +242,7 @@ class Desk:
     locks: dict = field(default_factory=dict)
     closed: bool = False
 
-# %% ../nbs/18_author_talk.ipynb #cell-036
+# %% ../nbs/18_author_talk.ipynb #cell-039
 @dataclass
 class Talk:
     "A conversation about one input of one stage"
@@ -244,16 +257,17 @@ class Talk:
     last: Answer | None = None
 
     def __post_init__(self):
-        text = f"{self.prompt}\n\nReply with one JSON object, and nothing else, of this schema:\n{dumps(self.schema)}"
+        text = f"{self.prompt}\n\nReply with one JSON object, and nothing else.\nSchema: {dumps(self.schema)}"
         self.messages = [{"role": "system", "content": text}, {"role": "user", "content": dumps(self.input)}]
 
-# %% ../nbs/18_author_talk.ipynb #cell-038
+# %% ../nbs/18_author_talk.ipynb #cell-041
 @patch
 def _exchange(self:Talk)->Answer:
     "The model's next reply, from the transcript or from the model"
     d = self.desk
     name = key(d.name, d.seed, self.stage, self.input, self.attempt)
-    line = dict(model=d.name, seed=d.seed, stage=self.stage, input=self.input, attempt=self.attempt, question=self.question)
+    line = dict(model=d.name, seed=d.seed, stage=self.stage, input=self.input, attempt=self.attempt,
+                question=self.question)
     with d.locks.setdefault(name, threading.Lock()):
         if name in d.transcript.known: d.counts["recorded"] += 1; return d.transcript.known[name]
         if d.closed: raise Stopped("the run was closed")
@@ -270,13 +284,14 @@ def _exchange(self:Talk)->Answer:
                          tokens=[got.prompt, got.completion], seconds=got.seconds)
         return got
 
-# %% ../nbs/18_author_talk.ipynb #cell-039
+# %% ../nbs/18_author_talk.ipynb #cell-042
 @patch
 def _judge(self:Talk, got:Answer, check:Callable)->tuple[object, str, str]:
     "What the check makes of a reply; what is wrong with it, and who says so"
     try: value = read(got.text); wrong = faults(value, self.schema)
     except ValueError as e:
-        return None, f"the reply was cut off after {got.completion} tokens; write less" if got.finish == "length" else str(e), "reply"
+        cut = f"the reply was cut off after {got.completion} tokens; write less"
+        return None, cut if got.finish == "length" else str(e), "reply"
     except RecursionError: return None, "the JSON is nested too deeply", "reply"
     return (None, wrong, "reply") if wrong else (*check(value), self.stage)[:3]
 
@@ -289,7 +304,7 @@ def _correct(self:Talk, reason:str, gate:str):
     self.messages += [{"role": "assistant", "content": self.last.text}, {"role": "user",
         "content": f"That cannot be used: {reason}\nCorrect it and reply with the whole JSON object again."}]
 
-# %% ../nbs/18_author_talk.ipynb #cell-041
+# %% ../nbs/18_author_talk.ipynb #cell-044
 @patch
 def ask(self:Talk,
     check:Callable=lambda x: (x, ""), # JSON object -> (value, what is wrong with it[, who says so])

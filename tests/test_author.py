@@ -1,4 +1,4 @@
-"The language-model author against servers: a replaying one, a faulty one, one that is killed under it, and a real model."
+"The language-model author against servers: a replaying one, a faulty one, and a real model."
 import json
 import os
 import signal
@@ -26,7 +26,7 @@ from ftrl.reward import score
 
 @contextmanager
 def serving(answer):
-    "A chat completions server on loopback: `answer(body)` gives a text, or `(status, headers, bytes)`; its requests are listed"
+    "A chat completions server on loopback: `answer(body)` gives a text or (status, headers, bytes)"
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,17 +34,23 @@ def serving(answer):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             seen.append(body)
             try: got = answer(body)
-            except LookupError as e: got = 400, {}, json.dumps({"error": {"message": f"nothing recorded for {e}"}}).encode()
+            except LookupError as e:
+                got = 400, {}, json.dumps({"error": {"message": f"nothing recorded for {e}"}}).encode()
             if got is None: return self.connection.close()
             if isinstance(got, str):
-                choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": got}}
+                choice = {"index": 0, "finish_reason": "stop",
+                          "message": {"role": "assistant", "content": got}}
                 sent = len(json.dumps(body["messages"])) // 4
-                got = 200, {}, json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice],
-                    "usage": {"prompt_tokens": sent, "completion_tokens": len(got) // 4, "total_tokens": sent + len(got) // 4}}).encode()
+                got = 200, {}, json.dumps({"id": "x", "object": "chat.completion", "created": 0,
+                                           "model": body["model"], "choices": [choice],
+                    "usage": {"prompt_tokens": sent, "completion_tokens": len(got) // 4,
+                              "total_tokens": sent + len(got) // 4}}).encode()
             status, headers, data = got
             try:
                 self.send_response(status)
-                for k, v in {"Content-Type": "application/json", "Content-Length": len(data), **headers}.items(): self.send_header(k, str(v))
+                for k, v in {"Content-Type": "application/json", "Content-Length": len(data),
+                             **headers}.items():
+                    self.send_header(k, str(v))
                 self.end_headers()
                 self.wfile.write(data)
             except OSError: pass
@@ -61,8 +67,10 @@ def serving(answer):
 def recorded(body, last=False):
     "The recorded reply to a request; the last one for all later attempts, if asked"
     stage, told = body["response_format"]["json_schema"]["name"], json.loads(body["messages"][1]["content"])
-    about = {"decompose": lambda: told["question"], "document": lambda: told["subquestion"], "scale": lambda: told["question"],
-             "integrate": lambda: "+".join(t["name"] for t in told["tools"]), "deploy": lambda: told["tool"]["name"]}[stage]()
+    about = {"decompose": lambda: told["question"], "document": lambda: told["subquestion"],
+             "scale": lambda: told["question"],
+             "integrate": lambda: "+".join(t["name"] for t in told["tools"]),
+             "deploy": lambda: told["tool"]["name"]}[stage]()
     replies = REPLIES[stage, about]
     reply = replies[-1] if last else replies[sum(m["role"] == "assistant" for m in body["messages"])]
     return reply if isinstance(reply, str) else json.dumps(reply)
@@ -80,14 +88,16 @@ def endpoint(monkeypatch):
 def test_whole_build(scenario, endpoint, tmp_path):
     "A plain question becomes a sound environment; from its transcript the same one, for nothing"
     question, difficulty = SEEDS[scenario]
-    how = dict(model="openai:recorded", transcript=tmp_path / "talk.jsonl", scenario=scenario, difficulty=difficulty)
+    how = dict(model="openai:recorded", transcript=tmp_path / "talk.jsonl", scenario=scenario,
+               difficulty=difficulty)
     with serving(recorded) as (base, seen):
         endpoint(base)
         run = author.build([question], out=tmp_path / "a.jsonl", **how)
         env, = run
     assert run.report["rejected"] == {} and run.report["asked"] == len(seen)
     assert run.report["repairs"] == {"single_hop": 0}.get(scenario, 1)
-    assert env.scenario == scenario and env.question == question and set(GATES) < set(env.gates) and passed(check(env))
+    assert env.scenario == scenario and env.question == question
+    assert set(GATES) < set(env.gates) and passed(check(env))
     assert len(env.distractors) >= 1 + min(difficulty, 2)
     row, = load(tmp_path / "a.jsonl")
     assert Env.from_row(row) == env
@@ -102,15 +112,19 @@ def test_whole_build(scenario, endpoint, tmp_path):
 
 
 def test_transcript_tells_everything(endpoint, tmp_path):
-    "Request, response, tokens, stage and seed question of every exchange; the schema is sent, strict where it can be"
+    "Request, response, tokens, stage and seed question of every exchange; the schema, strict where it can be"
     question, difficulty = SEEDS["parallel_single_hop"]
     with serving(recorded) as (base, seen):
         endpoint(base)
-        list(author.build([question], "openai:recorded", transcript=tmp_path / "t.jsonl", scenario="parallel_single_hop"))
+        list(author.build([question], "openai:recorded", transcript=tmp_path / "t.jsonl",
+                          scenario="parallel_single_hop"))
     lines = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
-    assert [x["stage"] for x in lines] == ["decompose"] * 2 + ["document"] * 2 + ["integrate", "scale", "deploy", "deploy"]
-    assert all(x["question"] == question and x["tokens"][0] > 100 and x["response"] and x["request"][0]["role"] == "system" for x in lines)
-    assert {b["response_format"]["json_schema"]["strict"] for b in seen if "subquestions" in str(b["response_format"])} == {True}
+    assert [x["stage"] for x in lines] == ["decompose"] * 2 + ["document"] * 2 + ["integrate", "scale",
+        "deploy", "deploy"]
+    assert all(x["question"] == question and x["tokens"][0] > 100 and x["response"]
+               and x["request"][0]["role"] == "system" for x in lines)
+    assert {b["response_format"]["json_schema"]["strict"] for b in seen
+            if "subquestions" in str(b["response_format"])} == {True}
     assert "cannot be used" in lines[1]["request"][-1]["content"]
 
 
@@ -119,11 +133,15 @@ def test_rejections_are_counted(endpoint, tmp_path):
     wrong = {"chemical_element_registry": "replay", "elevation_service": "static"}
 
     def bad(body):
-        text = recorded(body) if sum(m["role"] == "assistant" for m in body["messages"]) == 0 or "wet" in str(body) else None
+        text = recorded(body) if sum(m["role"] == "assistant"
+                                     for m in body["messages"]) == 0 or "wet" in str(body) else None
         told = json.loads(body["messages"][1]["content"])
         name = told.get("tool", {}).get("name")
-        if name == "chemical_element_registry": return json.dumps(REPLIES["deploy", name][0]).replace("Tungsten", "Wolfram")
-        if name == "elevation_service": return json.dumps({"code": "import socket\ndef elevation_service(mountain): return ''", "example": {}})
+        if name == "chemical_element_registry":
+            return json.dumps(REPLIES["deploy", name][0]).replace("Tungsten", "Wolfram")
+        if name == "elevation_service":
+            return json.dumps({"code": "import socket\ndef elevation_service(mountain): return ''",
+                               "example": {}})
         return text or recorded(body)
 
     questions = [{"question": "What is love?"}, {"question": "Is water wet?", "scenario": "single_hop"},
@@ -136,7 +154,8 @@ def test_rejections_are_counted(endpoint, tmp_path):
     assert [e.scenario for e in built] == ["parallel_single_hop"]
     gates = {r["question"]: (r["gate"], r["reason"]) for r in run.report["reasons"]}
     assert gates["What is love?"][0] == "refused"
-    assert gates["Is water wet?"] == ("decompose", "the answer of s1, 'yes', is too short or common to be searched for")
+    assert gates["Is water wet?"] == ("decompose",
+                                      "the answer of s1, 'yes', is too short or common to be searched for")
     # at difficulty 0 the recorded scaling of the single hop has more than is asked for, which is no fault
     assert gates[SEEDS["single_hop"][0]][0] == wrong["chemical_element_registry"]
     assert gates[SEEDS["parallel_multi_hop"][0]] == ("static", "elevation_service: imports socket")
@@ -149,9 +168,11 @@ def spoil(x, r):
     places, box = [], [json.loads(json.dumps(x))]
     def walk(v, put):
         places.append(put)
-        for k in v if isinstance(v, dict) else range(len(v)) if isinstance(v, list) else (): walk(v[k], lambda w, v=v, k=k: v.__setitem__(k, w))
+        for k in v if isinstance(v, dict) else range(len(v)) if isinstance(v, list) else ():
+            walk(v[k], lambda w, v=v, k=k: v.__setitem__(k, w))
     walk(box[0], lambda w: box.__setitem__(0, w))
-    r.choice(places)(r.choice([None, [], {}, "", "s1", -1, 1e308, True, "x" * 5000, [[[]]] * 3, {"type": "array"}, {"s1": {}}, "\ud800", ["object", "string"]]))
+    r.choice(places)(r.choice([None, [], {}, "", "s1", -1, 1e308, True, "x" * 5000, [[[]]] * 3,
+                               {"type": "array"}, {"s1": {}}, "\ud800", ["object", "string"]]))
     return box[0]
 
 
@@ -166,8 +187,10 @@ def test_nonsense(scenario):
 
         def model(messages, fmt, limit, seed):
             try: text, now = recorded({"messages": messages, "response_format": fmt}, last=True), next(count)
-            except LookupError as e: raise ConnectionError(str(e)) from e   # nonsense made it through, and changed what is asked next
-            return Answer(json.dumps(spoil(json.loads(text), r)) if now == hit or always and now > hit else text, prompt=9, completion=9)
+            except LookupError as e:
+                raise ConnectionError(str(e)) from e   # nonsense that was let through is asked about
+            return Answer(json.dumps(spoil(json.loads(text), r)) if now == hit or always and now > hit
+                          else text, prompt=9, completion=9)
 
         run = author.build([question], model, scenario=scenario, difficulty=difficulty, workers=1)
         for env in run: assert passed(check(env)); built += 1
@@ -191,23 +214,30 @@ def test_faulty_endpoint(endpoint, tmp_path):
 
     with serving(faulty) as (base, seen):
         endpoint(base)
-        run = author.build([question], "openai:recorded", transcript=tmp_path / "t.jsonl", scenario="parallel_single_hop", timeout=.5)
+        run = author.build([question], "openai:recorded", transcript=tmp_path / "t.jsonl",
+                           scenario="parallel_single_hop", timeout=.5)
         assert len(list(run)) == 1 and len(seen) == 8 + 5
 
 
-@pytest.mark.parametrize("fault, text", [((429, {"retry-after-ms": "1"}, b'{"error": {"message": "slow down"}}'), "slow down"),
-                                         ((200, {}, b'{"id": "x", "choices": [{"mess'), "JSON"), ((200, {}, b'{"choices": []}'), "IndexError"),
-                                         ((400, {}, b'{"error": {"message": "context too long"}}'), "context too long"),
-                                         ((500, {"retry-after-ms": "1"}, b"<html>"), "500"), (None, "onnection")])
+@pytest.mark.parametrize("fault, text",
+                         [((429, {"retry-after-ms": "1"}, b'{"error": {"message": "slow down"}}'),
+                           "slow down"),
+                                         ((200, {}, b'{"id": "x", "choices": [{"mess'), "JSON"),
+                                         ((200, {}, b'{"choices": []}'), "IndexError"),
+                                         ((400, {}, b'{"error": {"message": "context too long"}}'),
+                                          "context too long"),
+                                         ((500, {"retry-after-ms": "1"}, b"<html>"), "500"),
+                                         (None, "onnection")])
 def test_endpoint_that_never_recovers(fault, text, endpoint, tmp_path):
-    "Bounded attempts, a counted rejection with the reason, and after a few in a row the run gives up; nothing is lost"
+    "Bounded attempts, counted rejections with reasons; after a few in a row the run gives up; nothing lost"
     with serving(lambda body: fault) as (base, seen):
         endpoint(base)
         questions = [f"What is question {i}?" for i in range(30)]
         run = author.build(questions, "openai:m", out=tmp_path / "a.jsonl", workers=1, tries=2)
         assert list(run) == []
     report = run.report
-    assert report["rejected"]["endpoint"] >= author.GONE and report["left"] >= 20 and "does not answer" in report["stopped"]
+    assert report["rejected"]["endpoint"] >= author.GONE and report["left"] >= 20
+    assert "does not answer" in report["stopped"]
     assert text in report["reasons"][0]["reason"] and len(seen) <= 2 * (report["rejected"]["endpoint"] + 1)
     assert (tmp_path / "a.jsonl").read_bytes() == b"" and report["tokens"] == {}
 
@@ -217,7 +247,8 @@ def test_refused_endpoint(status, endpoint):
     "A wrong key or model ends the run with one clear line"
     with serving(lambda body: (status, {}, b'{"error": {"message": "no such thing"}}')) as (base, _):
         endpoint(base)
-        with pytest.raises(FtrlError, match=f"openai:m is refused .{status}.*check OPENAI_API_KEY") as e: list(author.build(["Who?"], "openai:m"))
+        with pytest.raises(FtrlError, match=f"openai:m is refused .{status}.*check OPENAI_API_KEY") as e:
+            list(author.build(["Who?"], "openai:m"))
     assert "\n" not in str(e.value)
 
 
@@ -225,7 +256,9 @@ def test_server_without_optional_fields(endpoint):
     "A server that refuses fields by name is asked again without them"
     def old(body):
         for f in ("seed", "response_format", "max_tokens"):
-            if f in body: return 400, {}, json.dumps({"error": {"message": f"Unsupported parameter: '{f}'. Use max_completion_tokens."}}).encode()
+            if f in body:
+                return 400, {}, json.dumps({"error": {"message": f"Unsupported parameter: '{f}'. Use "
+                                                                 f"max_completion_tokens."}}).encode()
         return json.dumps(REPLIES["decompose", "What is love?"][0])
     with serving(old) as (base, seen):
         endpoint(base)
@@ -236,23 +269,29 @@ def test_server_without_optional_fields(endpoint):
 
 def test_budget(endpoint, tmp_path):
     "A budget is never exceeded, and a later call pays only for the rest"
-    questions = [{"question": SEEDS[s][0], "scenario": s} for s in ("parallel_single_hop", "parallel_multi_hop")]
+    questions = [{"question": SEEDS[s][0], "scenario": s} for s in ("parallel_single_hop",
+                                                                    "parallel_multi_hop")]
     how = dict(model="openai:recorded", transcript=tmp_path / "t.jsonl", limit=2000)
     with serving(recorded) as (base, seen):
         endpoint(base)
         first = author.build(questions, budget=12_000, **how)
         some = list(first)
-        assert len(some) < 2 and first.report["left"] == 2 - len(some) and "12000 tokens is spent" in first.report["stopped"]
+        assert len(some) < 2 and first.report["left"] == 2 - len(some)
+        assert "12000 tokens is spent" in first.report["stopped"]
         assert 0 < sum(first.report["tokens"].values()) <= 12_000
         rest = author.build(questions, **how)
-        assert [e.scenario for e in rest] == ["parallel_single_hop", "parallel_multi_hop"] and rest.report["stopped"] == ""
-    assert first.report["asked"] + rest.report["asked"] == len(seen) == len({json.dumps(b["messages"]) for b in seen})
+        assert [e.scenario for e in rest] == ["parallel_single_hop",
+                                              "parallel_multi_hop"] and rest.report["stopped"] == ""
+    assert first.report["asked"] + rest.report["asked"] == len(seen) == len({json.dumps(b["messages"])
+        for b in seen})
 
 
 def test_killed(endpoint, tmp_path):
     "Killed in the middle and called again: what was recorded is not paid for again"
-    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"question": SEEDS[s][0], "scenario": s}) + "\n" for s in ("parallel_single_hop", "parallel_multi_hop")))
-    code = (f"from ftrl.author import build; r = build({str(tmp_path / 'q.jsonl')!r}, 'openai:recorded', {str(tmp_path / 'a.jsonl')!r}, workers=1)\n"
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"question": SEEDS[s][0], "scenario": s}) + "\n"
+                                              for s in ("parallel_single_hop", "parallel_multi_hop")))
+    code = (f"from ftrl.author import build; r = build({str(tmp_path / 'q.jsonl')!r}, 'openai:recorded', "
+            f"{str(tmp_path / 'a.jsonl')!r}, workers=1)\n"
             "print(len(list(r)), r.report['recorded'], r.report['asked'])")
     gate = threading.Event()
 
@@ -262,7 +301,8 @@ def test_killed(endpoint, tmp_path):
 
     with serving(slow) as (base, seen):
         env = os.environ | {"OPENAI_BASE_URL": base, "OPENAI_API_KEY": "none"}
-        run = lambda: subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+        run = lambda: subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path,
+                                       env=env | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
         first = run()
         while len(seen) < 13: assert first.poll() is None; time.sleep(.02)
         first.send_signal(signal.SIGKILL)
@@ -280,14 +320,17 @@ def serve_available():
     return is_serve_available()
 
 
-@pytest.mark.skipif(not serve_available(), reason="`transformers serve` needs the packages fastapi and uvicorn")
+@pytest.mark.skipif(not serve_available(),
+                    reason="`transformers serve` needs the packages fastapi and uvicorn")
 def test_real_model(endpoint, tmp_path):
-    "The default model behind `transformers serve`: the protocol holds, and what it writes is rejected with a reason"
+    "The default model behind `transformers serve`: the protocol holds, replies are rejected with a reason"
     from ftrl.llm import path
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     log = open(tmp_path / "log", "w")
-    server = subprocess.Popen([sys.executable, "-m", "transformers.cli.transformers", "serve", path("smollm2"), "--host", "127.0.0.1", "--port", str(port),
-                               "--device", "cpu"], stdout=log, stderr=log, env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    server = subprocess.Popen([sys.executable, "-m", "transformers.cli.transformers", "serve",
+                               path("smollm2"), "--host", "127.0.0.1", "--port", str(port),
+                               "--device", "cpu"], stdout=log, stderr=log,
+                               env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
     try:
         for _ in range(600):
             assert server.poll() is None, (tmp_path / "log").read_text()[-2000:]
@@ -295,11 +338,15 @@ def test_real_model(endpoint, tmp_path):
             except OSError: time.sleep(.1)
         endpoint(f"http://127.0.0.1:{port}/v1")
         name = f"openai:{path('smollm2')}"
-        run = author.build(["What is the capital of Peru?"], name, transcript=tmp_path / "t.jsonl", scenario="single_hop", repairs=1, limit=24, temperature=0.)
+        run = author.build(["What is the capital of Peru?"], name, transcript=tmp_path / "t.jsonl",
+                           scenario="single_hop", repairs=1, limit=24, temperature=0.)
         assert list(run) == []
         report = run.report
         assert report["rejected"] == {"reply": 1} and report["asked"] == 2 and report["repairs"] == 1
-        assert report["reasons"][0]["reason"] and report["tokens"]["prompt"] > 500 and 0 < report["tokens"]["completion"] <= 48
-        again = author.build(["What is the capital of Peru?"], name, transcript=tmp_path / "t.jsonl", scenario="single_hop", repairs=1, limit=24)
-        assert list(again) == [] and again.report["asked"] == 0 and again.report["reasons"] == report["reasons"]
+        assert report["reasons"][0]["reason"]
+        assert report["tokens"]["prompt"] > 500 and 0 < report["tokens"]["completion"] <= 48
+        again = author.build(["What is the capital of Peru?"], name, transcript=tmp_path / "t.jsonl",
+                             scenario="single_hop", repairs=1, limit=24)
+        assert list(again) == [] and again.report["asked"] == 0
+        assert again.report["reasons"] == report["reasons"]
     finally: server.kill(); server.wait()
