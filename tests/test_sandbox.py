@@ -196,7 +196,7 @@ def survive():
             start = time.perf_counter()
             result = s.call(code, "f", arguments(fault, path, server.getsockname()[1]))
             took = time.perf_counter() - start
-            if "timed out" in result.content and late not in pattern:   # a busy machine, or a hang?
+            if "timed out" in result.content and not re.search(pattern, result.content):   # a busy machine, or a hang?
                 result = patient.call(code, "f", arguments(fault, path, server.getsockname()[1]))
             if not re.search(pattern, result.content): bad.append(f"{fault}: {result.content[:300]!r}")
             if took > LIMIT + 3: bad.append(f"{fault}: took {took:.1f} s")
@@ -318,7 +318,7 @@ def test_sessions_as_in_plain_python():
     with Sandbox(allow_weak=WEAK) as s:
         for domain, tables in ("airline", "flights reservations users"), ("retail", "orders products users"):
             codes, first = read(folder/domain/"codes.json"), {t: read(folder/domain/f"{t}.json") for t in tables.split()}
-            for row in [x for x in rows if x["data_source"].endswith(domain)][:5]:
+            for row in [x for x in rows if x["data_source"].endswith(domain)][:3]:
                 data = json.loads(json.dumps(first))
                 with s.session(first) as episode:
                     for a in row["actions"]:
