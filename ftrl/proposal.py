@@ -221,7 +221,7 @@ def values(self:Proposal, t:str, c:Column)->str | None:
         return name
     return None
 
-# %% ../nbs/19_proposal.ipynb #cell-027
+# %% ../nbs/19_proposal.ipynb #cell-028
 @patch
 def columns(self:Proposal, t:str):
     "What can be asked of the rows of a table"
@@ -239,7 +239,7 @@ def _reason(c:Column)->str:
     n = Counter(map(sort, c.values))
     return "is true or false" if c.type == "flag" else f"mixes types: {', '.join(f'{k} {t}' for t, k in n.most_common())}"
 
-# %% ../nbs/19_proposal.ipynb #cell-028
+# %% ../nbs/19_proposal.ipynb #cell-029
 @patch
 def value(self:Proposal, domain:str, c:Column):
     "A relation whose object is a number, a date or a text"
@@ -250,7 +250,7 @@ def value(self:Proposal, domain:str, c:Column):
     how = {"column": c.name, "range": range} | ({"unit": unit, "digits": c.digits} if range == "number" else {})
     self.add(domain, identifier(label), phrases(label, range == "date"), **how)
 
-# %% ../nbs/19_proposal.ipynb #cell-030
+# %% ../nbs/19_proposal.ipynb #cell-031
 @patch
 def group(self:Proposal, t:str, c:Column, to:str, stem:str, on:str):
     "A relation into a kind, and what follows for that kind"
@@ -268,7 +268,7 @@ def group(self:Proposal, t:str, c:Column, to:str, stem:str, on:str):
         self.add(to, identifier(f"{p.noun} with {rank}") + tail, [f"the {p.noun} with the {rank} among the {words_}"],
                  **{("most" if sign > 0 else "least"): base}, by=by, range=domain, **more)
 
-# %% ../nbs/19_proposal.ipynb #cell-031
+# %% ../nbs/19_proposal.ipynb #cell-032
 @patch
 def ranks(self:Proposal, t:str, most:int=2)->list[tuple[str, int, str]]: # (column, sign, "highest price")
     "How rows of a table compare: by a date and by numbers, each of one type throughout"
@@ -291,7 +291,7 @@ def lists(self:Proposal, t:str):
         self.add(a, identifier(many), [f"the {many} linked with {{x}}"], range="text", cardinality="n:m",
                  list=[t, c], ref=on, item=d, of=b, at=what)
 
-# %% ../nbs/19_proposal.ipynb #cell-032
+# %% ../nbs/19_proposal.ipynb #cell-034
 def propose(
     db:Database, # The tables
     limit:int=20_000, # Rows to read of each table at most

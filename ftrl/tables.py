@@ -140,7 +140,7 @@ def load(self:Reader, k:str, where:str="", values=())->list[str]:
         else: self.rows[k][r[0]] = r
     return values
 
-# %% ../nbs/19_tables.ipynb #cell-016
+# %% ../nbs/19_tables.ipynb #cell-017
 @patch
 def cells(self:Reader, k:str, column:str, text:bool=True)->dict[str, object]:
     "A column of the rows that were read, by key"
@@ -157,7 +157,7 @@ def follow(self:Reader):
         missing = {x for x in self.cells(k, r["column"]).values() if x is not None} - have
         if missing: self.sought[to] |= set(self.load(to, r["ref"], missing))
 
-# %% ../nbs/19_tables.ipynb #cell-018
+# %% ../nbs/19_tables.ipynb #cell-019
 @patch
 def top(self:Reader, r:dict)->dict[str, tuple[str, object]]:
     "For each group, as text: the key and value of its extreme row"
@@ -173,7 +173,7 @@ def top(self:Reader, r:dict)->dict[str, tuple[str, object]]:
     if missing and not self.all[k]: self.load(k, self.kinds[k]["key"], missing)
     return out
 
-# %% ../nbs/19_tables.ipynb #cell-020
+# %% ../nbs/19_tables.ipynb #cell-021
 @patch
 def raws(self:Reader, k:str, t:str, c:str)->set[str]:
     "The texts of a kind of values in one column, as they stand there"
@@ -198,7 +198,7 @@ def named(self:Reader, k:str)->dict[str, str]:
     self.omitted[f"{k}: names that several rows bear"] += len(out) - len(alone)
     return alone
 
-# %% ../nbs/19_tables.ipynb #cell-021
+# %% ../nbs/19_tables.ipynb #cell-022
 @patch
 def repeats(self:Reader, k:str, column:str)->set[str]:
     "Texts of a column, in lower case, that several rows of a table larger than the sample have"
@@ -210,7 +210,7 @@ def repeats(self:Reader, k:str, column:str)->set[str]:
     if alone and not any(c.isalpha() for x in texts for c in x): return set()  # case cannot make two of them equal
     return self.db.once(("repeated", k, column), lambda: self.db.repeated(t.name, column, texts))
 
-# %% ../nbs/19_tables.ipynb #cell-023
+# %% ../nbs/19_tables.ipynb #cell-024
 @patch
 def target(self:Reader, k:str, column:str)->dict[str, str | None]:
     "What refers to a thing -> its name; None where two things answer to it, or the thing has no name of its own"
@@ -230,7 +230,7 @@ def listed(self:Reader, k:str)->dict[str, str]:
     self.omitted[f"{k}: values that differ only in case or blanks"] += len(names) - len(alone)
     return alone
 
-# %% ../nbs/19_tables.ipynb #cell-026
+# %% ../nbs/19_tables.ipynb #cell-027
 @patch
 def column(self:Reader, id:str, r:dict)->dict[str, str]:
     "Facts that stand in a column"
@@ -259,7 +259,7 @@ def groups(self:Reader, id:str, r:dict, t:str, c:str)->dict[str, str]:
     if k not in self.things: return {x: n for x, n in self.names[k].items() if x in self.raws(k, t, c)}
     return {x: name for x, name in self.target(k, r["ref"]).items() if name}
 
-# %% ../nbs/19_tables.ipynb #cell-027
+# %% ../nbs/19_tables.ipynb #cell-028
 @patch
 def count(self:Reader, id:str, r:dict)->dict[str, str]:
     "How many rows refer to a thing; one is not counted, `1 orders` is no English"
@@ -288,7 +288,7 @@ def list_(self:Reader, id:str, r:dict)->dict[str, str]:
     return {groups[g]: ", ".join(sorted(xs)) for g, xs in found.items()
             if None not in xs and len(xs) > 1 and not any("," in x for x in xs) and all(map(verifiable, xs))}
 
-# %% ../nbs/19_tables.ipynb #cell-029
+# %% ../nbs/19_tables.ipynb #cell-030
 def world(
     db:Database, # The tables
     plan:dict, # A names file's content
@@ -312,7 +312,7 @@ def world(
     out.omitted = +reader.omitted + Counter(read) + Counter(tables)
     return out
 
-# %% ../nbs/19_tables.ipynb #cell-031
+# %% ../nbs/19_tables.ipynb #cell-032
 def _turned(facts:dict)->dict[str, str]:
     "Facts from the other side, where they are one to one"
     n = Counter(facts.values())
@@ -331,7 +331,7 @@ def _why(db:Database, plan:dict)->str:
     out = [f"{k} {v}" for k, v in plan.get("left_out", {}).items()][:4]
     return "; ".join(out or ["no column has values that can be asked for"]) + "; expected a table with a key or names and a few more columns"
 
-# %% ../nbs/19_tables.ipynb #cell-032
+# %% ../nbs/19_tables.ipynb #cell-033
 def make(
     spec:str, # A CSV, parquet, SQLite or DuckDB file, a folder of them, or a database address
     names:str | Path | None=None, # The names file: read where it is there, else written
