@@ -178,7 +178,7 @@ def build(
     done = subprocess.run([sys.executable, "-m", "zensical", "build", "--clean"], cwd=out, capture_output=True, text=True)
     if done.returncode: raise FtrlError(f"zensical failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
     if runs:
-        from ftrl.report import write
+        from ftrl.record import write
         write(runs[-1], out/"site"/"report"/"index.html")
     return out/"site"
 

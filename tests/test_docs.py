@@ -94,8 +94,8 @@ def test_site(tmp_path):
 
 
 def test_a_report_in_a_browser(tmp_path):
-    from ftrl import figure, report
+    from ftrl import figure, record
     from ftrl.core import write_json_lines
     write_json_lines([{"step": i, "reward": i / 10} for i in range(10)], tmp_path/"train"/"grpo"/"metrics.jsonl")
     figure.draw(tmp_path)
-    with browser(tmp_path/"profile") as b: assert b.visit(report.write(tmp_path).as_uri()) == []
+    with browser(tmp_path/"profile") as b: assert b.visit(record.write(tmp_path).as_uri()) == []

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from ftrl import figure, report, style
+from ftrl import figure, record, style
 from ftrl.build import build
 from ftrl.core import FtrlError, save, write_json_lines
 from ftrl.gold import gold
@@ -51,7 +51,7 @@ def test_numbers_of_the_figures(run):
 
 def test_report_holds_every_figure(run):
     figure.draw(run)
-    text = report.write(run).read_text()
+    text = record.write(run).read_text()
     for png in (run/"figures").glob("*.png"): assert f'<figure id="{png.stem}">' in text
     assert "http://" not in text.replace("http://www.w3.org", "")
 
