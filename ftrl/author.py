@@ -113,6 +113,7 @@ class Run:
     questions: list[dict]
     arguments: dict                  # Of `compose`
     workers: int = 8
+    out: str | None = None
     rejected: Counter = field(default_factory=Counter)
     reasons: list[dict] = field(default_factory=list)
     built: int = 0
@@ -121,7 +122,7 @@ class Run:
     failures: int = 0
     seen: Seen = field(default_factory=Seen)
 
-    def __post_init__(self): self.stream = self._stream()
+    def __post_init__(self): self.stream = _written(self._stream(), self.out) if self.out else self._stream()
     def __iter__(self): return self
     def __next__(self)->Env: return next(self.stream)
     def close(self): self.stream.close()
@@ -225,9 +226,7 @@ def build(
     ask = Endpoint(model[7:], **options) if known else model
     desk = Desk(ask, model if known else "openai:stand-in", Transcript(transcript), Budget(budget), repairs,
                 seed, limit)
-    run = Run(desk, tasks, dict(split=split, sandbox=sandbox), workers)
-    if out: run.stream = _written(run.stream, out)
-    return run
+    return Run(desk, tasks, dict(split=split, sandbox=sandbox), workers, out)
 
 # %% ../nbs/18_author.ipynb #cell-030
 def _written(envs:Iterator[Env], out)->Iterator[Env]:

@@ -38,7 +38,7 @@ CALL = closed(id=TEXT, tool=TEXT, arguments={"type": "object"})
 listed = lambda item: {"type": "array", "items": item}
 DEFS = {"$defs": {"parameter": PARAMETER}}
 
-# %% ../nbs/18_author_draft.ipynb #cell-007
+# %% ../nbs/18_author_draft.ipynb #cell-008
 @dataclass(frozen=True)
 class Toolset:
     "Documents, gold calls, and which tools are of no use"
@@ -58,6 +58,7 @@ class Toolset:
         return {"tools": [asdict(d) for d in self.docs],
                 "calls": [{"id": i, "tool": c.name, "arguments": c.arguments} for i, c in self.calls.items()]}
 
+# %% ../nbs/18_author_draft.ipynb #cell-009
 def _doc(t:dict)->ToolDoc:
     "A document with its required parameters first"
     p = t["parameters"]
@@ -71,7 +72,7 @@ def _lean(arguments:dict, doc:ToolDoc | None)->dict:
         {}) and p["properties"][n]["default"] == v
     return {n: v for n, v in arguments.items() if not same(n, v)}
 
-# %% ../nbs/18_author_draft.ipynb #cell-010
+# %% ../nbs/18_author_draft.ipynb #cell-012
 def _wrong_doc(doc:ToolDoc)->str:
     "What is wrong with one document"
     p, name = doc.parameters, re.compile(r"[a-z_][a-z0-9_]{0,63}")
@@ -94,7 +95,7 @@ def _wrong_call(id:str, call:Call, docs:dict[str, ToolDoc])->str:
     wrong = f"{extra!r} is no parameter" if extra is not None else large or faults(call.arguments, p)
     return f"the call of {id}: {wrong}" if wrong else ""
 
-# %% ../nbs/18_author_draft.ipynb #cell-011
+# %% ../nbs/18_author_draft.ipynb #cell-013
 BLANK = Env("blank", "single_hop", "", 0, 0, "train", "", "", (), (), {})
 
 def draft(
@@ -110,7 +111,7 @@ def draft(
                    subquestions=subs,
                    docs=tools.docs, codes=codes or {}, distractors=tools.distractors, **kwargs)
 
-# %% ../nbs/18_author_draft.ipynb #cell-013
+# %% ../nbs/18_author_draft.ipynb #cell-015
 def wrong(
     tools:Toolset, # Documents and calls
     plan:Plan, # What they must answer

@@ -176,6 +176,7 @@ Rules:
 - Keep every text of a call's arguments that names a subject exactly as it is.
 - Every argument of a call decides the answer; leave out options that keep their default."""
 
+# %% ../nbs/18_author_stages.ipynb #cell-026
 INTEGRATED = closed(tools=listed(TOOL), calls=listed(CALL)) | DEFS
 
 def integrate(
@@ -195,7 +196,7 @@ def integrate(
     return Talk(desk, "integrate", INTEGRATE, {"tools": tools, "calls": calls}, INTEGRATED,
                 plan.question).ask(made)
 
-# %% ../nbs/18_author_stages.ipynb #cell-028
+# %% ../nbs/18_author_stages.ipynb #cell-029
 SCALE = """\
 You are given the tools of a task and the calls that solve it. Make them harder to choose and to call, by
 the given strategies:
@@ -221,7 +222,7 @@ Rules:
 
 SCALED = closed(tools=listed(TOOL), calls=listed(CALL), distractors=listed(TOOL)) | DEFS
 
-# %% ../nbs/18_author_stages.ipynb #cell-030
+# %% ../nbs/18_author_stages.ipynb #cell-031
 def _effect(old:Toolset, new:Toolset, using:tuple[str, ...], more:int, n:int)->str:
     "Which strategy was not applied"
     size = lambda d: len(d.parameters["properties"])
@@ -239,7 +240,7 @@ def _effect(old:Toolset, new:Toolset, using:tuple[str, ...], more:int, n:int)->s
         return "generalize: no description became more general"
     return ""
 
-# %% ../nbs/18_author_stages.ipynb #cell-031
+# %% ../nbs/18_author_stages.ipynb #cell-032
 def scale(
     desk:Desk, # Where the model is asked
     tools:Toolset, # Stage 3
@@ -261,7 +262,7 @@ def scale(
     out = Talk(desk, "scale", SCALE, told, SCALED, plan.question).ask(made)
     return replace(out, docs=tuple(r.sample(out.docs, len(out.docs))))
 
-# %% ../nbs/18_author_stages.ipynb #cell-034
+# %% ../nbs/18_author_stages.ipynb #cell-035
 DEPLOY = f"""\
 You implement a tool as one Python function that runs locally and alone.
 
@@ -285,7 +286,7 @@ Rules:
 - The same call always gives the same reply: no randomness, no clock, no reliance on the order of a set.
 - `example` is the arguments of a call that succeeds."""
 
-# %% ../nbs/18_author_stages.ipynb #cell-036
+# %% ../nbs/18_author_stages.ipynb #cell-037
 CODE = closed(code=TEXT, example={"type": "object"})
 
 def _alone(env:Env, doc:ToolDoc, code:str)->Env:
@@ -294,7 +295,7 @@ def _alone(env:Env, doc:ToolDoc, code:str)->Env:
     return replace(env, id=f"{env.id}-{doc.name}", subquestions=subs, docs=(doc,), codes={doc.name: code},
                    distractors=())
 
-# %% ../nbs/18_author_stages.ipynb #cell-038
+# %% ../nbs/18_author_stages.ipynb #cell-039
 SLOW = 2.0  # Seconds a tool may take
 
 def _replies(alone:Env, doc:ToolDoc, code:str, example:dict, sandbox=None)->tuple[str, str]:
@@ -313,7 +314,7 @@ def _replies(alone:Env, doc:ToolDoc, code:str, example:dict, sandbox=None)->tupl
             return f"{said}, but it is the example of a success", "example"
     return "", ""
 
-# %% ../nbs/18_author_stages.ipynb #cell-040
+# %% ../nbs/18_author_stages.ipynb #cell-041
 def _works(env:Env, doc:ToolDoc, sandbox=None)->Callable:
     "The check of one tool's code"
     def made(x):
@@ -328,13 +329,14 @@ def _works(env:Env, doc:ToolDoc, sandbox=None)->Callable:
         return (None, said.reason, said.gate) if said else (code, "")
     return made
 
-# %% ../nbs/18_author_stages.ipynb #cell-043
+# %% ../nbs/18_author_stages.ipynb #cell-044
 def _blamed(env:Env, reason:str)->str | None:
     "The tool that a gate's reason is about"
     home, words = {s.id: s.tool for s in env.subquestions}, re.findall(r"\w+", reason)
     return next((w for w in words if w in env.codes), None) or next((home[w] for w in words if w in home),
                                                                     None)
 
+# %% ../nbs/18_author_stages.ipynb #cell-046
 def deploy(
     desk:Desk, # Where the model is asked
     tools:Toolset, # Stage 4
