@@ -166,6 +166,12 @@ def test_not_tables(tmp_path):
     assert "hidden" not in str(e.value)
 
 
+def test_missing_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    (tmp_path / "t.csv").write_text("name,price\nLamp,12.5\n")
+    with pytest.raises(FtrlError, match=r"duckdb is missing; .*ftrl\[tables\]"): make(str(tmp_path / "t.csv"))
+
+
 def test_codes_stay_text(tmp_path):
     rows = "".join(f"Town {i},{i:05},{i * 1.5},2024-01-{i % 28 + 1:02}\n" for i in range(40))
     (tmp_path / "towns.csv").write_text("name,postcode,height_m,day\n" + rows + "broken line\n", encoding="utf-8-sig")
