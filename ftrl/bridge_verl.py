@@ -70,6 +70,7 @@ def judge(
     row = Row([], "[]", text(codes), text(unsolved_set), float(solve_rate), "verl", split, answer or "")
     return score(response, row, reward).value
 
+# %% ../nbs/60_bridge_verl.ipynb #cell-011
 def function(
     reward:str="solve-f1", # One of `reward.REWARDS`
 )->str: # Python source
@@ -86,7 +87,7 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_)
     return judge(solution_str, reward={reward!r}, **json.loads(ground_truth))
 '''
 
-# %% ../nbs/60_bridge_verl.ipynb #cell-013
+# %% ../nbs/60_bridge_verl.ipynb #cell-014
 SCRIPT = """#!/bin/sh
 # Paper section 4, for current verl; MODEL is a model directory. For the paper's fork set data.prompt_key=messages,
 # reward_model.reward_manager=tool and custom_reward_function.name={name}.
@@ -104,6 +105,7 @@ python3 -m verl.trainer.main_ppo algorithm.adv_estimator=${{ESTIMATOR:-grpo}} al
     trainer.n_gpus_per_node=8 trainer.nnodes=1 trainer.total_epochs=1 "$@"
 """
 
+# %% ../nbs/60_bridge_verl.ipynb #cell-015
 def export(
     rows:Sequence[Row], # Step rows
     out, # A directory

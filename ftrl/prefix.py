@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from .core import FtrlError
+from .head import LogProbability
 
 # %% ../nbs/23_prefix.ipynb #cell-005
 @dataclass(frozen=True)
@@ -257,68 +258,9 @@ def _score(core, packed:Packed, temperature:float)->tuple[torch.Tensor, torch.Te
     "Log-probability and entropy of every target of a packed row"
     head = core.get_output_embeddings()
     weight = head.weight.full_tensor() if hasattr(head.weight, "full_tensor") else head.weight  # FSDP2 shards it
-    return _Head.apply(_hidden(core, packed)[packed.sources], weight, packed.targets, 1 / temperature)
+    return LogProbability.apply(_hidden(core, packed)[packed.sources], weight, packed.targets, 1 / temperature)
 
 # %% ../nbs/23_prefix.ipynb #cell-035
-def _logits(h, weight, scale:float)->torch.Tensor:
-    "One tile of logits in fp32"
-    z = F.linear(h, weight)
-    return z.float().mul_(scale) if z.dtype != torch.float32 else z.mul_(scale)
-
-class _Head(torch.autograd.Function):
-    "Log-probability and entropy of targets from hidden states, a tile of rows at a time"
-    @staticmethod
-    def forward(ctx, h, weight, targets, scale, tile=128):
-        kind = h.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype
-        h_, w = h.to(dtype), weight.detach().to(dtype)
-        out = [_tile(_logits(x, w, scale), t) for x, t in zip(h_.split(tile), targets.split(tile))]
-        logp, entropy, lse = map(torch.cat, zip(*out)) if out else [h.new_zeros(0).float()] * 3
-        ctx.save_for_backward(h_, w, targets, entropy, lse)
-        ctx.scale, ctx.tile, ctx.dtypes = scale, tile, (h.dtype, weight.dtype)
-        ctx.set_materialize_grads(False)
-        return logp, entropy
-
-    @staticmethod
-    def backward(ctx, g, g_entropy): return *_head_backward(ctx, g, g_entropy), None, None, None
-
-# %% ../nbs/23_prefix.ipynb #cell-036
-def _tile(z, targets)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "Log-probability, entropy and log-sum-exp of a tile of logits"
-    lse = torch.logsumexp(z, -1)
-    logp = z.gather(-1, targets[:, None]).squeeze(-1) - lse
-    p = (z - lse[:, None]).exp_()
-    return logp, lse - torch.linalg.vecdot(p, z), lse
-
-# %% ../nbs/23_prefix.ipynb #cell-038
-def _logit_gradient(z, targets, lse, entropy, g, g_entropy)->torch.Tensor:
-    "Gradient of a tile of logits, which it overwrites"
-    logp = z.sub_(lse[:, None])
-    d = None if g_entropy is None else (logp + entropy[:, None]).mul_(-g_entropy[:, None])
-    p = logp.exp_()
-    if d is not None: d.mul_(p)
-    if g is not None:
-        d = p.mul_(-g[:, None]) if d is None else d.addcmul_(p, g[:, None], value=-1)
-        d.scatter_add_(1, targets[:, None], g[:, None].to(d.dtype))
-    return d
-
-def _head_backward(ctx, g, g_entropy, many:int=8)->tuple[torch.Tensor, torch.Tensor]:
-    "Gradients of hidden states and weight; logits are computed again, a tile at a time"
-    h, w, targets, entropy, lse = ctx.saved_tensors
-    part = lambda x, s: None if x is None else x[s]
-    dh, dw = torch.empty_like(h), torch.zeros(w.shape, dtype=torch.float32, device=w.device)
-    for a in range(0, len(h), many * ctx.tile):
-        rows = range(a, min(len(h), a + many * ctx.tile))
-        d = torch.empty(len(rows), len(w), dtype=w.dtype, device=w.device)
-        for b in range(0, len(rows), ctx.tile):
-            s = slice(a + b, min(a + b + ctx.tile, rows.stop))
-            z = _logit_gradient(_logits(h[s], w, ctx.scale), targets[s], lse[s], entropy[s], part(g, s), part(g_entropy, s))
-            d[b:b + ctx.tile] = z.mul_(ctx.scale)
-        dh[rows.start:rows.stop] = d @ w
-        dw += d.t() @ h[rows.start:rows.stop]
-    return dh.to(ctx.dtypes[0]), dw.to(ctx.dtypes[1])
-
-# %% ../nbs/23_prefix.ipynb #cell-041
 def logprobs(
     model, # A model after `share`
     groups:Sequence[Group], # Prompts with their completions
@@ -327,7 +269,7 @@ def logprobs(
     "Log-probabilities of completions, each prompt computed once"
     return model(packed=pack(groups), temperature=temperature)
 
-# %% ../nbs/23_prefix.ipynb #cell-047
+# %% ../nbs/23_prefix.ipynb #cell-041
 def groups_of(
     ids:torch.Tensor, # Token ids, `[rows, prompt + completion]`
     mask:torch.Tensor, # 1 where there is a token
@@ -342,7 +284,7 @@ def groups_of(
         before = prompt
     return out
 
-# %% ../nbs/23_prefix.ipynb #cell-050
+# %% ../nbs/23_prefix.ipynb #cell-044
 def _draw(p:torch.Tensor, width:int=256)->torch.Tensor:
     "One column a row, in proportion to p `[rows, columns]`"
     n, columns = p.shape
@@ -365,7 +307,7 @@ def sample(
     ids = _draw(logp.exp()) if temperature else logp.argmax(-1)
     return ids, logp.gather(1, ids[:, None])[:, 0]
 
-# %% ../nbs/23_prefix.ipynb #cell-053
+# %% ../nbs/23_prefix.ipynb #cell-047
 def _prefill(core, prompts:list[torch.Tensor], sizes:list[int], length:int)->tuple[Branches, torch.Tensor]:
     "Keys and values of the prompts, and the hidden state that predicts each completion's first token"
     packed = pack([Group(p, []) for p in prompts])
@@ -376,7 +318,7 @@ def _prefill(core, prompts:list[torch.Tensor], sizes:list[int], length:int)->tup
     kept = [[(k[:, s].transpose(1, 2).contiguous(), v[:, s].contiguous()) for s in spans] for k, v in packed.cache]
     return Branches(kept, sizes, length), hidden[ends - 1].repeat_interleave(torch.tensor(sizes, device=hidden.device), 0)
 
-# %% ../nbs/23_prefix.ipynb #cell-055
+# %% ../nbs/23_prefix.ipynb #cell-049
 @torch.no_grad()
 def generate(
     model, # A model after `share`
@@ -394,7 +336,7 @@ def generate(
     parts = [_decode(core, prompts[i:i + n], sizes[i:i + n], length, eos, temperature) for i in range(0, len(prompts), n)]
     return [x for ids, _ in parts for x in ids], [x for _, logps in parts for x in logps]
 
-# %% ../nbs/23_prefix.ipynb #cell-056
+# %% ../nbs/23_prefix.ipynb #cell-050
 def _decode(core, prompts, sizes, length, eos, temperature)->tuple[list[list[int]], list[list[float]]]:
     "Decode the groups of a few prompts together"
     branches, hidden = _prefill(core, prompts, sizes, length)

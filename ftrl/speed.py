@@ -81,6 +81,7 @@ def _trainer(kind, where:str, group:int, length:int, dtype:str, **more):
     trainer.model.train()
     return trainer
 
+# %% ../nbs/28_speed.ipynb #cell-012
 def _batch(config, prompt:int, group:int, length:int, device)->dict:
     "A group as TRL's trainer holds it"
     import torch
@@ -90,7 +91,7 @@ def _batch(config, prompt:int, group:int, length:int, device)->dict:
     masks = {k.replace("ids", "mask"): torch.ones_like(v) for k, v in ids.items()}
     return ids | masks | {"advantages": torch.randn(group, generator=g).to(device), "num_items_in_batch": torch.tensor(group * length, device=device)}
 
-# %% ../nbs/28_speed.ipynb #cell-012
+# %% ../nbs/28_speed.ipynb #cell-013
 def _update(trainer, batch:dict, rows:int, grad:bool)->None:
     "One update's forward and backward, or its log-probabilities alone"
     import torch
@@ -105,7 +106,7 @@ def _update(trainer, batch:dict, rows:int, grad:bool)->None:
     trainer.model.zero_grad(set_to_none=True)
     if ids.is_cuda: torch.cuda.synchronize()
 
-# %% ../nbs/28_speed.ipynb #cell-014
+# %% ../nbs/28_speed.ipynb #cell-015
 CASES = ((512, 8), (1536, 16), (4096, 16))
 
 def bench_update(
@@ -131,7 +132,7 @@ def bench_update(
         del stock, ours
     return benchmark("update", found, peer=f"trl {_version('trl')} GRPOTrainer", gemm=round(rate / 1e9, 1), gemm_unit="GFLOP/s")
 
-# %% ../nbs/28_speed.ipynb #cell-015
+# %% ../nbs/28_speed.ipynb #cell-016
 def _version(name:str)->str:
     from importlib.metadata import version
     return version(name)
@@ -150,7 +151,7 @@ def _compared(stock, ours, batch:dict, grad:bool, n:int, rate:float)->dict:
                 t["ours"], t[best], peer_setting=best, memory=memory["ours"], peer_memory=memory["stock"], memory_ratio=ratio,
                 memory_unit="MiB", limit_share=work / t["ours"] / rate, rounds=n)
 
-# %% ../nbs/28_speed.ipynb #cell-019
+# %% ../nbs/28_speed.ipynb #cell-020
 def bench_generate(
     model:str="smollm2", # Any model `train` takes
     prompt:int=1536, # Prompt tokens

@@ -95,6 +95,7 @@ def _begin(
     _note(out, about)
     return False
 
+# %% ../nbs/26_train.ipynb #cell-013
 def _note(out:Path, about:dict, **more)->None:
     "Write train.json"
     with atomic(out/"train.json") as temp: temp.write_text(dumps(about | more) + "\n", encoding="utf-8")
@@ -106,7 +107,7 @@ def _checkpoint(out:Path)->str | None:
     found = sorted(out.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.rsplit("-", 1)[1]))
     return str(found[-1].parent) if found else None
 
-# %% ../nbs/26_train.ipynb #cell-015
+# %% ../nbs/26_train.ipynb #cell-016
 def _bf16()->bool:
     "Does this machine multiply bf16 faster than fp32?"
     import torch
@@ -129,7 +130,7 @@ def _load(spec:str)->tuple:
         raise FtrlError(f"{where}: no model ({str(e).splitlines()[0][:120]}); expected a directory with config.json and "
                         "model.safetensors, a hub id, or smollm2") from e
 
-# %% ../nbs/26_train.ipynb #cell-018
+# %% ../nbs/26_train.ipynb #cell-019
 def usable(
     rows:Sequence[Row], # Step rows
     prompts:list[list[int]], # Their prompts' token ids
@@ -147,7 +148,7 @@ def usable(
                                  "an unsolved sub-answer; collect rows again, or use a model with a longer context")
     return kept
 
-# %% ../nbs/26_train.ipynb #cell-021
+# %% ../nbs/26_train.ipynb #cell-022
 def order(
     rows:Sequence[Row], # Rows to visit
     n:int, # Visits in all
@@ -164,7 +165,7 @@ def order(
         out, epoch = out + visit, epoch + 1
     return out[:n]
 
-# %% ../nbs/26_train.ipynb #cell-024
+# %% ../nbs/26_train.ipynb #cell-025
 def _judge(rows:Sequence[Row], tokenizer, stop:set[int], reward:str):
     "TRL's reward function for these rows"
     from ftrl.reward import scores
@@ -184,7 +185,7 @@ def _judge(rows:Sequence[Row], tokenizer, stop:set[int], reward:str):
         return [s.value for s in found]
     return score
 
-# %% ../nbs/26_train.ipynb #cell-026
+# %% ../nbs/26_train.ipynb #cell-027
 def micro_batch(
     config:TrainConfig,
     prompt:int, # Tokens of a typical prompt
@@ -214,7 +215,7 @@ def _arguments(config:TrainConfig, out:Path, prompt:int):
 
 OURS = ("curriculum", "shared", "resample")
 
-# %% ../nbs/26_train.ipynb #cell-029
+# %% ../nbs/26_train.ipynb #cell-030
 def _finish(trainer, out:Path, about:dict, resume:str | None)->Run:
     "Train, save, and note that it is done"
     from safetensors import SafetensorError
@@ -238,7 +239,7 @@ def _finish(trainer, out:Path, about:dict, resume:str | None)->Run:
 
 def _run(out:Path)->Run: return Run(str(out), list(read_json_lines(out/"metrics.jsonl")))
 
-# %% ../nbs/26_train.ipynb #cell-031
+# %% ../nbs/26_train.ipynb #cell-032
 def train(
     rows:Sequence[Row], # Step rows, from `collect` or fresh environments
     model:str, # smollm2, a directory, or a hub id
@@ -260,7 +261,7 @@ def train(
     trainer = _trainer(network, tokenizer, [rows[i] for i in kept], args, config, peft, mode)
     return _finish(trainer, out, about, _checkpoint(out))
 
-# %% ../nbs/26_train.ipynb #cell-032
+# %% ../nbs/26_train.ipynb #cell-034
 def _digest(rows:Sequence)->str:
     "A short name of the data"
     import hashlib
@@ -284,7 +285,7 @@ def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, peft=
     trainer.remove_callback(PrinterCallback)
     return trainer
 
-# %% ../nbs/26_train.ipynb #cell-033
+# %% ../nbs/26_train.ipynb #cell-036
 def _steps(rows, visits:list[int], network, tokenizer, config:TrainConfig)->dict:
     "Data and reward of step-level training"
     from datasets import Dataset
@@ -305,7 +306,7 @@ def _episodes(rows, visits:list[int], network, tokenizer, config:TrainConfig)->d
 
 def _ids(x)->list[int]: return [] if x is None else [x] if isinstance(x, int) else list(x)
 
-# %% ../nbs/26_train.ipynb #cell-035
+# %% ../nbs/26_train.ipynb #cell-038
 def _tokens(conversation:list[dict], tools:list[dict], tokenizer)->dict:
     "Token ids of a conversation, and labels on what the assistant says"
     from ftrl.chat import _objects
@@ -315,6 +316,7 @@ def _tokens(conversation:list[dict], tools:list[dict], tokenizer)->dict:
                                       return_assistant_tokens_mask=True, chat_template=template)
     return {"input_ids": x["input_ids"], "labels": [i if m else -100 for i, m in zip(x["input_ids"], x["assistant_masks"])]}
 
+# %% ../nbs/26_train.ipynb #cell-039
 def cold_start(
     envs:Sequence[Env | Row], # Environments to imitate
     model:str, # smollm2, a directory, or a hub id
@@ -329,7 +331,7 @@ def cold_start(
     examples = _examples(envs, tokenizer, config, network.config.max_position_embeddings)
     return _finish(_gold_trainer(network, tokenizer, examples, out, config), out, about, _checkpoint(out))
 
-# %% ../nbs/26_train.ipynb #cell-036
+# %% ../nbs/26_train.ipynb #cell-041
 def _examples(envs:list[Env], tokenizer, config:ColdConfig, limit:int)->list[dict]:
     "Tokens of gold trajectories, an environment's variants side by side, in a drawn order"
     from ftrl.gold import variants
@@ -344,6 +346,7 @@ def _examples(envs:list[Env], tokenizer, config:ColdConfig, limit:int)->list[dic
     if not out: raise FtrlError(f"no gold trajectory of {len(envs)} environments fits into {limit} tokens; build easier ones")
     return out
 
+# %% ../nbs/26_train.ipynb #cell-042
 def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:ColdConfig):
     "The TRL trainer of a cold start"
     import torch
@@ -363,7 +366,7 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
     trainer.remove_callback(PrinterCallback)
     return trainer
 
-# %% ../nbs/26_train.ipynb #cell-038
+# %% ../nbs/26_train.ipynb #cell-044
 def calls(
     policy, # A language model from `llm.load`
     rows:Sequence[Row], # Rows to try

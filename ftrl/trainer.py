@@ -98,22 +98,25 @@ class StepTrainer(GRPOTrainer):
         if self.samples and not self.environment_factories: self.rollout_func = self.rollout_func or rollout
         for m in filter(None, (self.model, self.ref_model) if shared else ()): share(self.accelerator.unwrap_model(m))
 
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, batch_size=None,
-                                           compute_entropy=False, compute_aux_loss=False, **images):
-        "Log-probabilities and entropies of the completions, padded as TRL wants them"
-        if not self.shared or compute_aux_loss or any(x is not None for x in images.values()):
-            return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, batch_size,
+# %% ../nbs/25_trainer.ipynb #cell-015
+def _get_per_token_logps_and_entropies(self:StepTrainer, model, input_ids, attention_mask, logits_to_keep, batch_size=None,
+                                       compute_entropy=False, compute_aux_loss=False, **images):
+    "Log-probabilities and entropies of the completions, padded as TRL wants them"
+    if not self.shared or compute_aux_loss or any(x is not None for x in images.values()):
+        return GRPOTrainer._get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, batch_size,
                                                               compute_entropy, compute_aux_loss, **images)
-        parts = [slice(a, a + (batch_size or len(input_ids))) for a in range(0, len(input_ids), batch_size or len(input_ids))]
-        with self.accelerator.autocast():
-            out = [model(packed=pack(groups_of(input_ids[s], attention_mask[s], logits_to_keep)), temperature=self.temperature)
-                   for s in parts]
-        logps, entropies = map(torch.cat, zip(*out))
-        where = attention_mask[:, -logits_to_keep:].bool()
-        padded = lambda x: x.new_zeros(where.shape).masked_scatter(where, x)
-        return padded(logps), padded(entropies) if compute_entropy else None, None
+    n, step = len(input_ids), batch_size or len(input_ids)
+    with self.accelerator.autocast():
+        out = [model(packed=pack(groups_of(input_ids[a:a + step], attention_mask[a:a + step], logits_to_keep)),
+                     temperature=self.temperature) for a in range(0, n, step)]
+    logps, entropies = map(torch.cat, zip(*out))
+    where = attention_mask[:, -logits_to_keep:].bool()
+    padded = lambda x: x.new_zeros(where.shape).masked_scatter(where, x)
+    return padded(logps), padded(entropies) if compute_entropy else None, None
 
-# %% ../nbs/25_trainer.ipynb #cell-016
+StepTrainer._get_per_token_logps_and_entropies = _get_per_token_logps_and_entropies
+
+# %% ../nbs/25_trainer.ipynb #cell-017
 def _generate_single_turn(self:StepTrainer, prompt_ids, *args, **kwargs):
     "One turn of every conversation"
     if not self.samples: return GRPOTrainer._generate_single_turn(self, prompt_ids, *args, **kwargs)
@@ -121,7 +124,7 @@ def _generate_single_turn(self:StepTrainer, prompt_ids, *args, **kwargs):
 
 StepTrainer._generate_single_turn = _generate_single_turn
 
-# %% ../nbs/25_trainer.ipynb #cell-018
+# %% ../nbs/25_trainer.ipynb #cell-019
 def shuffled(
     batch:dict, # Tensors with one row a completion; scalars stay
     group:int, # Completions of a prompt, side by side
@@ -142,7 +145,7 @@ def _prepare_inputs(self:StepTrainer, generation_batch):
 
 StepTrainer._prepare_inputs = _prepare_inputs
 
-# %% ../nbs/25_trainer.ipynb #cell-021
+# %% ../nbs/25_trainer.ipynb #cell-022
 def _calculate_rewards(self:StepTrainer, inputs, prompts, completions, completion_ids_list):
     "TRL's rewards, kept for the estimators"
     self._gathered = self._new = GRPOTrainer._calculate_rewards(self, inputs, prompts, completions, completion_ids_list)
@@ -164,7 +167,7 @@ def _generate_and_score_completions(self:StepTrainer, inputs):
 StepTrainer._calculate_rewards = _calculate_rewards
 StepTrainer._generate_and_score_completions = _generate_and_score_completions
 
-# %% ../nbs/25_trainer.ipynb #cell-023
+# %% ../nbs/25_trainer.ipynb #cell-024
 PER_ROW = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "old_per_token_logps",
            "ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio", "tool_mask")
 
@@ -187,12 +190,13 @@ def merged(
         out[k][rows] = b[by]
     return out
 
-# %% ../nbs/25_trainer.ipynb #cell-026
+# %% ../nbs/25_trainer.ipynb #cell-027
 def _equal(self:StepTrainer)->torch.Tensor:
     "Rows of all processes whose group was rewarded equally"
     groups = self._gathered.nan_to_num().view(-1, self.num_generations, self._gathered.shape[1])
     return (groups == groups[:, :1]).all(2).all(1).repeat_interleave(self.num_generations)
 
+# %% ../nbs/25_trainer.ipynb #cell-028
 def _again(self:StepTrainer, inputs, out:dict)->dict:
     "Sample groups again that were rewarded equally"
     n, alone = len(inputs), self.accelerator.num_processes == 1
@@ -210,7 +214,7 @@ def _again(self:StepTrainer, inputs, out:dict)->dict:
 
 StepTrainer._equal, StepTrainer._again = _equal, _again
 
-# %% ../nbs/25_trainer.ipynb #cell-028
+# %% ../nbs/25_trainer.ipynb #cell-030
 def active(
     inputs:dict, # A mini-batch
     group:int, # Completions of a prompt
@@ -229,7 +233,7 @@ def _compute_loss(self:StepTrainer, model, inputs):
 
 StepTrainer._compute_loss = _compute_loss
 
-# %% ../nbs/25_trainer.ipynb #cell-031
+# %% ../nbs/25_trainer.ipynb #cell-033
 def packed_labels(
     ids:torch.Tensor, # Token ids `[rows, length]`, padded on the right
     mask:torch.Tensor, # 1 where there is a token
@@ -268,7 +272,7 @@ class GoldTrainer(SFTTrainer):
         n = num_items_in_batch if num_items_in_batch is not None else max(1, len(logps))
         return -logps.sum() / n * (self.accelerator.num_processes if num_items_in_batch is not None else 1)
 
-# %% ../nbs/25_trainer.ipynb #cell-034
+# %% ../nbs/25_trainer.ipynb #cell-036
 NAMES = {"loss": "loss", "reward": "reward", "reward_std": "reward_std", "solve_rate": "solve_rate", "calls": "calls",
          "empty": "empty", "completions/mean_length": "length", "kl": "kl", "entropy": "entropy", "grad_norm": "grad_norm",
          "learning_rate": "lr", "frac_reward_zero_std": "equal_groups", "completions/clipped_ratio": "cut",
@@ -283,7 +287,7 @@ def line(
     out = {"step": step} | {name: logs[key] for key, name in NAMES.items() if key in logs}
     return out | {"seconds": round(seconds, 3)}
 
-# %% ../nbs/25_trainer.ipynb #cell-037
+# %% ../nbs/25_trainer.ipynb #cell-039
 def diagnosis(
     lines:list[dict], # The record so far
     kl:float=10.0, # Divergence per token that is too much
@@ -303,7 +307,7 @@ def diagnosis(
         return f"{at}: the last {patience} steps made no call; the policy has collapsed"
     return None
 
-# %% ../nbs/25_trainer.ipynb #cell-040
+# %% ../nbs/25_trainer.ipynb #cell-042
 class Record(TrainerCallback):
     "Writes metrics.jsonl, shows progress, stops a run that has gone wrong"
     def __init__(self, path, title:str="train", watch:bool=True):
@@ -320,20 +324,23 @@ class Record(TrainerCallback):
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title)
         self.time = time.perf_counter()
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        "Write the step down, and look at it"
-        if not state.is_world_process_zero or "loss" not in (logs or {}): return
-        now = time.perf_counter()
-        self.lines.append(line(state.global_step, logs, now - self.time))
-        self.time = now
-        with self.path.open("a") as f: f.write(dumps(self.lines[-1]) + "\n")
-        self.show()
-        if self.watch and (wrong := diagnosis(self.lines)): raise FtrlError(wrong)
-
     def on_train_end(self, args, state, control, **kwargs):
         if self.bar is not None: self.bar.close()
 
-# %% ../nbs/25_trainer.ipynb #cell-041
+# %% ../nbs/25_trainer.ipynb #cell-044
+def _on_log(self:Record, args, state, control, logs=None, **kwargs):
+    "Write the step down, and look at it"
+    if not state.is_world_process_zero or "loss" not in (logs or {}): return
+    now = time.perf_counter()
+    self.lines.append(line(state.global_step, logs, now - self.time))
+    self.time = now
+    with self.path.open("a") as f: f.write(dumps(self.lines[-1]) + "\n")
+    self.show()
+    if self.watch and (wrong := diagnosis(self.lines)): raise FtrlError(wrong)
+
+Record.on_log = _on_log
+
+# %% ../nbs/25_trainer.ipynb #cell-046
 def _read(text:str)->dict | None:
     "A line of the record; None if it was cut short"
     try: return json.loads(text)
@@ -350,7 +357,7 @@ def _show(self:Record)->None:
 
 Record.show = _show
 
-# %% ../nbs/25_trainer.ipynb #cell-044
+# %% ../nbs/25_trainer.ipynb #cell-049
 def _training_step(self:StepTrainer, model, inputs, num_items_in_batch=None):
     "TRL's step; a loss that is no number stops it before the weights change"
     loss = GRPOTrainer.training_step(self, model, inputs, num_items_in_batch)
