@@ -88,6 +88,7 @@ class Seat:
     keep: bool = False                             # Stays after its turn
     running: bool = False
 
+# %% ../nbs/02_decode.ipynb #cell-014
 class Engine:
     "Continuous batched generation with a cache that outlives the turn"
     def __init__(self,
@@ -104,18 +105,19 @@ class Engine:
         "GB of one conversation's cache"
         return 2 * len(self.cache) * self.net.groups * self.net.width * tokens * self.dtype.itemsize / 1e9
 
-# %% ../nbs/02_decode.ipynb #cell-014
+# %% ../nbs/02_decode.ipynb #cell-016
 @patch
-def _grow(self:Engine, seats:int, tokens:int)->None:
-    "Make room for so many seats of so many tokens"
+def _fit(self:Engine, seats:int, tokens:int)->None:
+    "Make the room fit so many seats of so many tokens"
     s, t = self.room
-    if seats <= s and tokens <= t: return
-    self.room = max(s, seats), max(t, -(-tokens // 256) * 256)
-    shape = self.room[0], self.net.groups, self.room[1], self.net.width
+    if seats <= s and tokens <= t <= 1.5 * tokens + 512: return
+    self.room = max(s, seats), -(-tokens // 128) * 128
+    shape, kept = (self.room[0], self.net.groups, self.room[1], self.net.width), min(t, self.room[1])
     for i, old in enumerate(self.cache):
         self.cache[i] = [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in "kv"]
-        for x, y in zip(self.cache[i], old or ()): x[:s, :, :t] = y
+        for x, y in zip(self.cache[i], old or ()): x[:s, :, :kept] = y[:, :, :kept]
 
+# %% ../nbs/02_decode.ipynb #cell-019
 @patch
 @torch.inference_mode()
 def drop(self:Engine, key)->None:
@@ -129,7 +131,7 @@ def drop(self:Engine, key)->None:
     for pair in self.cache:
         for x in pair: x[at, :, :len(last.ids)] = x[len(self.seats), :, :len(last.ids)]
 
-# %% ../nbs/02_decode.ipynb #cell-016
+# %% ../nbs/02_decode.ipynb #cell-021
 def _shared(
     a:list[int], # Ids
     b:list[int], # Other ids
@@ -161,7 +163,7 @@ def _admit(self:Engine)->None:
             self.drop(idle.key)
             continue
         seat = self.queue.popleft()
-        self._grow(n, tokens)
+        self._fit(n, tokens)
         self._inherit(seat, n - 1)
         self.seats.append(seat)
 
@@ -174,12 +176,12 @@ def _inherit(self:Engine, seat:Seat, at:int)->None:
         for x in pair: x[at, :, :n] = x[best, :, :n]
     seat.ids, seat.todo = seat.todo[:n], seat.todo[n:]
 
-# %% ../nbs/02_decode.ipynb #cell-019
+# %% ../nbs/02_decode.ipynb #cell-024
 @patch
 def _read(self:Engine, at:int, block:int=512):
     "Put a seat's new tokens into the cache; the logits after the last"
     seat = self.seats[at]
-    self._grow(at + 1, len(seat.ids) + len(seat.todo))
+    self._fit(len(self.seats), max(len(s.ids) + len(s.todo) for s in self.seats))
     while seat.todo:
         ids, start = seat.todo[:block], len(seat.ids)
         positions = torch.arange(start, start + len(ids), device=self.device)
@@ -200,29 +202,34 @@ def _look(self:Engine, cache, at:int, start:int, q, k, v):
     out = scores.softmax(-1).view(G, -1, start + n) @ V
     return out.view(G, -1, n, D).permute(2, 0, 1, 3).reshape(n, -1)
 
-# %% ../nbs/02_decode.ipynb #cell-021
+# %% ../nbs/02_decode.ipynb #cell-026
 @patch
 def _write(self:Engine):
     "One more token of every running seat; the logits after it, a row a seat"
     n, lengths = len(self.seats), [len(s.ids) for s in self.seats]
-    self._grow(n, top := max(lengths) + 1)
+    self._fit(n, max(lengths) + 1)
     place = torch.tensor(lengths, device=self.device)
-    mask = torch.zeros(n, 1, 1, top, dtype=self.dtype, device=self.device)
-    mask.masked_fill_(torch.arange(top, device=self.device) > place[:, None, None, None], float("-inf"))
-    rows, scale = torch.arange(n, device=self.device), self.net.width ** -0.5
+    rows, hidden = torch.arange(n, device=self.device), torch.arange(self.room[1], device=self.device) > place[:, None]
+    mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, float("-inf"))
+    mask = mask.repeat_interleave(self.net.groups, 0)[:, None]
     def attend(i, q, k, v):
-        K, V = self.cache[i]
-        K[rows, :, place], V[rows, :, place] = k, v
-        q = q.view(n, self.net.groups, -1, self.net.width)
-        return torch.nn.functional.scaled_dot_product_attention(
-            q, K[:n, :, :top], V[:n, :, :top], attn_mask=mask, scale=scale).reshape(n, -1)
+        for x, new in zip(self.cache[i], (k, v)): x[rows, :, place] = new
+        return self._glance(q, *self.cache[i], mask)
     last = torch.tensor([(s.new or [0])[-1] for s in self.seats], device=self.device)
     h = self.net.run(last, place, attend)
     for s in self.seats:
         if s.running: s.ids.append(s.new[-1])
     return self.net.head(h)
 
-# %% ../nbs/02_decode.ipynb #cell-023
+@patch
+def _glance(self:Engine, q, K, V, mask):
+    "Attention of one token of every seat"
+    n, rows = len(q), len(mask)
+    K, V = (x.flatten(0, 1)[:rows] for x in (K, V))
+    scores = torch.baddbmm(mask, q.reshape(rows, -1, self.net.width), K.transpose(1, 2), alpha=self.net.width ** -0.5)
+    return torch.bmm(scores.softmax(-1), V).view(n, -1)
+
+# %% ../nbs/02_decode.ipynb #cell-028
 def draw(
     logits, # [rows, vocabulary]
     seats:list[Seat], # Whose they are
