@@ -47,6 +47,7 @@ def laps(s, n, rounds=5):
     compare(runs, rounds)
     return {name: sorted(each[1:], key=sum)[len(each[1:]) // 2] for name, each in got.items()}   # the median lap
 
+# %% ../nbs/04_perf_sandbox.ipynb #cell-008
 def speed(s:Sandbox, n:int=2000)->list[dict]:
     "Calls a second and latencies of a warm sandbox"
     t = laps(s, n)
@@ -56,7 +57,7 @@ def speed(s:Sandbox, n:int=2000)->list[dict]:
             case("latency, median", "µs", 1e6 * _at(t["ours"], .5), 1e6 * _at(t["peer"], .5)),
             case("latency, p99", "µs", 1e6 * _at(t["ours"], .99), 1e6 * _at(t["peer"], .99), goal="150")]
 
-# %% ../nbs/04_perf_sandbox.ipynb #cell-010
+# %% ../nbs/04_perf_sandbox.ipynb #cell-011
 def rare(s:Sandbox, n:int=100)->list[dict]:
     "Medians of what happens less often"
     first = [seconds(lambda: s.call(f"{TOOL}# {i}", "city", {"query": "Rome"})) for i in range(n)]
@@ -86,7 +87,7 @@ def memory(s:Sandbox)->dict:
         return case("memory of zygote and one runner", "MB", share(zygote) + max(sizes), runners=len(runners), goal="30")
     except (OSError, TypeError, ValueError): return case("memory of zygote and one runner", "MB", None, goal="30")
 
-# %% ../nbs/04_perf_sandbox.ipynb #cell-013
+# %% ../nbs/04_perf_sandbox.ipynb #cell-014
 HOSTILE = {"import os\ndef f(x): os._exit(x)": "ended", "import sys\ndef f(x): sys.exit(x)": "SystemExit",
     "import json\njson.dumps = len\ndef f(x): return {}": "", "import builtins\nbuiltins.str = None\ndef f(x): return x": "",
     "import ctypes\ndef f(x): ctypes.string_at(0)": "SIGSEGV|ended", "def f(x): return f(x)": "RecursionError",
@@ -108,7 +109,7 @@ def mixed(s:Sandbox, n:int=100_000)->dict:
     wrong = sum(not re.search(p, x.content) for p, x in zip(truth, half))
     return case("hostile and benign calls", "wrong answers", wrong, calls=n, seconds=time.perf_counter() - start, goal="0")
 
-# %% ../nbs/04_perf_sandbox.ipynb #cell-015
+# %% ../nbs/04_perf_sandbox.ipynb #cell-016
 def bench_sandbox(
     n:int=2000, # Calls a lap
     stream:int=100_000, # Calls of the mixed stream

@@ -40,13 +40,15 @@ class Zygote:
         try: demand(self.layers, allow_weak and len(self.layers) > 1)
         except FtrlError: self.close(); raise
 
-    def _launch(self, fds):
-        command = [sys.executable, "-S", "-s", "-c", START, Path(worker.__file__).parent, fds[0], self.host]
-        env, null = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0"}, dict.fromkeys(("stdin", "stdout", "stderr"), -3)
-        try: return subprocess.Popen(list(map(str, command)), pass_fds=fds, cwd="/", env=env, start_new_session=True, **null)
-        except OSError as e: raise FtrlError(f"cannot start the sandbox with {sys.executable}: {e.strerror}") from None
+# %% ../nbs/02_sandbox.ipynb #cell-006
+@patch
+def _launch(self:Zygote, fds):
+    command = [sys.executable, "-S", "-s", "-c", START, Path(worker.__file__).parent, fds[0], self.host]
+    env, null = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0"}, dict.fromkeys(("stdin", "stdout", "stderr"), -3)
+    try: return subprocess.Popen(list(map(str, command)), pass_fds=fds, cwd="/", env=env, start_new_session=True, **null)
+    except OSError as e: raise FtrlError(f"cannot start the sandbox with {sys.executable}: {e.strerror}") from None
 
-# %% ../nbs/02_sandbox.ipynb #cell-007
+# %% ../nbs/02_sandbox.ipynb #cell-008
 @patch
 def order(self:Zygote, what, pid=0, fds=(), reply=False)->int|None:
     "Send one order; the status that a killed runner left, if `reply`"
@@ -65,7 +67,7 @@ def close(self:Zygote):
     except ProcessLookupError: pass
     self.process.wait()
 
-# %% ../nbs/02_sandbox.ipynb #cell-010
+# %% ../nbs/02_sandbox.ipynb #cell-011
 class Remote:
     "A runner, seen from the host"
     def __init__(self, zygote):
@@ -86,9 +88,9 @@ class Remote:
         except OSError: return None
         finally: self.line.close()
 
-# %% ../nbs/02_sandbox.ipynb #cell-011
+# %% ../nbs/02_sandbox.ipynb #cell-013
 TROUBLE = OSError, EOFError, ValueError, struct.error
-LATE = BlockingIOError, TimeoutError
+LATE = BlockingIOError, TimeoutError   # both are kinds of OSError
 
 @patch
 def ask(self:Remote,
@@ -117,7 +119,7 @@ def ask(self:Remote,
             frames.append((status, took, got[at - size:at].decode()))
     if at < len(got): raise ValueError("more than was asked")
 
-# %% ../nbs/02_sandbox.ipynb #cell-014
+# %% ../nbs/02_sandbox.ipynb #cell-016
 @dataclass(frozen=True)
 class Result:
     "One call's outcome; the content of a failure is what the policy is told"
@@ -137,11 +139,11 @@ class _Tool:
         status, seconds, body = frame
         return Result(True, body, seconds) if status == OK else self.fail(body, seconds)
 
-# %% ../nbs/02_sandbox.ipynb #cell-017
+# %% ../nbs/02_sandbox.ipynb #cell-019
 _every = weakref.WeakSet()
 os.register_at_fork(after_in_child=lambda: [s._blank() for s in _every])
 
-# %% ../nbs/02_sandbox.ipynb #cell-018
+# %% ../nbs/02_sandbox.ipynb #cell-020
 class Sandbox:
     "Runs tool code in hardened processes of its own, started when first needed"
     def __init__(self,
@@ -161,7 +163,7 @@ class Sandbox:
     def __enter__(self): self.start(); return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/02_sandbox.ipynb #cell-019
+# %% ../nbs/02_sandbox.ipynb #cell-021
 @patch
 def start(self:Sandbox)->Zygote:
     "The zygote; a new one if there is none or it died"
@@ -183,7 +185,7 @@ def close(self:Sandbox):
     "End every process of this sandbox"
     with self.lock: self._drop()
 
-# %% ../nbs/02_sandbox.ipynb #cell-021
+# %% ../nbs/02_sandbox.ipynb #cell-023
 @patch
 def _new(self:Sandbox)->Remote:
     "An unused runner"
@@ -202,7 +204,7 @@ def _lease(self:Sandbox)->Remote:
     runner.end()
     return self._new()
 
-# %% ../nbs/02_sandbox.ipynb #cell-023
+# %% ../nbs/02_sandbox.ipynb #cell-025
 @patch
 def _job(self:Sandbox, code, name, arguments):
     "A tool and the line that calls it, or the failure that made the line impossible"
@@ -225,7 +227,7 @@ def _lost(self:Sandbox, tool, runner, e)->Result|None:
     kind = signal.Signals(os.WTERMSIG(status)).name   # no tool can send SIGKILL, but a machine out of memory does
     return None if kind == "SIGKILL" else tool.fail(f"the tool's process died of {kind}")
 
-# %% ../nbs/02_sandbox.ipynb #cell-026
+# %% ../nbs/02_sandbox.ipynb #cell-028
 @patch
 def _apart(self:Sandbox, tool, line)->Result:
     "One call in a runner of its own"
@@ -239,7 +241,7 @@ def _apart(self:Sandbox, tool, line)->Result:
         if result: return result
     return tool.fail("the tool's process was killed")
 
-# %% ../nbs/02_sandbox.ipynb #cell-029
+# %% ../nbs/02_sandbox.ipynb #cell-031
 SLOW = .1
 
 @patch
@@ -260,7 +262,7 @@ def _together(self:Sandbox, jobs, seconds)->list:
     for (tool, _), frame in zip(jobs, frames): tool.alone |= frame[0] >= ALONE or frame[1] > SLOW
     return [t.result(f) if f[0] < ALONE else None for (t, _), f in zip(jobs, frames)] + [None] * (len(jobs) - len(frames))
 
-# %% ../nbs/02_sandbox.ipynb #cell-031
+# %% ../nbs/02_sandbox.ipynb #cell-033
 @patch
 def _one(self:Sandbox, tool, line)->Result:
     if isinstance(line, Result): return line
@@ -275,7 +277,7 @@ def call(self:Sandbox,
     "Run one call"
     return self._one(*self._job(code, name, arguments))
 
-# %% ../nbs/02_sandbox.ipynb #cell-034
+# %% ../nbs/02_sandbox.ipynb #cell-036
 BATCH, PATIENCE = 32, .5
 
 @patch
@@ -298,7 +300,7 @@ def map(self:Sandbox,
     done = dict(pair for pairs in (self.pool.map if len(parts) > 1 else map)(run, parts) for pair in pairs)
     return [done[i] for i in range(len(jobs))]
 
-# %% ../nbs/02_sandbox.ipynb #cell-037
+# %% ../nbs/02_sandbox.ipynb #cell-039
 class Session:
     "An episode whose calls share `data`"
     def __init__(self, sandbox, state): self.sandbox, self.first, self.log = sandbox, f"S\t{json.dumps(state)}", []
@@ -317,7 +319,7 @@ class Session:
         self.runner.ask(lines, frames, wanted, self.sandbox.timeout * wanted, most)
         return frames
 
-# %% ../nbs/02_sandbox.ipynb #cell-038
+# %% ../nbs/02_sandbox.ipynb #cell-040
 @patch
 def call(self:Session, code:str, name:str, arguments:dict)->Result:
     "Run one call on the session's data"
@@ -334,6 +336,7 @@ def call(self:Session, code:str, name:str, arguments:dict)->Result:
             return tool.result(frame)
     return line if isinstance(line, Result) else tool.fail("the tool's process was killed")
 
+# %% ../nbs/02_sandbox.ipynb #cell-043
 @patch
 def _read(self:Session, what):
     try: (status, _, body), = self._ask([what], most=1 << 27)
@@ -341,7 +344,7 @@ def _read(self:Session, what):
     if status != OK: raise FtrlError(f"a session's data must be JSON, but its tools left something else: {body}")
     return body
 
-# %% ../nbs/02_sandbox.ipynb #cell-039
+# %% ../nbs/02_sandbox.ipynb #cell-044
 @patch
 def state(self:Session):
     "The data as it is now"
@@ -359,7 +362,7 @@ def session(self:Sandbox,
     "Lease a runner whose tools get `data=state`"
     return Session(self, state)
 
-# %% ../nbs/02_sandbox.ipynb #cell-042
+# %% ../nbs/02_sandbox.ipynb #cell-047
 PROBES = {
     "read a file": "open('/proc/self/environ').read()", "write a file": "__import__('tempfile').TemporaryFile()",
     "open a socket": "__import__('socket').socket()", "start a process": "os.fork() or os._exit(0)",
@@ -373,7 +376,7 @@ def report(self:Sandbox)->dict: # layers (took effect?), refused (what tools tri
     return {"weak": not all(self.zygote.layers.get(n) for n in ("landlock", "seccomp")), "layers": self.zygote.layers,
             "refused": [w for w, ok in tried.items() if not ok], "allowed": [w for w, ok in tried.items() if ok]}
 
-# %% ../nbs/02_sandbox.ipynb #cell-045
+# %% ../nbs/02_sandbox.ipynb #cell-050
 _shared = None
 
 def shared()->Sandbox:
