@@ -43,7 +43,7 @@ def rounds(
         model = run.policy
     return Run(model, metrics)
 
-# %% ../nbs/27_rounds.ipynb #cell-009
+# %% ../nbs/27_rounds.ipynb #cell-010
 def _rows(envs, model:str, path:Path, config:TrainConfig, k:int, how:dict)->list[Row]:
     "The step rows of a round, collected once"
     if not path.exists():
@@ -54,7 +54,7 @@ def _rows(envs, model:str, path:Path, config:TrainConfig, k:int, how:dict)->list
         save(collect(policy(model), envs, **settings), path)
     return list(load(path))
 
-# %% ../nbs/27_rounds.ipynb #cell-011
+# %% ../nbs/27_rounds.ipynb #cell-012
 @dataclass(frozen=True)
 class Plan:
     "Tokens and memory of a training step"
@@ -72,7 +72,7 @@ class Plan:
         return (f"{self.parameters / 1e6:,.0f} M parameters; a step passes {self.tokens:,} tokens ({self.repeated:,} with repeated "
                 f"prompts) and samples at most {self.generated:,}; memory of one process {self.total:g} GiB ({parts})")
 
-# %% ../nbs/27_rounds.ipynb #cell-012
+# %% ../nbs/27_rounds.ipynb #cell-013
 def parameters(
     config, # A transformers model configuration
 )->int: # Without loading weights
@@ -82,7 +82,7 @@ def parameters(
     with torch.device("meta"): model = AutoModelForCausalLM.from_config(config)
     return sum(p.numel() for p in model.parameters())
 
-# %% ../nbs/27_rounds.ipynb #cell-013
+# %% ../nbs/27_rounds.ipynb #cell-015
 def plan(
     model:str, # smollm2, a directory, or a hub id
     config:TrainConfig, # The settings
@@ -106,7 +106,7 @@ def plan(
     once = config.prompts * prompt + config.prompts * config.group * config.length
     return Plan(n, once, config.prompts * config.group * (prompt + config.length), config.prompts * config.group * config.length, memory)
 
-# %% ../nbs/27_rounds.ipynb #cell-015
+# %% ../nbs/27_rounds.ipynb #cell-017
 def _activations(c, tokens:int, checkpointing:bool)->float:
     "Bytes that the forward pass keeps for the backward one"
     layer = tokens * (34 * c.hidden_size + 10 * c.intermediate_size)

@@ -91,7 +91,7 @@ def _batch(config, prompt:int, group:int, length:int, device)->dict:
     masks = {k.replace("ids", "mask"): torch.ones_like(v) for k, v in ids.items()}
     return ids | masks | {"advantages": torch.randn(group, generator=g).to(device), "num_items_in_batch": torch.tensor(group * length, device=device)}
 
-# %% ../nbs/28_speed.ipynb #cell-013
+# %% ../nbs/28_speed.ipynb #cell-014
 def _update(trainer, batch:dict, rows:int, grad:bool)->None:
     "One update's forward and backward, or its log-probabilities alone"
     import torch
@@ -106,7 +106,7 @@ def _update(trainer, batch:dict, rows:int, grad:bool)->None:
     trainer.model.zero_grad(set_to_none=True)
     if ids.is_cuda: torch.cuda.synchronize()
 
-# %% ../nbs/28_speed.ipynb #cell-015
+# %% ../nbs/28_speed.ipynb #cell-016
 CASES = ((512, 8), (1536, 16), (4096, 16))
 
 def bench_update(
@@ -132,11 +132,12 @@ def bench_update(
         del stock, ours
     return benchmark("update", found, peer=f"trl {_version('trl')} GRPOTrainer", gemm=round(rate / 1e9, 1), gemm_unit="GFLOP/s")
 
-# %% ../nbs/28_speed.ipynb #cell-016
+# %% ../nbs/28_speed.ipynb #cell-017
 def _version(name:str)->str:
     from importlib.metadata import version
     return version(name)
 
+# %% ../nbs/28_speed.ipynb #cell-018
 def _compared(stock, ours, batch:dict, grad:bool, n:int, rate:float)->dict:
     "One case: time, memory and work of both"
     group, prompt, length = len(batch["advantages"]), batch["prompt_ids"].shape[1], batch["completion_ids"].shape[1]
@@ -151,7 +152,7 @@ def _compared(stock, ours, batch:dict, grad:bool, n:int, rate:float)->dict:
                 t["ours"], t[best], peer_setting=best, memory=memory["ours"], peer_memory=memory["stock"], memory_ratio=ratio,
                 memory_unit="MiB", limit_share=work / t["ours"] / rate, rounds=n)
 
-# %% ../nbs/28_speed.ipynb #cell-020
+# %% ../nbs/28_speed.ipynb #cell-022
 def bench_generate(
     model:str="smollm2", # Any model `train` takes
     prompt:int=1536, # Prompt tokens

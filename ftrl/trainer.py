@@ -253,6 +253,7 @@ def packed_labels(
     packed.sources, packed.targets = packed.sources[kept], packed.targets[kept]
     return packed
 
+# %% ../nbs/25_trainer.ipynb #cell-036
 class GoldTrainer(SFTTrainer):
     "TRL's SFTTrainer, each shared beginning computed once"
     def __init__(self, *args, shared:bool=True, **kwargs):
@@ -272,7 +273,7 @@ class GoldTrainer(SFTTrainer):
         n = num_items_in_batch if num_items_in_batch is not None else max(1, len(logps))
         return -logps.sum() / n * (self.accelerator.num_processes if num_items_in_batch is not None else 1)
 
-# %% ../nbs/25_trainer.ipynb #cell-036
+# %% ../nbs/25_trainer.ipynb #cell-038
 NAMES = {"loss": "loss", "reward": "reward", "reward_std": "reward_std", "solve_rate": "solve_rate", "calls": "calls",
          "empty": "empty", "completions/mean_length": "length", "kl": "kl", "entropy": "entropy", "grad_norm": "grad_norm",
          "learning_rate": "lr", "frac_reward_zero_std": "equal_groups", "completions/clipped_ratio": "cut",
@@ -287,7 +288,7 @@ def line(
     out = {"step": step} | {name: logs[key] for key, name in NAMES.items() if key in logs}
     return out | {"seconds": round(seconds, 3)}
 
-# %% ../nbs/25_trainer.ipynb #cell-039
+# %% ../nbs/25_trainer.ipynb #cell-041
 def diagnosis(
     lines:list[dict], # The record so far
     kl:float=10.0, # Divergence per token that is too much
@@ -307,7 +308,7 @@ def diagnosis(
         return f"{at}: the last {patience} steps made no call; the policy has collapsed"
     return None
 
-# %% ../nbs/25_trainer.ipynb #cell-042
+# %% ../nbs/25_trainer.ipynb #cell-044
 class Record(TrainerCallback):
     "Writes metrics.jsonl, shows progress, stops a run that has gone wrong"
     def __init__(self, path, title:str="train", watch:bool=True):
@@ -327,7 +328,7 @@ class Record(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if self.bar is not None: self.bar.close()
 
-# %% ../nbs/25_trainer.ipynb #cell-044
+# %% ../nbs/25_trainer.ipynb #cell-046
 def _on_log(self:Record, args, state, control, logs=None, **kwargs):
     "Write the step down, and look at it"
     if not state.is_world_process_zero or "loss" not in (logs or {}): return
@@ -340,7 +341,7 @@ def _on_log(self:Record, args, state, control, logs=None, **kwargs):
 
 Record.on_log = _on_log
 
-# %% ../nbs/25_trainer.ipynb #cell-046
+# %% ../nbs/25_trainer.ipynb #cell-048
 def _read(text:str)->dict | None:
     "A line of the record; None if it was cut short"
     try: return json.loads(text)
@@ -357,7 +358,7 @@ def _show(self:Record)->None:
 
 Record.show = _show
 
-# %% ../nbs/25_trainer.ipynb #cell-049
+# %% ../nbs/25_trainer.ipynb #cell-051
 def _training_step(self:StepTrainer, model, inputs, num_items_in_batch=None):
     "TRL's step; a loss that is no number stops it before the weights change"
     loss = GRPOTrainer.training_step(self, model, inputs, num_items_in_batch)
