@@ -218,7 +218,7 @@ def postgres(tmp_path_factory):
     url = f"postgresql://ftrl@127.0.0.1:{port}/postgres"
     try:
         for _ in range(300):
-            try: psycopg.connect(url).close(); break
+            try: psycopg.connect(url, connect_timeout=5).close(); break
             except psycopg.OperationalError:
                 assert server.poll() is None, (home / "log").read_text()
                 time.sleep(.1)
