@@ -92,15 +92,10 @@ class Remote:
 TROUBLE = OSError, EOFError, ValueError, struct.error
 LATE = BlockingIOError, TimeoutError   # both are kinds of OSError
 
+# %% ../nbs/02_sandbox.ipynb #cell-015
 @patch
-def ask(self:Remote,
-    lines, # What to send
-    frames:list, # Takes the answers (status, seconds, body) as they come
-    wanted:int, # How many to wait for
-    seconds:float, # How long to wait
-    most:int=LIMIT, # Bytes an answer may have
-):
-    "Send lines and collect their answers; raises `TROUBLE`"
+def ask(self:Remote, lines, frames:list, wanted:int, seconds:float, most:int=LIMIT):
+    "Send lines, append that many answers (status, seconds, body) of at most so many bytes to frames; raises `TROUBLE`"
     self.patience(seconds)
     if not self.pid: self.pid, = struct.unpack("<i", self.line.recv(4))
     nonce, body = os.urandom(8), "\n".join(lines).encode()
@@ -119,7 +114,7 @@ def ask(self:Remote,
             frames.append((status, took, got[at - size:at].decode()))
     if at < len(got): raise ValueError("more than was asked")
 
-# %% ../nbs/02_sandbox.ipynb #cell-016
+# %% ../nbs/02_sandbox.ipynb #cell-018
 @dataclass(frozen=True)
 class Result:
     "One call's outcome; the content of a failure is what the policy is told"
@@ -139,11 +134,11 @@ class _Tool:
         status, seconds, body = frame
         return Result(True, body, seconds) if status == OK else self.fail(body, seconds)
 
-# %% ../nbs/02_sandbox.ipynb #cell-019
+# %% ../nbs/02_sandbox.ipynb #cell-021
 _every = weakref.WeakSet()
 os.register_at_fork(after_in_child=lambda: [s._blank() for s in _every])
 
-# %% ../nbs/02_sandbox.ipynb #cell-020
+# %% ../nbs/02_sandbox.ipynb #cell-023
 class Sandbox:
     "Runs tool code in hardened processes of its own, started when first needed"
     def __init__(self,
@@ -163,7 +158,7 @@ class Sandbox:
     def __enter__(self): self.start(); return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/02_sandbox.ipynb #cell-021
+# %% ../nbs/02_sandbox.ipynb #cell-024
 @patch
 def start(self:Sandbox)->Zygote:
     "The zygote; a new one if there is none or it died"
@@ -185,7 +180,7 @@ def close(self:Sandbox):
     "End every process of this sandbox"
     with self.lock: self._drop()
 
-# %% ../nbs/02_sandbox.ipynb #cell-023
+# %% ../nbs/02_sandbox.ipynb #cell-026
 @patch
 def _new(self:Sandbox)->Remote:
     "An unused runner"
@@ -204,7 +199,7 @@ def _lease(self:Sandbox)->Remote:
     runner.end()
     return self._new()
 
-# %% ../nbs/02_sandbox.ipynb #cell-025
+# %% ../nbs/02_sandbox.ipynb #cell-028
 @patch
 def _job(self:Sandbox, code, name, arguments):
     "A tool and the line that calls it, or the failure that made the line impossible"
@@ -227,7 +222,7 @@ def _lost(self:Sandbox, tool, runner, e)->Result|None:
     kind = signal.Signals(os.WTERMSIG(status)).name   # no tool can send SIGKILL, but a machine out of memory does
     return None if kind == "SIGKILL" else tool.fail(f"the tool's process died of {kind}")
 
-# %% ../nbs/02_sandbox.ipynb #cell-028
+# %% ../nbs/02_sandbox.ipynb #cell-031
 @patch
 def _apart(self:Sandbox, tool, line)->Result:
     "One call in a runner of its own"
@@ -241,7 +236,7 @@ def _apart(self:Sandbox, tool, line)->Result:
         if result: return result
     return tool.fail("the tool's process was killed")
 
-# %% ../nbs/02_sandbox.ipynb #cell-031
+# %% ../nbs/02_sandbox.ipynb #cell-034
 SLOW = .1
 
 @patch
@@ -262,7 +257,7 @@ def _together(self:Sandbox, jobs, seconds)->list:
     for (tool, _), frame in zip(jobs, frames): tool.alone |= frame[0] >= ALONE or frame[1] > SLOW
     return [t.result(f) if f[0] < ALONE else None for (t, _), f in zip(jobs, frames)] + [None] * (len(jobs) - len(frames))
 
-# %% ../nbs/02_sandbox.ipynb #cell-033
+# %% ../nbs/02_sandbox.ipynb #cell-036
 @patch
 def _one(self:Sandbox, tool, line)->Result:
     if isinstance(line, Result): return line
@@ -277,7 +272,7 @@ def call(self:Sandbox,
     "Run one call"
     return self._one(*self._job(code, name, arguments))
 
-# %% ../nbs/02_sandbox.ipynb #cell-036
+# %% ../nbs/02_sandbox.ipynb #cell-039
 BATCH, PATIENCE = 32, .5
 
 @patch
@@ -300,7 +295,7 @@ def map(self:Sandbox,
     done = dict(pair for pairs in (self.pool.map if len(parts) > 1 else map)(run, parts) for pair in pairs)
     return [done[i] for i in range(len(jobs))]
 
-# %% ../nbs/02_sandbox.ipynb #cell-039
+# %% ../nbs/02_sandbox.ipynb #cell-042
 class Session:
     "An episode whose calls share `data`"
     def __init__(self, sandbox, state): self.sandbox, self.first, self.log = sandbox, f"S\t{json.dumps(state)}", []
@@ -319,7 +314,7 @@ class Session:
         self.runner.ask(lines, frames, wanted, self.sandbox.timeout * wanted, most)
         return frames
 
-# %% ../nbs/02_sandbox.ipynb #cell-040
+# %% ../nbs/02_sandbox.ipynb #cell-043
 @patch
 def call(self:Session, code:str, name:str, arguments:dict)->Result:
     "Run one call on the session's data"
@@ -336,7 +331,7 @@ def call(self:Session, code:str, name:str, arguments:dict)->Result:
             return tool.result(frame)
     return line if isinstance(line, Result) else tool.fail("the tool's process was killed")
 
-# %% ../nbs/02_sandbox.ipynb #cell-043
+# %% ../nbs/02_sandbox.ipynb #cell-046
 @patch
 def _read(self:Session, what):
     try: (status, _, body), = self._ask([what], most=1 << 27)
@@ -344,7 +339,7 @@ def _read(self:Session, what):
     if status != OK: raise FtrlError(f"a session's data must be JSON, but its tools left something else: {body}")
     return body
 
-# %% ../nbs/02_sandbox.ipynb #cell-044
+# %% ../nbs/02_sandbox.ipynb #cell-047
 @patch
 def state(self:Session):
     "The data as it is now"
@@ -362,7 +357,7 @@ def session(self:Sandbox,
     "Lease a runner whose tools get `data=state`"
     return Session(self, state)
 
-# %% ../nbs/02_sandbox.ipynb #cell-047
+# %% ../nbs/02_sandbox.ipynb #cell-050
 PROBES = {
     "read a file": "open('/proc/self/environ').read()", "write a file": "__import__('tempfile').TemporaryFile()",
     "open a socket": "__import__('socket').socket()", "start a process": "os.fork() or os._exit(0)",
@@ -376,7 +371,7 @@ def report(self:Sandbox)->dict: # layers (took effect?), refused (what tools tri
     return {"weak": not all(self.zygote.layers.get(n) for n in ("landlock", "seccomp")), "layers": self.zygote.layers,
             "refused": [w for w, ok in tried.items() if not ok], "allowed": [w for w, ok in tried.items() if ok]}
 
-# %% ../nbs/02_sandbox.ipynb #cell-050
+# %% ../nbs/02_sandbox.ipynb #cell-053
 _shared = None
 
 def shared()->Sandbox:
