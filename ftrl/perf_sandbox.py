@@ -83,13 +83,14 @@ def episode(s:Sandbox, n:int=100)->list[dict]:
 # %% ../nbs/04_perf_sandbox.ipynb #cell-014
 def memory(s:Sandbox)->dict:
     "Proportional memory of the zygote and its runners; None where the kernel does not tell"
-    def share(pid): return int(re.search(r"^Pss: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[1]) / 1024
-    try:
-        zygote = s.zygote.process.pid
-        runners = Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
-        sizes = [share(p) for p in runners]
-        return case("memory of zygote and one runner", "MB", share(zygote) + max(sizes), runners=len(runners), goal="30")
-    except (OSError, TypeError, ValueError): return case("memory of zygote and one runner", "MB", None, goal="30")
+    def share(pid):
+        try: return int(re.search(r"^Pss: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[1]) / 1024
+        except (OSError, TypeError): return 0   # gone meanwhile, or another user's
+    zygote = s.zygote.process.pid
+    try: sizes = [share(p) for p in Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()]
+    except OSError: sizes = []
+    total = share(zygote) + max(sizes, default=0)
+    return case("memory of zygote and one runner", "MB", total or None, runners=len(sizes), goal="30")
 
 # %% ../nbs/04_perf_sandbox.ipynb #cell-017
 HOSTILE = {"import os\ndef f(x): os._exit(x)": "ended", "import sys\ndef f(x): sys.exit(x)": "SystemExit",
