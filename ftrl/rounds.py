@@ -109,5 +109,5 @@ def plan(
 # %% ../nbs/27_rounds.ipynb #cell-017
 def _activations(c, tokens:int, checkpointing:bool)->float:
     "Bytes that the forward pass keeps for the backward one"
-    layer = tokens * (34 * c.hidden_size + 10 * c.intermediate_size)
+    layer = tokens * (24 * c.hidden_size + 10 * c.intermediate_size)
     return layer + tokens * c.num_hidden_layers * 4 * c.hidden_size if checkpointing else layer * c.num_hidden_layers
