@@ -64,43 +64,65 @@ def build(
     split: Annotated[str, typer.Option(help="train, test, or world (held-out worlds)")] = "train",
     author: Annotated[str, typer.Option(help="world (facts, no language model) or openai:MODEL")] = "world",
     workers: Annotated[int, typer.Option(help="Processes")] = 1,
+    engine: Annotated[str, typer.Option(help="local or ray")] = "local",
+    questions: Annotated[Optional[str], typer.Option(help="Seed questions for a model that is the author, one a line")] = None,
+    budget: Annotated[Optional[int], typer.Option(help="Tokens that the author may spend")] = None,
     seed: Seed = 0,
 ):
     "Build verifiable environments, in five stages, each checked by every gate."
     from tqdm import tqdm
-    from ftrl.build import Recipe, write
+    from ftrl.build import Recipe
     from ftrl.core import SCENARIOS
-    if author != "world": raise FtrlError(f"--author {author}: expected world")
+    from ftrl.report import construct
     try: levels = tuple(int(d) for d in difficulty.split(","))
     except ValueError: raise FtrlError(f"--difficulty {difficulty}: expected numbers from 0 to 4, such as 2 or 0,2,4")
     if n < 1: raise FtrlError(f"-n {n}: expected at least 1")
-    recipe = Recipe(tuple(world) if world else None, tuple(scenario or SCENARIOS), seed, split, levels)
+    _output(out, ".jsonl", ".jsonl.gz")
+    worlds = tuple(_world(w, out) for w in world) if world else None
+    if author != "world": return _ask(author, questions, out, n, worlds, scenario, levels, seed, split, budget)
+    recipe = Recipe(worlds, tuple(scenario or SCENARIOS), seed, split, levels)
     recipe.views()  # a world that cannot be had is told before anything is written
     with tqdm(total=n, unit="env", disable=None) as bar:
-        report = write(_output(out, ".jsonl", ".jsonl.gz"), n, recipe, lambda env: bar.update(), workers=workers)
-    print(f"{out}: {report['built']} environments")
+        report = construct(out, n, recipe, lambda env: bar.update(), workers=workers,
+                           engine=engine)
+    print(report["table"].to_string(), f"\nrejected: {report['rejected'] or 'none'}")
+    print(f"{out}: {report['built']} environments, {report['rate']:.0f} a second")
 
-# %% ../nbs/90_cli.ipynb #cell-011
+# %% ../nbs/90_cli.ipynb #cell-012
+def _world(spec:str, out:str):
+    "A built-in world's name, or the world of a file or database"
+    if not any(c in spec for c in "./:\\"): return spec
+    from ftrl.tables import beside, make
+    return make(spec, names=beside(out, spec))
+
+def _ask(author, questions, out, n, worlds, scenario, levels, seed, split, budget)->None:
+    "Let a language model write the environments"
+    from itertools import islice
+    from ftrl.author import asked, build as write, seeds
+    if not author.startswith("openai:"): raise FtrlError(f"--author {author}: expected world or openai:MODEL")
+    plain = islice(seeds(_input(questions)), n) if questions else asked(n, worlds, seed=seed, split=split)
+    run = write(list(plain), author, out, None, tuple(scenario) if scenario else None, levels, budget, seed=seed, split=split)
+    for env in run: print(env)
+    print("\n".join(f"{k}: {v}" for k, v in run.report.items()))
+
+# %% ../nbs/90_cli.ipynb #cell-013
 @app.command()
 def check(
     path: Annotated[str, typer.Argument(help="Rows: .jsonl, .jsonl.gz or .parquet")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object")] = False,
 ):
     "Run every gate on every environment; exit status 1 if one fails."
     from tqdm import tqdm
-    from ftrl.core import dumps, stream
-    from ftrl.gate import check as gates
-    failed, total = 0, 0
-    for row in tqdm(stream(_input(path)), unit="env", disable=as_json or None):
-        verdicts = gates(row)
-        wrong = [v for v in verdicts if not v.ok]
-        failed, total = failed + bool(wrong), total + 1
-        if as_json: print(dumps({"id": row.id, "ok": not wrong, "failed": {v.gate: v.reason for v in wrong}}))
-        else: [print(f"{row.id}: {v.gate}: {v.reason}") for v in wrong]
-    print(f"{total - failed} of {total} accepted", file=sys.stderr if as_json else sys.stdout)
-    raise typer.Exit(1 if failed else 0)
+    from ftrl.core import dumps
+    from ftrl.report import audit
+    with tqdm(unit="env", disable=as_json or None) as bar: report = audit(_input(path), lambda *_: bar.update())
+    if as_json: print(dumps(report))
+    else:
+        for r in report["rejected"]: print(*(f"{r['id']}: {gate}: {why}" for gate, why in r["failed"].items()), sep="\n")
+        print(f"{report['passed']} of {report['rows']} accepted")
+    raise typer.Exit(1 if report["rejected"] else 0)
 
-# %% ../nbs/90_cli.ipynb #cell-012
+# %% ../nbs/90_cli.ipynb #cell-014
 @app.command()
 def show(
     path: Annotated[str, typer.Argument(help="Rows: .jsonl, .jsonl.gz or .parquet")],
@@ -110,25 +132,13 @@ def show(
     "Print one environment: question, sub-questions, tools."
     from itertools import islice
     from ftrl.core import stream
+    from ftrl.report import describe
     row = next(islice(stream(_input(path)), max(i, 0), None), None) if i >= 0 else None
     if row is None: raise FtrlError(f"{path} has no row {i}; expected a number from 0 on")
-    print("\n".join(_shown(row, code)))
+    print(describe(row))
+    for name, source in row.code.items() if code else (): print(f"\n# {name}\n{source}")
 
-def _shown(row, code:bool)->list[str]:
-    "The lines that show a row"
-    from ftrl.core import dumps
-    lines = [f"{row.id}  {row.data_source}  {row.split}", "", row.messages[0]["content"], "", f"Answer: {row.answer}", ""]
-    for s in (row.meta or {}).get("subquestions", ()):
-        after = f"  after {', '.join(s['depends_on'])}" if s["depends_on"] else ""
-        lines += [f"{s['id']}  {s['question']}", f"    {s['tool']}({dumps(s['arguments'])}) -> {s['answer']}{after}"]
-    if not row.meta: lines += [f"{name}: {', '.join(answers)}" for name, answers in row.unsolved.items()]
-    for tool in row.toolset:
-        f = tool["function"]
-        lines += ["", f"{f['name']}({', '.join(f['parameters'].get('properties', {}))})", f"    {f['description']}"]
-        if code: lines += ["", row.code[f["name"]]]
-    return lines
-
-# %% ../nbs/90_cli.ipynb #cell-014
+# %% ../nbs/90_cli.ipynb #cell-016
 @app.command()
 def collect(
     path: Annotated[str, typer.Argument(help="Environments, as `ftrl build` makes them")],
@@ -147,7 +157,7 @@ def collect(
                   progress=sys.stderr.isatty()), out)
     print(f"{out}: {n} rows from {len(rows)} environments")
 
-# %% ../nbs/90_cli.ipynb #cell-015
+# %% ../nbs/90_cli.ipynb #cell-017
 @app.command()
 def score(
     path: Annotated[str, typer.Argument(help="JSON lines: rows that have a `response`")],
@@ -158,7 +168,7 @@ def score(
     from ftrl.reward import score_file
     print(f"{out}: {score_file(_input(path), _output(out, '.jsonl', '.jsonl.gz'), reward)} scored")
 
-# %% ../nbs/90_cli.ipynb #cell-016
+# %% ../nbs/90_cli.ipynb #cell-018
 PROFILE_FIELDS = ("algorithm", "reward", "steps", "prompts", "group", "length", "lr")
 
 @app.command()
@@ -187,7 +197,7 @@ def train(
                      **{k: v for k, v in given.items() if v is not None})
     print(run(load(_input(path)), model, out, config))
 
-# %% ../nbs/90_cli.ipynb #cell-018
+# %% ../nbs/90_cli.ipynb #cell-020
 @app.command()
 def evaluate(
     bench: Annotated[str, typer.Argument(help="ftrl toolhop taubench rotbench mmlu bbh gsm8k math humaneval mbpp")],
@@ -218,7 +228,7 @@ def table(
     from ftrl.table import table as lay
     print(lay([_input(p) for p in paths], format, paper))
 
-# %% ../nbs/90_cli.ipynb #cell-020
+# %% ../nbs/90_cli.ipynb #cell-022
 @app.command()
 def delta(
     base: Annotated[str, typer.Argument(help="The checkpoint before: a directory, .gguf file, hub id or smollm2")],
@@ -241,7 +251,7 @@ def figures(
     from ftrl.figure import draw
     for d in draw(runs, out): print(d)
 
-# %% ../nbs/90_cli.ipynb #cell-022
+# %% ../nbs/90_cli.ipynb #cell-024
 @app.command()
 def reproduce(
     out: Annotated[str, typer.Option("--out", help="The run directory")],
@@ -251,8 +261,10 @@ def reproduce(
     from ftrl.reproduce import reproduce as run, summary
     print("\n" + summary(run(profile, out)))
 
-# %% ../nbs/90_cli.ipynb #cell-023
-BENCHMARKS = {"sandbox": "ftrl.sandbox:bench_sandbox", "rollout": "ftrl.perf_rollout:bench_rollout"}
+# %% ../nbs/90_cli.ipynb #cell-025
+BENCHMARKS = {"update": "ftrl.speed:bench_update", "rollout": "ftrl.speed:bench_generate",
+              "sandbox": "ftrl.perf_sandbox:bench_sandbox", "build": "ftrl.report:bench_build",
+              "delta": "ftrl.delta:bench_delta"}
 
 @app.command()
 def bench(

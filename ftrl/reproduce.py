@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from .core import FtrlError, atomic, dumps
+from .record import write as write_report
 
 # %% ../nbs/70_reproduce.ipynb #cell-005
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def reproduce(
         bar.set_postfix_str(name)
         if bar.disable and progress: print(f"{run.out.name}: {name}", flush=True)
         step(run, name, values, progress and not bar.disable)
+    run.once("report/index.html", lambda p: write_report(run.out, p))
     return run
 
 # %% ../nbs/70_reproduce.ipynb #cell-020

@@ -62,7 +62,7 @@ def update_map(
     found = updates(run)
     name = models(found)[-1]
     fig = heat_map(found[name], f"Relative update by layer and part, {label(name)}")
-    caption(fig, f"Base against {label(name)}, {len(found[name])} weights; {seeds(run)}. Norms of all weights of a cell taken together.")
+    caption(fig, f"{label(name)} against what it started from, {len(found[name])} weights; {seeds(run)}. Norms of all weights of a cell taken together.")
     return fig, grid(found[name]).reset_index().melt("part", var_name="layer", value_name="relative_permille")
 
 # %% ../nbs/53_update.ipynb #cell-013
