@@ -143,6 +143,7 @@ def _shared(
     while n < end and a[n] == b[n]: n += 1
     return min(n, end)
 
+# %% ../nbs/02_decode.ipynb #cell-023
 @patch
 def submit(self:Engine, key, ids:list[int], limit:int, temperature:float=0.0, seed=0, keep:bool=False)->None:
     "Continue a conversation from this prompt"
@@ -152,6 +153,7 @@ def submit(self:Engine, key, ids:list[int], limit:int, temperature:float=0.0, se
     seat.ids, seat.todo, seat.new, seat.limit, seat.keep = seat.ids[:n], ids[n:], [], limit, keep
     seat.temperature, seat.random, seat.running = temperature, rng(seed, key, len(ids)), True
 
+# %% ../nbs/02_decode.ipynb #cell-025
 @patch
 def _admit(self:Engine)->None:
     "Seat those who wait, as far as there is room; the first always gets in"
@@ -176,7 +178,7 @@ def _inherit(self:Engine, seat:Seat, at:int)->None:
         for x in pair: x[at, :, :n] = x[best, :, :n]
     seat.ids, seat.todo = seat.todo[:n], seat.todo[n:]
 
-# %% ../nbs/02_decode.ipynb #cell-024
+# %% ../nbs/02_decode.ipynb #cell-027
 @patch
 def _read(self:Engine, at:int, block:int=512):
     "Put a seat's new tokens into the cache; the logits after the last"
@@ -190,19 +192,25 @@ def _read(self:Engine, at:int, block:int=512):
         seat.ids, seat.todo = seat.ids + ids, seat.todo[block:]
     return self.net.head(h[-1:])[0]
 
+# %% ../nbs/02_decode.ipynb #cell-029
 @patch
 def _look(self:Engine, cache, at:int, start:int, q, k, v):
     "Attention of a block of one seat"
     n, G, D = len(q), self.net.groups, self.net.width
     K, V = (x[at, :, :start + n] for x in cache)
     K[:, start:], V[:, start:] = k.transpose(0, 1), v.transpose(0, 1)
-    q = q.view(n, G, -1, D).permute(1, 2, 0, 3).reshape(G, -1, D) * D ** -0.5
-    scores = (q @ K.transpose(1, 2)).view(G, -1, n, start + n)
-    scores[..., start:] += torch.full((n, n), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
-    out = scores.softmax(-1).view(G, -1, start + n) @ V
-    return out.view(G, -1, n, D).permute(2, 0, 1, 3).reshape(n, -1)
+    q, out = q.view(n, G, -1, D).transpose(0, 1) * D ** -0.5, torch.empty_like(q).view(n, G, -1, D)
+    size = 128 if self.device.type == "cpu" else n
+    mask = torch.full((size, size), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
+    for a in range(0, n, size):
+        m, end = min(size, n - a), start + min(n, a + size)
+        for g in range(G):
+            scores = (q[g, a:a + m].reshape(-1, D) @ K[g, :end].T).view(m, -1, end)
+            scores[..., end - m:] += mask[:m, None, :m]
+            out[a:a + m, g] = (scores.softmax(-1).view(-1, end) @ V[g, :end]).view(m, -1, D)
+    return out.view(n, -1)
 
-# %% ../nbs/02_decode.ipynb #cell-026
+# %% ../nbs/02_decode.ipynb #cell-031
 @patch
 def _write(self:Engine):
     "One more token of every running seat; the logits after it, a row a seat"
@@ -221,6 +229,7 @@ def _write(self:Engine):
         if s.running: s.ids.append(s.new[-1])
     return self.net.head(h)
 
+# %% ../nbs/02_decode.ipynb #cell-033
 @patch
 def _glance(self:Engine, q, K, V, mask):
     "Attention of one token of every seat"
@@ -229,7 +238,7 @@ def _glance(self:Engine, q, K, V, mask):
     scores = torch.baddbmm(mask, q.reshape(rows, -1, self.net.width), K.transpose(1, 2), alpha=self.net.width ** -0.5)
     return torch.bmm(scores.softmax(-1), V).view(n, -1)
 
-# %% ../nbs/02_decode.ipynb #cell-028
+# %% ../nbs/02_decode.ipynb #cell-035
 def draw(
     logits, # [rows, vocabulary]
     seats:list[Seat], # Whose they are
@@ -244,6 +253,7 @@ def draw(
     for i, pick in zip(hot, torch.searchsorted(mass, at)[:, 0].clamp(max=logits.shape[-1] - 1).tolist()): picks[i] = pick
     return picks
 
+# %% ../nbs/02_decode.ipynb #cell-037
 @patch
 def _say(self:Engine, seats:list[Seat], picks:list[int])->list[Seat]:
     "Write tokens down; those whose turn is over"
