@@ -262,7 +262,7 @@ def reproduce(
     print("\n" + summary(run(profile, out)))
 
 # %% ../nbs/90_cli.ipynb #cell-025
-BENCHMARKS = {"update": "ftrl.speed:bench_update", "rollout": "ftrl.speed:bench_generate",
+BENCHMARKS = {"update": "ftrl.speed:bench_update", "rollout": "ftrl.perf_rollout:bench_rollout",
               "sandbox": "ftrl.perf_sandbox:bench_sandbox", "build": "ftrl.report:bench_build",
               "delta": "ftrl.delta:bench_delta"}
 

@@ -84,6 +84,16 @@ def _parameters(step:str)->dict:
     return {k: v["default"] for k, v in inspect_notebook(str(_folder()/f"{step}.ipynb")).items()}
 
 # %% ../nbs/70_reproduce.ipynb #cell-014
+def _tidy(copy:Path)->None:
+    "Take progress bars, warnings and paths of this machine out of an executed notebook"
+    import nbformat
+    book = nbformat.read(copy, 4)
+    for key in ("input_path", "output_path"): book.metadata.get("papermill", {}).pop(key, None)
+    for cell in book.cells:
+        if "outputs" in cell: cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    nbformat.write(book, copy)
+
+# %% ../nbs/70_reproduce.ipynb #cell-016
 def step(
     run:Run, # Where
     name:str, # One of `STEPS`
@@ -95,7 +105,7 @@ def step(
     done, log = run/f"notebooks/{name}.ipynb", run/f"logs/{name}.log"
     if done.exists(): return done
     for folder in (done.parent, log.parent): folder.mkdir(parents=True, exist_ok=True)
-    mine = {k: v for k, v in values.items() if k in _parameters(name)} | {"out": str(run.out)}
+    mine = {k: v for k, v in values.items() if k in _parameters(name)} | {"out": "."}
     start = time.time()
     with atomic(done) as copy, open(log, "a") as text:
         try: papermill.execute_notebook(_folder()/f"{name}.ipynb", copy, mine, kernel_name="python3", cwd=str(run.out),
@@ -103,11 +113,12 @@ def step(
         except papermill.PapermillExecutionError as e:
             os.replace(copy, failed := done.with_name(f"{name}.failed.ipynb"))
             raise FtrlError(f"step {name} failed with {e.ename}: {e.evalue.splitlines()[0] if e.evalue else ''}; see {failed}") from e
+        _tidy(copy)
     done.with_name(f"{name}.failed.ipynb").unlink(missing_ok=True)
     record(run, seconds={name: round(time.time() - start, 1)})
     return done
 
-# %% ../nbs/70_reproduce.ipynb #cell-016
+# %% ../nbs/70_reproduce.ipynb #cell-020
 def need(
     run:Run, # Where
     part:str, # A file or folder that an earlier step makes
@@ -119,7 +130,7 @@ def need(
                                                 f"{run/'notebooks'/(name + '.ipynb')} and call again")
     return run/part
 
-# %% ../nbs/70_reproduce.ipynb #cell-018
+# %% ../nbs/70_reproduce.ipynb #cell-023
 def reproduce(
     profile:str="tiny", # `smoke`, `tiny`, `small`, `paper`, or a YAML file
     out:str="runs/tiny", # Where the run goes
@@ -142,7 +153,7 @@ def reproduce(
     run.once("report/index.html", lambda p: write_report(run.out, p))
     return run
 
-# %% ../nbs/70_reproduce.ipynb #cell-020
+# %% ../nbs/70_reproduce.ipynb #cell-026
 def summary(
     run:Run, # A finished run
 )->str:
@@ -153,7 +164,7 @@ def summary(
     took = ", ".join(f"{k} {v:.0f} s" for k, v in sorted(seconds.items()))
     return "\n".join([(run/"table.md").read_text().rstrip(), "", *(f"{near(p)}" for p in figures), "", took])
 
-# %% ../nbs/70_reproduce.ipynb #cell-022
+# %% ../nbs/70_reproduce.ipynb #cell-029
 def base(
     run:Run, # The run
     model:str, # `random`, or any model that transformers can load
@@ -175,7 +186,7 @@ def _random(out:Path)->None:
     LlamaForCausalLM(config).save_pretrained(out)
     tokenizer.save_pretrained(out)
 
-# %% ../nbs/70_reproduce.ipynb #cell-024
+# %% ../nbs/70_reproduce.ipynb #cell-031
 def copy_metrics(
     run:Run, # The run
     name:str, # A policy in `models/`

@@ -49,7 +49,7 @@ def training(
     axes[0][0].legend(loc="best")
     steps = ", ".join(f"{label(n)} {(frame.policy == n).sum()} steps" for n in tint)
     caption(fig, f"{steps}; {seeds(run)}. Thick: exponential average, span 10 steps.")
-    return fig, frame
+    return fig, frame[["policy", "step", *shown]]
 
 # %% ../nbs/52_result.ipynb #cell-011
 def summary(
