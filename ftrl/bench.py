@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'GENERAL', 'BENCHES', 'Protocol', 'Item', 'Bench', 'register', 'find', 'settings', 'line', 'Journal', 'Play',
-           'plays', 'evaluate', 'Results', 'means']
+           'plays', 'spread', 'evaluate', 'Results', 'means']
 
 # %% ../nbs/30_bench.ipynb #cell-002
-import fcntl, hashlib, importlib, itertools, json, os
+import fcntl, functools, hashlib, importlib, itertools, json, os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from fastcore.basics import patch
@@ -224,6 +224,35 @@ def lines(self:Bench, players:dict[str, LLM], todo:Iterable[Play], protocol:Prot
         yield p.key, line(self, p.item, e, run, p.trial) | {"item": p.key}
 
 # %% ../nbs/30_bench.ipynb #cell-028
+def _share(bench:str, model:str, protocol:Protocol, data, limit, scenario, keys:frozenset)->list[tuple[str, dict]]:
+    "Play the items of these keys"
+    b, policy = find(bench), _loaded(model)
+    mine = lambda: (p for p in plays(b, b.where(data), protocol.trials, limit, scenario))
+    players = b.players(policy, protocol)
+    for player in players.values(): player.match([(p.key, p.item.id, p.item.scenario) for p in mine()])
+    return list(b.lines(players, (p for p in mine() if p.key in keys), protocol, settings(b, policy, protocol)))
+
+@functools.cache
+def _loaded(model:str)->LLM: return llm.load(model)
+
+# %% ../nbs/30_bench.ipynb #cell-029
+def spread(
+    share:Callable, # What a process does with a set of keys
+    keys:list[str], # What is to be done
+    each:int=16, # Keys of a share at most
+)->Iterator[tuple[str, dict]]: # Lines by key, in the order the shares finish
+    "Do the work on a Ray cluster"
+    try: import ray
+    except ImportError as e: raise FtrlError("engine ray needs the package ray; expected `pip install ftrl[ray]`") from e
+    if not ray.is_initialized(): ray.init(include_dashboard=False, logging_level="error")
+    processes = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    each, work = max(1, min(each, -(-len(keys) // processes))), ray.remote(max_retries=-1)(share)
+    waiting = [work.remote(frozenset(keys[i:i + each])) for i in range(0, len(keys), each)]
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        for x in done: yield from ray.get(x)
+
+# %% ../nbs/30_bench.ipynb #cell-031
 def evaluate(
     bench:str, # One of `NAMES`
     model:str|LLM, # A name for `llm.load`, or a model
@@ -232,9 +261,12 @@ def evaluate(
     limit:int|None=None, # Only the first items
     scenario:str|None=None, # Only one scenario, domain or noise level
     progress:bool=True, # Show a bar
+    engine:str="local", # local, or ray: the items are spread over a cluster
     **protocol, # Fields of `Protocol`
 )->"Results":
     "Play a benchmark; resumable, one line an item in the order of the data"
+    if engine not in ("local", "ray"): raise FtrlError(f"engine {engine!r} is unknown; expected local or ray")
+    if engine == "ray" and not isinstance(model, str): raise FtrlError("engine ray needs the name of a model, got a model")
     b, protocol = find(bench), Protocol(**protocol)
     listed = lambda: plays(b, b.where(data), protocol.trials, limit, scenario)
     todo = [(p.key, p.item.id, p.item.scenario) for p in listed()]
@@ -245,14 +277,16 @@ def evaluate(
     players = b.players(policy, protocol)
     for player in players.values(): player.match(todo)
     left = (p for p in listed() if p.key not in journal.places)
+    work = b.lines(players, left, protocol, run) if engine == "local" else spread(
+        functools.partial(_share, bench, model, protocol, data, limit, scenario), [p.key for p in left])
     with tqdm(total=len(keys), initial=len(journal.places), desc=bench, disable=not progress) as bar:
-        for key, x in b.lines(players, left, protocol, run):
+        for key, x in work:
             journal.add(key, x)
             bar.update()
     journal.close(keys)
     return Results(Path(out))
 
-# %% ../nbs/30_bench.ipynb #cell-030
+# %% ../nbs/30_bench.ipynb #cell-033
 @dataclass(frozen=True)
 class Results:
     "A result file"

@@ -109,7 +109,8 @@ def step(
     start = time.time()
     with atomic(done) as copy, open(log, "a") as text:
         try: papermill.execute_notebook(_folder()/f"{name}.ipynb", copy, mine, kernel_name="python3", cwd=str(run.out),
-                                        progress_bar=progress, stdout_file=text, stderr_file=text)
+                                        progress_bar=progress, stdout_file=text, stderr_file=text,
+                                        extra_arguments=["--log-level=ERROR"])
         except papermill.PapermillExecutionError as e:
             os.replace(copy, failed := done.with_name(f"{name}.failed.ipynb"))
             raise FtrlError(f"step {name} failed with {e.ename}: {e.evalue.splitlines()[0] if e.evalue else ''}; see {failed}") from e
