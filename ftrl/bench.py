@@ -32,6 +32,7 @@ class Protocol:
     compat: str | None = None     # "ftrl": the paper's script with its known slips
     user: str | None = None       # Who plays the simulated user
     width: int = 64               # Episodes at once
+    thinking: bool | None = None  # Reasoning on or off, where the model knows both
 
     def __post_init__(self):
         for name in ("max_new_tokens", "trials", "width"):
@@ -226,14 +227,17 @@ def lines(self:Bench, players:dict[str, LLM], todo:Iterable[Play], protocol:Prot
 # %% ../nbs/30_bench.ipynb #cell-028
 def _share(bench:str, model:str, protocol:Protocol, data, limit, scenario, keys:frozenset)->list[tuple[str, dict]]:
     "Play the items of these keys"
-    b, policy = find(bench), _loaded(model)
+    b, policy = find(bench), _kept(model, protocol.thinking)
     mine = lambda: (p for p in plays(b, b.where(data), protocol.trials, limit, scenario))
     players = b.players(policy, protocol)
     for player in players.values(): player.match([(p.key, p.item.id, p.item.scenario) for p in mine()])
     return list(b.lines(players, (p for p in mine() if p.key in keys), protocol, settings(b, policy, protocol)))
 
-@functools.cache
-def _loaded(model:str)->LLM: return llm.load(model)
+def _loaded(model:str, thinking:bool | None=None)->LLM:
+    "A model by its name, with or without reasoning"
+    return llm.load(model, **({} if thinking is None else {"thinking": thinking}))
+
+_kept = functools.cache(_loaded)
 
 # %% ../nbs/30_bench.ipynb #cell-029
 def spread(
@@ -270,7 +274,7 @@ def evaluate(
     b, protocol = find(bench), Protocol(**protocol)
     listed = lambda: plays(b, b.where(data), protocol.trials, limit, scenario)
     todo = [(p.key, p.item.id, p.item.scenario) for p in listed()]
-    policy = llm.load(model) if isinstance(model, str) else model
+    policy = _loaded(model, protocol.thinking) if isinstance(model, str) else model
     run = settings(b, policy, protocol)
     journal = Journal(out, run)
     journal.adopt(keys := [k for k, *_ in todo])

@@ -9,8 +9,9 @@ __all__ = ['THIRDS', 'inside', 'Variant', 'variants', 'Pair', 'put', 'assemble',
 import json, re, shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from .core import FtrlError, read_json_lines
+from .core import FtrlError, atomic, read_json_lines
 from .checkpoint import BLOCKS, Adapted, number, pairs, part, weights
 
 # %% ../nbs/41_intervene.ipynb #cell-005
@@ -126,12 +127,14 @@ def intervene(
     chosen:Iterable[Variant]=tuple(variants()), # What to evaluate
     limit:int | None=None, # Only the first environments
     progress:bool=True, # Show bars
+    known:dict[str, Path] | None=None, # Variant -> a result file on the same data that is there already
     **protocol, # Passed to `evaluate`, such as max_turns
 )->"pd.DataFrame": # The table of `outcome`
     "Evaluate variants between two checkpoints with one loaded model"
     from ftrl.bench import evaluate
     from ftrl.llm import Local, load
     chosen, out = list(chosen), Path(out)
+    for name, path in (known or {}).items(): _adopt(path, out/f"{name}.jsonl", limit)
     for v in chosen:
         if (out/f"{v.name}.jsonl").exists(): continue
         if "policy" not in locals(): pair, policy, now = Pair(base, tuned), load(str(base)), {}
@@ -142,6 +145,12 @@ def intervene(
     return outcome(out)
 
 # %% ../nbs/41_intervene.ipynb #cell-027
+def _adopt(path:str | Path, out:Path, limit:int | None)->None:
+    "The first lines of a result file, as a variant's"
+    if out.exists(): return
+    with atomic(out) as temp, open(path, encoding="utf-8") as f: temp.write_text("".join(islice(f, limit)), encoding="utf-8")
+
+# %% ../nbs/41_intervene.ipynb #cell-030
 def outcome(
     folder:str | Path, # Result files of variants
     metric:str="solve_f1", # What to compare
