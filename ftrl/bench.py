@@ -55,14 +55,6 @@ class Bench:
 
     files: tuple[str, ...] = ()  # Where its data may be, below the data folder
 
-    def where(self, data=None)->Path|None:
-        "The data: what was asked for, or the first of `files` that is there"
-        if data is not None and not Path(data).exists(): raise FtrlError(f"{data}: no such file or folder of {self.name}")
-        roots = [Path(data)] if data is not None else [data_dir()] if data_dir() else []
-        if roots and roots[0].is_file(): return roots[0]
-        there = [p for r in roots for f in self.files for p in (r/f, r/Path(f).name, Path(f"{r/f}.gz")) if p.exists()]
-        if there or not self.files: return next(iter(there), None)
-        raise FtrlError(f"no data for {self.name}; expected {self.files[0]} below $FTRL_DATA, or give --data PATH")
     def items(self, data:Path|None)->Iterator[Item]: raise NotImplementedError
     def episode(self, item:Item, key:str, protocol:Protocol)->Episode: raise NotImplementedError
     def score(self, episode:Episode)->dict[str, float]: raise NotImplementedError
@@ -77,6 +69,17 @@ class Bench:
         "Why numbers of this protocol are not comparable with published ones"
 
 # %% ../nbs/30_bench.ipynb #cell-010
+@patch
+def where(self:Bench, data=None)->Path|None:
+    "The data: what was asked for, or the first of `files` that is there"
+    if data is not None and not Path(data).exists(): raise FtrlError(f"{data}: no such file or folder of {self.name}")
+    roots = [Path(data)] if data is not None else [data_dir()] if data_dir() else []
+    if roots and roots[0].is_file(): return roots[0]
+    there = [p for r in roots for f in self.files for p in (r/f, r/Path(f).name, Path(f"{r/f}.gz")) if p.exists()]
+    if there or not self.files: return next(iter(there), None)
+    raise FtrlError(f"no data for {self.name}; expected {self.files[0]} below $FTRL_DATA, or give --data PATH")
+
+# %% ../nbs/30_bench.ipynb #cell-012
 NAMES = ("ftrl", "toolhop", "taubench", "rotbench", "mmlu", "bbh", "gsm8k", "math", "humaneval", "mbpp")
 GENERAL = NAMES[4:]
 BENCHES:dict[str, Bench] = {}
@@ -95,7 +98,7 @@ def find(
     if name not in BENCHES: raise FtrlError(f"benchmark {name!r} is unknown; expected one of {', '.join(NAMES)}")
     return BENCHES[name]
 
-# %% ../nbs/30_bench.ipynb #cell-013
+# %% ../nbs/30_bench.ipynb #cell-015
 def settings(
     bench:Bench, # What is played
     model:LLM, # Who plays
@@ -117,7 +120,7 @@ def line(bench:Bench, item:Item, episode:Episode, run:dict, trial:int=0)->dict:
             "messages": episode.messages, "error": episode.error, "stop": episode.stop, "faults": wrong, "trial": trial,
             "turns": len(episode.steps), "tokens": sum(s.tokens for s in episode.steps), "run": run}
 
-# %% ../nbs/30_bench.ipynb #cell-016
+# %% ../nbs/30_bench.ipynb #cell-018
 class Journal:
     "Finished lines by key, on disk; `close` puts them in order"
     def __init__(self,
@@ -144,7 +147,7 @@ class Journal:
                             "make room and give the same command again") from e
         self.places[key] = at + len(key) + 1
 
-# %% ../nbs/30_bench.ipynb #cell-018
+# %% ../nbs/30_bench.ipynb #cell-020
 @patch
 def _read(self:Journal)->None:
     "Take up what a broken run left"
@@ -166,6 +169,14 @@ def lines(self:Journal, keys:Iterable[str])->Iterator[bytes]:
         yield self.file.readline()
 
 @patch
+def follow(self:Journal, work:Iterable[tuple[str, dict]], n:int, name:str, progress:bool)->None:
+    "Keep lines as they come, under a bar"
+    with tqdm(total=n, initial=len(self.places), desc=name, disable=not progress) as bar:
+        for key, x in work:
+            self.add(key, x)
+            bar.update()
+
+@patch
 def close(self:Journal, keys:Iterable[str])->None:
     "Write the result file, in this order, and drop the journal"
     try:
@@ -175,7 +186,7 @@ def close(self:Journal, keys:Iterable[str])->None:
     self.part.unlink()
     self.file.close()
 
-# %% ../nbs/30_bench.ipynb #cell-021
+# %% ../nbs/30_bench.ipynb #cell-023
 @patch
 def adopt(self:Journal, keys:Iterable[str])->None:
     "Take over the good lines of an earlier result file with the same settings"
@@ -187,7 +198,7 @@ def adopt(self:Journal, keys:Iterable[str])->None:
             if key in keys and key not in self.places and not x["error"] and x["run"] == self.run: self.add(key, x)
     except (FtrlError, KeyError, TypeError): pass  # not a result file of ours: it will be replaced when all is played
 
-# %% ../nbs/30_bench.ipynb #cell-023
+# %% ../nbs/30_bench.ipynb #cell-025
 @dataclass(frozen=True)
 class Play:
     "An item, which time it is played, and the key of its line"
@@ -209,7 +220,7 @@ def plays(bench:Bench, data:Path|None, trials:int=1, limit:int|None=None, scenar
         seen[key] += 1
         yield Play(item, trial, key if seen[key] == 1 else f"{key}-{seen[key]}")
 
-# %% ../nbs/30_bench.ipynb #cell-026
+# %% ../nbs/30_bench.ipynb #cell-028
 @patch
 def lines(self:Bench, players:dict[str, LLM], todo:Iterable[Play], protocol:Protocol, run:dict)->Iterator[tuple[str, dict]]:
     "Play items; their lines by key, in the order they finish"
@@ -224,7 +235,7 @@ def lines(self:Bench, players:dict[str, LLM], todo:Iterable[Play], protocol:Prot
         p = live.pop(e.key)
         yield p.key, line(self, p.item, e, run, p.trial) | {"item": p.key}
 
-# %% ../nbs/30_bench.ipynb #cell-028
+# %% ../nbs/30_bench.ipynb #cell-030
 def _share(bench:str, model:str, protocol:Protocol, data, limit, scenario, keys:frozenset)->list[tuple[str, dict]]:
     "Play the items of these keys"
     b, policy = find(bench), _kept(model, protocol.thinking)
@@ -239,7 +250,7 @@ def _loaded(model:str, thinking:bool | None=None)->LLM:
 
 _kept = functools.cache(_loaded)
 
-# %% ../nbs/30_bench.ipynb #cell-029
+# %% ../nbs/30_bench.ipynb #cell-031
 def spread(
     share:Callable, # What a process does with a set of keys
     keys:list[str], # What is to be done
@@ -256,7 +267,12 @@ def spread(
         done, waiting = ray.wait(waiting)
         for x in done: yield from ray.get(x)
 
-# %% ../nbs/30_bench.ipynb #cell-031
+def _cluster(engine:str, model)->None:
+    "May this be spread?"
+    if engine != "ray": raise FtrlError(f"engine {engine!r} is unknown; expected local or ray")
+    if not isinstance(model, str): raise FtrlError("engine ray needs the name of a model, got a model")
+
+# %% ../nbs/30_bench.ipynb #cell-033
 def evaluate(
     bench:str, # One of `NAMES`
     model:str|LLM, # A name for `llm.load`, or a model
@@ -269,28 +285,22 @@ def evaluate(
     **protocol, # Fields of `Protocol`
 )->"Results":
     "Play a benchmark; resumable, one line an item in the order of the data"
-    if engine not in ("local", "ray"): raise FtrlError(f"engine {engine!r} is unknown; expected local or ray")
-    if engine == "ray" and not isinstance(model, str): raise FtrlError("engine ray needs the name of a model, got a model")
+    if engine != "local": _cluster(engine, model)
     b, protocol = find(bench), Protocol(**protocol)
     listed = lambda: plays(b, b.where(data), protocol.trials, limit, scenario)
     todo = [(p.key, p.item.id, p.item.scenario) for p in listed()]
     policy = _loaded(model, protocol.thinking) if isinstance(model, str) else model
-    run = settings(b, policy, protocol)
-    journal = Journal(out, run)
+    journal = Journal(out, run := settings(b, policy, protocol))
     journal.adopt(keys := [k for k, *_ in todo])
     players = b.players(policy, protocol)
     for player in players.values(): player.match(todo)
     left = (p for p in listed() if p.key not in journal.places)
-    work = b.lines(players, left, protocol, run) if engine == "local" else spread(
-        functools.partial(_share, bench, model, protocol, data, limit, scenario), [p.key for p in left])
-    with tqdm(total=len(keys), initial=len(journal.places), desc=bench, disable=not progress) as bar:
-        for key, x in work:
-            journal.add(key, x)
-            bar.update()
+    journal.follow(b.lines(players, left, protocol, run) if engine == "local" else spread(
+        functools.partial(_share, bench, model, protocol, data, limit, scenario), [p.key for p in left]), len(keys), bench, progress)
     journal.close(keys)
     return Results(Path(out))
 
-# %% ../nbs/30_bench.ipynb #cell-033
+# %% ../nbs/30_bench.ipynb #cell-035
 @dataclass(frozen=True)
 class Results:
     "A result file"

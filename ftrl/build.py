@@ -77,7 +77,8 @@ def views(self:Recipe)->list[View]:
 @patch
 def told(self:Recipe)->dict:
     "The recipe as plain JSON"
-    return {"worlds": [getattr(w, "name", w) for w in self.worlds or ()], "scenarios": list(self.scenarios), "seed": self.seed,
+    name = lambda w: w if isinstance(w, str) else " ".join(filter(None, (w.name, getattr(w, "digest", ""))))
+    return {"worlds": [name(w) for w in self.worlds or ()], "scenarios": list(self.scenarios), "seed": self.seed,
             "split": self.split, "difficulty": list(self.difficulty)}
 
 # %% ../nbs/17_build.ipynb #cell-014

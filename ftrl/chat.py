@@ -102,7 +102,7 @@ def from_message(
     return Turn((message.get("content") or "").strip(), tuple(calls))
 
 # %% ../nbs/01_chat.ipynb #cell-025
-HERMES = r"""
+_SYSTEM = r"""
 {%- set system = messages[0].content if messages[0].role == 'system' else '' %}
 {%- if system or tools %}
     {{- '<|im_start|>system\n' + system }}
@@ -114,6 +114,10 @@ HERMES = r"""
     {%- endif %}
     {{- '<|im_end|>\n' }}
 {%- endif %}
+"""
+
+# %% ../nbs/01_chat.ipynb #cell-027
+HERMES = _SYSTEM + r"""
 {%- for m in messages %}
     {%- if m.role == 'tool' %}
         {{- '\n' if loop.previtem is defined and loop.previtem.role == 'tool' else '<|im_start|>user\n' }}
@@ -139,7 +143,7 @@ HERMES = r"""
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}
 """
 
-# %% ../nbs/01_chat.ipynb #cell-027
+# %% ../nbs/01_chat.ipynb #cell-029
 def prepare(
     tokenizer, # A transformers tokenizer; changed in place
 ):
@@ -152,7 +156,7 @@ def prepare(
     tokenizer.chat_template = HERMES.replace("<|im_end|>", end)
     return tokenizer
 
-# %% ../nbs/01_chat.ipynb #cell-029
+# %% ../nbs/01_chat.ipynb #cell-031
 def _objects(message:dict)->dict:
     "A message whose call arguments are objects, and whose content is text"
     message = {**message, "content": message.get("content") or ""}

@@ -309,7 +309,7 @@ def figures(
 @app.command()
 def reproduce(
     out: Annotated[str, Opt("--out", help="The run directory")],
-    profile: Annotated[str, Opt(help="smoke, tiny, small, paper, or a YAML file of parameters")] = "tiny",
+    profile: Annotated[str, Opt(help="smoke, tiny, cpu, small, paper, or a YAML file of parameters")] = "tiny",
 ):
     "The whole method in six notebooks; what is done is skipped."
     from ftrl.reproduce import reproduce as run, summary

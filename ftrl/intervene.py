@@ -139,7 +139,7 @@ def intervene(
         if (out/f"{v.name}.jsonl").exists(): continue
         if "policy" not in locals(): pair, policy, now = Pair(base, tuned), load(str(base)), {}
         put(policy.model, pair, v, now)
-        fresh = Local(policy.model, policy.tokenizer, f"{tuned} {v.name}", policy.batch)
+        fresh = Local(policy.model, policy.tokenizer, f"{Path(str(tuned)).name} {v.name}", policy.batch)
         fresh.mark = f"{policy.mark} {v.name}"
         evaluate("ftrl", fresh, out/f"{v.name}.jsonl", data, limit, progress=progress, **protocol)
     return outcome(out)

@@ -66,7 +66,7 @@ def _folder()->Path:
     return folder
 
 def settings(
-    name:str, # `smoke`, `tiny`, `small`, `paper`, or a YAML file
+    name:str, # `smoke`, `tiny`, `cpu`, `small`, `paper`, or a YAML file
 )->dict: # Parameter -> value
     "The parameters of a profile"
     import yaml
@@ -85,10 +85,10 @@ def _parameters(step:str)->dict:
     return {k: v["default"] for k, v in inspect_notebook(str(_folder()/f"{step}.ipynb")).items()}
 
 # %% ../nbs/70_reproduce.ipynb #cell-014
-def _tidy(copy:Path)->None:
+def _tidy(copy:Path, root:Path)->None:
     "Take progress bars, warnings and paths of this machine out of an executed notebook"
     import nbformat
-    book = nbformat.read(copy, 4)
+    book = nbformat.reads(copy.read_text(encoding="utf-8").replace(f"{root}/", "").replace(str(root), "."), 4)
     for key in ("input_path", "output_path"): book.metadata.get("papermill", {}).pop(key, None)
     for cell in book.cells:
         if "outputs" in cell: cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
@@ -115,7 +115,7 @@ def step(
         except papermill.PapermillExecutionError as e:
             os.replace(copy, failed := done.with_name(f"{name}.failed.ipynb"))
             raise FtrlError(f"step {name} failed with {e.ename}: {e.evalue.splitlines()[0] if e.evalue else ''}; see {failed}") from e
-        _tidy(copy)
+        _tidy(copy, run.out)
     done.with_name(f"{name}.failed.ipynb").unlink(missing_ok=True)
     record(run, seconds={name: round(time.time() - start, 1)})
     return done
@@ -134,7 +134,7 @@ def need(
 
 # %% ../nbs/70_reproduce.ipynb #cell-023
 def reproduce(
-    profile:str="tiny", # `smoke`, `tiny`, `small`, `paper`, or a YAML file
+    profile:str="tiny", # `smoke`, `tiny`, `cpu`, `small`, `paper`, or a YAML file
     out:str="runs/tiny", # Where the run goes
     progress:bool=True, # Bars on the terminal
 )->Run:

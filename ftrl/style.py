@@ -145,7 +145,8 @@ def config(run)->dict:
 
 def seeds(run)->str:
     "The seeds of a run, in words"
-    seed = config(run).get("seeds", config(run).get("seed"))
+    given = config(run).get("parameters", {})
+    seed = given.get("seeds", given.get("seed"))
     if seed is None: return "seed not recorded"
     return "seeds " + ", ".join(map(str, seed)) if isinstance(seed, list) else f"seed {seed}"
 

@@ -16,7 +16,7 @@ def outputs(cell):
     "What a code cell printed or showed as text"
     for o in cell.get("outputs", []):
         text = o.get("text") or o.get("data", {}).get("text/markdown") or o.get("data", {}).get("text/plain") or ""
-        if o.get("data", {}).get("text/markdown"): yield text
+        if o.get("data", {}).get("text/markdown"): yield links(text)
         elif text.strip(): yield f"```\n{text.rstrip()}\n```"
 
 
