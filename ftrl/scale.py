@@ -154,8 +154,8 @@ def extend(
 
 # %% ../nbs/14_scale.ipynb #cell-025
 STRATEGIES = ("generalize", "expand", "retype", "extend")
-OPTIONS_AT = ((0, 0), (0, 0), (2, 3), (3, 5), (4, 7))  # extra parameters of a tool at each difficulty
-TOTAL = {"single_hop": (5, 11), "parallel_single_hop": (4, 11), "multi_hop": (7, 14), "parallel_multi_hop": (9, 14)}
+OPTIONS_AT = ((0, 0), (0, 0), (2, 3), (3, 5), (5, 7))  # extra parameters of a tool at each difficulty
+TOTAL = {"single_hop": (5, 11), "parallel_single_hop": (4, 11), "multi_hop": (9, 15), "parallel_multi_hop": (10, 15)}
 
 def strategies(
     difficulty:int, # 0-4

@@ -161,7 +161,7 @@ def _worked(chains, hops:list[Hop], r:random.Random)->Hop | None:
 SIZES = {  # scenario -> difficulty -> choices of (branches, hops in each)
     "single_hop": [((1, 1),)] * 5,
     "parallel_single_hop": [((2, 1),), ((2, 1),), ((2, 1), (2, 1), (3, 1)), ((2, 1), (3, 1)), ((2, 1), (2, 1), (3, 1), (4, 1))],
-    "multi_hop": [((1, 2),), ((1, 2), (1, 3)), ((1, 3), (1, 4)), ((1, 4), (1, 5)), ((1, 5), (1, 6), (1, 6), (1, 7))],
+    "multi_hop": [((1, 2),), ((1, 2), (1, 3)), ((1, 3), (1, 4)), ((1, 4), (1, 5)), ((1, 6), (1, 6), (1, 7))],
     "parallel_multi_hop": [((2, 2),), ((2, 2),), ((2, 2), (3, 2), (2, 3)), ((2, 3), (3, 2)), ((2, 3), (3, 2), (2, 4), (3, 3), (4, 2), (2, 4))]}
 
 def _ways(scenario:str, difficulty:int)->tuple[str, ...]:
