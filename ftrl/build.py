@@ -103,7 +103,7 @@ def propose(
         if failed is None: return replace(env, gates=(*GATES, "novel")), attempt, lost
         lost[failed] += 1
     raise FtrlError(f"environment {i} ({scenario}): {TRIES} draws gave nothing new and sound ({dict(lost)}); "
-                    "expected more facts: add worlds or scenarios, or ask for fewer")
+                    "expected more facts: add worlds, ask for fewer, or name the scenarios that these facts allow")
 
 # %% ../nbs/17_build.ipynb #cell-017
 class Seen:

@@ -108,7 +108,9 @@ def _world(spec:str, out:str):
     "A built-in world's name, or the world of a file or database"
     if not any(c in spec for c in "./:\\"): return spec
     from ftrl.tables import beside, make
-    return make(spec, names=beside(out, spec))
+    world = make(spec, names=beside(out, spec))
+    for why, n in sorted(world.omitted.items()): print(f"{world.name}: {n} left out, {why}", file=sys.stderr)
+    return world
 
 def _ask(author, questions, out, n, worlds, scenario, levels, seed, split, budget)->None:
     "Let a language model write the environments"
@@ -125,15 +127,18 @@ def _ask(author, questions, out, n, worlds, scenario, levels, seed, split, budge
 def check(
     path: Rows,
     as_json: Annotated[bool, Opt("--json", help="One JSON object")] = False,
+    overlap: Annotated[bool, Opt("--contamination", help="Also 13-word sequences shared with the benchmarks in $FTRL_DATA")] = False,
 ):
     "Run every gate on every environment; exit status 1 if one fails."
     from tqdm import tqdm
-    from ftrl.core import dumps
-    from ftrl.report import audit
+    from ftrl.core import dumps, stream
+    from ftrl.report import audit, contamination
     with tqdm(unit="env", disable=as_json or None) as bar: report = audit(_input(path), lambda *_: bar.update())
+    if overlap: report["contamination"] = contamination(r.messages[-1]["content"].rpartition("Question: ")[2] for r in stream(path))
     if as_json: print(dumps(report))
     else:
         for r in report["rejected"]: print(*(f"{r['id']}: {gate}: {why}" for gate, why in r["failed"].items()), sep="\n")
+        for name, found in report.get("contamination", {}).items(): print(f"{name}: {len(found)} sequences shared")
         print(f"{report['passed']} of {report['rows']} accepted")
     raise typer.Exit(1 if report["rejected"] else 0)
 

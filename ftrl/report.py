@@ -166,6 +166,7 @@ def construct(
     report = write(out, n, recipe, count, **kwargs)
     stem = str(out).removesuffix(".gz").removesuffix(".jsonl")
     sources = {v.world.name: v.world.source for v in recipe.views()}
+    report["left out of tables"] = {v.world.name: dict(v.world.omitted) for v in recipe.views() if getattr(v.world, "omitted", None)}
     report["by scenario"], report["by world"] = (counted.table(by).to_dict("index") for by in ("scenario", "world"))
     for path, text in ((f"{stem}.report.json", dumps(report) + "\n"), (f"{stem}.README.md", card(report, counted, sources))):
         with atomic(path) as temp: temp.write_text(text, encoding="utf-8")

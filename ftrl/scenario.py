@@ -45,7 +45,8 @@ def walk(
     avoid:frozenset=frozenset(), # Things and values that may not turn up
 )->list[tuple[Relation, str, str]] | None: # (relation, subject, object) of each hop
     "A random chain of facts, or None where it ended too early"
-    start = path[0] if path else last if length == 1 and last else r.choice(_starts(view, length))
+    start = path[0] if path else last if length == 1 and last else r.choice(_starts(view, length) or [None])
+    if start is None: return None  # nothing leads so far
     subject, seen, out = r.choice(_subjects(view, start)), set(avoid), []
     for i in range(length):
         if i: start = path[i] if path else _next(view, r, subject, start, i == length - 1, last, [x[0] for x in out])
