@@ -35,20 +35,16 @@ def _words(x)->str: return str(x).replace("_", " ")
 
 def choices(
     rows:list[Row], # Rows with an `env` column
-    among:int=10, # Candidates for an argument
-    seed:int=0, # Of the values taken from other environments
 )->list[Choice]: # For every row that has a next step: its tool, and its argument
     "The questions that rows pose to the probe"
-    values = {r.id: {_words(v) for s in Env.from_row(r).subquestions for v in s.arguments.values()} for r in rows}
-    every, found = sorted(set().union(*values.values())), []
+    found = []
     for i, r in enumerate(rows):
-        steps = ready(r)
-        tools, right = tuple(t["function"]["name"] for t in r.toolset), frozenset(s.tool for s in steps)
+        steps, tools = ready(r), tuple(t["function"]["name"] for t in r.toolset)
+        right = frozenset(s.tool for s in steps)
         if right and len(tools) > len(right): found.append(Choice(i, r.id, "tool", tools, right))
         right = frozenset(_words(v) for s in steps for v in s.arguments.values())
-        own = sorted(values[r.id]); others = [v for v in every if v not in values[r.id]]
-        names = tuple(own + rng("argument", seed, i).sample(others, min(len(others), max(among - len(own), 0))))
-        if right and len(names) > len(right): found.append(Choice(i, r.id, "argument", names, right))
+        own = {_words(v) for s in Env.from_row(r).subquestions for v in s.arguments.values()}
+        if right: found.append(Choice(i, r.id, "argument", tuple(sorted(own)), right))
     return found
 
 # %% ../nbs/42_probe.ipynb #cell-013
@@ -103,7 +99,7 @@ def probe(
     asked:list[Choice], # Questions of one kind
     at:dict, # Candidate -> unit vector
     folds:int=5, # Parts of the cross-validation
-)->list[float]: # For every question, 1 if a right candidate was nearest
+)->tuple[list[float], float]: # For every question, 1 if a right candidate was nearest; what guessing would give
     "How well a linear map of the states finds the right candidate"
     import numpy as np
     from sklearn.linear_model import RidgeCV
@@ -114,25 +110,38 @@ def probe(
     if len(set(groups)) < folds: raise FtrlError(f"{len(set(groups))} environments are too few for {folds} folds; give more rows")
     x = np.stack([x[c.row] for c in asked])
     y = np.stack([np.mean([at[t] for t in sorted(c.right)], 0) for c in asked])
-    hits = np.zeros(len(asked))
+    hits, odds = np.zeros(len(asked)), np.zeros(len(asked))
     for train, test in GroupKFold(folds).split(x, y, groups):
         guess = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 6))).fit(x[train], y[train]).predict(x[test])
-        for i, g in zip(test, guess): hits[i] = max(asked[i].candidates, key=lambda t: float(at[t] @ g)) in asked[i].right
-    return hits.tolist()
+        for i, g, names in zip(test, guess, _among([asked[i] for i in test])):
+            hits[i], odds[i] = max(names, key=lambda t: float(at[t] @ g)) in asked[i].right, len(asked[i].right) / len(names)
+    return hits.tolist(), float(odds.mean())
 
-# %% ../nbs/42_probe.ipynb #cell-023
+# %% ../nbs/42_probe.ipynb #cell-020
+def _among(
+    asked:list[Choice], # The questions of a fold
+    most:int=10, # Candidates for an argument
+)->list[list[str]]: # For each question
+    "What a probe chooses from"
+    every = sorted({t for c in asked for t in c.candidates})
+    def names(i, c):
+        if c.target == "tool": return list(c.candidates)
+        others = [t for t in every if t not in c.candidates]
+        return sorted(c.right) + rng("argument", i, c.group).sample(others, min(len(others), max(most - len(c.right), 0)))
+    return [names(i, c) for i, c in enumerate(asked)]
+
+# %% ../nbs/42_probe.ipynb #cell-027
 def probes(
     models:dict, # Name -> what `ftrl.llm.load` takes; the first gives the points
     rows:list[Row], # Rows with an `env` column
     folds:int=5, # Parts of the cross-validation
-    seed:int=0, # Of the candidates
 )->"pd.DataFrame": # model, layer, target, accuracy, low, high, chance, n
     "How readable the next step is in every layer of several models"
     import pandas as pd
     from ftrl.llm import load
     from ftrl.table import bootstrap
     rows = [r for r in rows if r.meta]
-    asked, out, points = choices(rows, seed=seed), [], None
+    asked, out, points = choices(rows), [], None
     if not asked: raise FtrlError("no row has a gold next step; expected rows with an `env` column, made by `ftrl build` or `ftrl collect`")
     for name, spec in models.items():
         policy = load(str(spec)) if not hasattr(spec, "model") else spec
@@ -141,9 +150,8 @@ def probes(
         for target in ("tool", "argument"):
             mine = [c for c in asked if c.target == target]
             at = unit({t: points[t] for t in sorted({t for c in mine for t in c.candidates})}) if mine else {}
-            chance = sum(len(c.right) / len(c.candidates) for c in mine) / max(len(mine), 1)
             for layer in range(seen.shape[1] if mine else 0):
-                hits = probe(seen[:, layer], mine, at, folds)
+                hits, chance = probe(seen[:, layer], mine, at, folds)
                 out.append({"model": name, "layer": layer, "target": target, **dict(zip(("accuracy", "low", "high"), bootstrap([hits]))),
                             "chance": chance, "n": len(mine)})
     return pd.DataFrame(out)

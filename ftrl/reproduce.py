@@ -9,6 +9,7 @@ __all__ = ['STEPS', 'KEPT', 'Run', 'record', 'settings', 'step', 'need', 'reprod
 # %% ../nbs/70_reproduce.ipynb #cell-002
 import json, os, platform, sys, time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from .core import FtrlError, atomic, dumps
@@ -133,6 +134,16 @@ def need(
     return run/part
 
 # %% ../nbs/70_reproduce.ipynb #cell-023
+@contextmanager
+def _after(run:Run, wait:float=3.0):
+    "Begin when the kernel of a killed run is gone"
+    mark = run/".running"
+    if mark.exists(): time.sleep(wait)
+    mark.write_text(str(os.getpid()))
+    yield
+    mark.unlink()
+
+# %% ../nbs/70_reproduce.ipynb #cell-026
 def reproduce(
     profile:str="tiny", # `smoke`, `tiny`, `cpu`, `small`, `paper`, or a YAML file
     out:str="runs/tiny", # Where the run goes
@@ -148,14 +159,15 @@ def reproduce(
     if not config.exists(): record(run, machine=_machine())
     run.once("config.json", lambda p: p.write_text(dumps({"profile": str(profile), "parameters": values}) + "\n"))
     bar = tqdm(STEPS, desc=run.out.name, disable=not (progress and sys.stderr.isatty()), bar_format="{desc}: {n_fmt}/{total_fmt} {postfix} [{elapsed}]")
-    for name in bar:
-        bar.set_postfix_str(name)
-        if bar.disable and progress: print(f"{run.out.name}: {name}", flush=True)
-        step(run, name, values, progress and not bar.disable)
+    with _after(run):
+        for name in bar:
+            bar.set_postfix_str(name)
+            if bar.disable and progress: print(f"{run.out.name}: {name}", flush=True)
+            step(run, name, values, progress and not bar.disable)
     run.once("report/index.html", lambda p: write_report(run.out, p))
     return run
 
-# %% ../nbs/70_reproduce.ipynb #cell-026
+# %% ../nbs/70_reproduce.ipynb #cell-029
 def summary(
     run:Run, # A finished run
 )->str:
@@ -166,7 +178,7 @@ def summary(
     took = ", ".join(f"{k} {v:.0f} s" for k, v in sorted(seconds.items()))
     return "\n".join([(run/"table.md").read_text().rstrip(), "", *(f"{near(p)}" for p in figures), "", took])
 
-# %% ../nbs/70_reproduce.ipynb #cell-029
+# %% ../nbs/70_reproduce.ipynb #cell-032
 KEPT = ("config.json", "metrics.json", "table.md", "envs/*", "rows/*", "eval/**/*.jsonl", "train/*/metrics.jsonl", "delta/*",
         "intervene/*.jsonl", "notebooks/*.ipynb")
 
@@ -188,7 +200,7 @@ def publish(
     draw(out, figures)
     return size
 
-# %% ../nbs/70_reproduce.ipynb #cell-032
+# %% ../nbs/70_reproduce.ipynb #cell-035
 def base(
     run:Run, # The run
     model:str, # `random`, or any model that transformers can load
@@ -210,7 +222,7 @@ def _random(out:Path)->None:
     LlamaForCausalLM(config).save_pretrained(out)
     tokenizer.save_pretrained(out)
 
-# %% ../nbs/70_reproduce.ipynb #cell-034
+# %% ../nbs/70_reproduce.ipynb #cell-037
 def copy_metrics(
     run:Run, # The run
     name:str, # A policy in `models/`
