@@ -169,14 +169,6 @@ def lines(self:Journal, keys:Iterable[str])->Iterator[bytes]:
         yield self.file.readline()
 
 @patch
-def follow(self:Journal, work:Iterable[tuple[str, dict]], n:int, name:str, progress:bool)->None:
-    "Keep lines as they come, under a bar"
-    with tqdm(total=n, initial=len(self.places), desc=name, disable=not progress) as bar:
-        for key, x in work:
-            self.add(key, x)
-            bar.update()
-
-@patch
 def close(self:Journal, keys:Iterable[str])->None:
     "Write the result file, in this order, and drop the journal"
     try:
@@ -186,7 +178,16 @@ def close(self:Journal, keys:Iterable[str])->None:
     self.part.unlink()
     self.file.close()
 
-# %% ../nbs/30_bench.ipynb #cell-023
+# %% ../nbs/30_bench.ipynb #cell-022
+@patch
+def follow(self:Journal, work:Iterable[tuple[str, dict]], n:int, name:str, progress:bool)->None:
+    "Keep lines as they come, under a bar"
+    with tqdm(total=n, initial=len(self.places), desc=name, disable=not progress) as bar:
+        for key, x in work:
+            self.add(key, x)
+            bar.update()
+
+# %% ../nbs/30_bench.ipynb #cell-025
 @patch
 def adopt(self:Journal, keys:Iterable[str])->None:
     "Take over the good lines of an earlier result file with the same settings"
@@ -198,7 +199,7 @@ def adopt(self:Journal, keys:Iterable[str])->None:
             if key in keys and key not in self.places and not x["error"] and x["run"] == self.run: self.add(key, x)
     except (FtrlError, KeyError, TypeError): pass  # not a result file of ours: it will be replaced when all is played
 
-# %% ../nbs/30_bench.ipynb #cell-025
+# %% ../nbs/30_bench.ipynb #cell-027
 @dataclass(frozen=True)
 class Play:
     "An item, which time it is played, and the key of its line"
@@ -220,7 +221,7 @@ def plays(bench:Bench, data:Path|None, trials:int=1, limit:int|None=None, scenar
         seen[key] += 1
         yield Play(item, trial, key if seen[key] == 1 else f"{key}-{seen[key]}")
 
-# %% ../nbs/30_bench.ipynb #cell-028
+# %% ../nbs/30_bench.ipynb #cell-030
 @patch
 def lines(self:Bench, players:dict[str, LLM], todo:Iterable[Play], protocol:Protocol, run:dict)->Iterator[tuple[str, dict]]:
     "Play items; their lines by key, in the order they finish"
@@ -235,7 +236,7 @@ def lines(self:Bench, players:dict[str, LLM], todo:Iterable[Play], protocol:Prot
         p = live.pop(e.key)
         yield p.key, line(self, p.item, e, run, p.trial) | {"item": p.key}
 
-# %% ../nbs/30_bench.ipynb #cell-030
+# %% ../nbs/30_bench.ipynb #cell-032
 def _share(bench:str, model:str, protocol:Protocol, data, limit, scenario, keys:frozenset)->list[tuple[str, dict]]:
     "Play the items of these keys"
     b, policy = find(bench), _kept(model, protocol.thinking)
@@ -250,7 +251,7 @@ def _loaded(model:str, thinking:bool | None=None)->LLM:
 
 _kept = functools.cache(_loaded)
 
-# %% ../nbs/30_bench.ipynb #cell-031
+# %% ../nbs/30_bench.ipynb #cell-033
 def spread(
     share:Callable, # What a process does with a set of keys
     keys:list[str], # What is to be done
@@ -272,7 +273,7 @@ def _cluster(engine:str, model)->None:
     if engine != "ray": raise FtrlError(f"engine {engine!r} is unknown; expected local or ray")
     if not isinstance(model, str): raise FtrlError("engine ray needs the name of a model, got a model")
 
-# %% ../nbs/30_bench.ipynb #cell-033
+# %% ../nbs/30_bench.ipynb #cell-035
 def evaluate(
     bench:str, # One of `NAMES`
     model:str|LLM, # A name for `llm.load`, or a model
@@ -300,7 +301,7 @@ def evaluate(
     journal.close(keys)
     return Results(Path(out))
 
-# %% ../nbs/30_bench.ipynb #cell-035
+# %% ../nbs/30_bench.ipynb #cell-037
 @dataclass(frozen=True)
 class Results:
     "A result file"

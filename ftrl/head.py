@@ -40,7 +40,7 @@ def _tile(z, targets)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     p = (z - lse[:, None]).exp_()
     return logp, lse - torch.linalg.vecdot(p, z), lse
 
-# %% ../nbs/23_head.ipynb #cell-008
+# %% ../nbs/23_head.ipynb #cell-009
 def _logit_gradient(z, targets, lse, entropy, g, g_entropy)->torch.Tensor:
     "Gradient of a tile of logits, which it overwrites"
     logp = z.sub_(lse[:, None])
@@ -52,7 +52,7 @@ def _logit_gradient(z, targets, lse, entropy, g, g_entropy)->torch.Tensor:
         d.scatter_add_(1, targets[:, None], g[:, None].to(d.dtype))
     return d
 
-# %% ../nbs/23_head.ipynb #cell-009
+# %% ../nbs/23_head.ipynb #cell-011
 def _head_backward(ctx, g, g_entropy, many:int=8)->tuple[torch.Tensor, torch.Tensor]:
     "Gradients of hidden states and weight; logits are computed again, a tile at a time"
     h, w, targets, entropy, lse = ctx.saved_tensors

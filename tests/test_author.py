@@ -17,8 +17,10 @@ from conftest import ROOT
 
 from ftrl import author
 from ftrl.author_talk import Answer
+from ftrl.bench import evaluate
+from ftrl.build import build
 from ftrl.chat import call_text
-from ftrl.core import SCENARIOS, Env, FtrlError, load, rng
+from ftrl.core import SCENARIOS, Env, FtrlError, load, rng, save
 from ftrl.deploy import gold
 from ftrl.gate import GATES, check, passed
 from ftrl.reward import score
@@ -323,7 +325,7 @@ def serve_available():
 @pytest.mark.skipif(not serve_available(),
                     reason="`transformers serve` needs the packages fastapi and uvicorn")
 def test_real_model(endpoint, tmp_path):
-    "The default model behind `transformers serve`: the protocol holds, replies are rejected with a reason"
+    "The default model behind `transformers serve`: replies are rejected with a reason; it can be evaluated there"
     from ftrl.llm import path
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     log = open(tmp_path / "log", "w")
@@ -350,4 +352,7 @@ def test_real_model(endpoint, tmp_path):
                              scenario="single_hop", repairs=1, limit=24)
         assert list(again) == [] and again.report["asked"] == 0
         assert again.report["reasons"] == report["reasons"]
+        save([e.row() for e in build(2, ["chemistry"], scenarios=["single_hop"], seed=1)], tmp_path / "rows.jsonl")
+        played = list(evaluate("ftrl", name, tmp_path / "r.jsonl", tmp_path / "rows.jsonl", progress=False, max_new_tokens=24, max_turns=2))
+        assert [x["error"] for x in played] == [None, None] and all(0 < x["tokens"] <= 48 for x in played)
     finally: server.kill(); server.wait()
