@@ -262,7 +262,8 @@ def spread(
     except ImportError as e: raise FtrlError("engine ray needs the package ray; expected `pip install ftrl[ray]`") from e
     if not ray.is_initialized(): ray.init(include_dashboard=False, logging_level="error")
     processes = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    each, work = max(1, min(each, -(-len(keys) // processes))), ray.remote(max_retries=-1)(share)
+    def play_share(keys): return share(keys)
+    each, work = max(1, min(each, -(-len(keys) // processes))), ray.remote(max_retries=-1)(play_share)
     waiting = [work.remote(frozenset(keys[i:i + each])) for i in range(0, len(keys), each)]
     while waiting:
         done, waiting = ray.wait(waiting)

@@ -6,7 +6,7 @@
 __all__ = ['EXTRA', 'SECTIONS', 'TOML', 'CSS', 'defined', 'page', 'build', 'broken', 'main']
 
 # %% ../nbs/57_docs.ipynb #cell-002
-import ast, base64, html, importlib, re, shutil, subprocess, sys
+import ast, base64, html, importlib, json, re, shutil, subprocess, sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
@@ -56,7 +56,7 @@ def _output(o, folder:Path, name:str)->str:
         (folder/f"{name}.png").write_bytes(base64.b64decode(data["image/png"]))
         return f"![output of the cell above]({folder.name}/{name}.png)"
     if "text/html" in data: return f'<div class="output">\n{re.sub(r"<style.*?</style>", "", data["text/html"], flags=re.S)}\n</div>'
-    if "text/markdown" in data: return data["text/markdown"]
+    if "text/markdown" in data: return _links(data["text/markdown"])
     text = o.get("text") or data.get("text/plain") or ""
     text = re.sub("\x1b" + r"\[[0-9;]*m", "", text).rstrip()
     return f"```text\n{text}\n```" if text else ""
@@ -68,6 +68,7 @@ def _links(text:str)->str:
         name = Path(target).name
         if target.endswith(".ipynb"): return f"[{words}]({name[:-6]}.md{anchor})"
         return f"[{words}]({name}{anchor})" if name in EXTRA else words
+    text = re.sub(r"(!\[[^\]]*\]\()\.\./figures/", r"\1figures/", text)
     return re.sub(r"(?<!!)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)]*)?\)", turn, text)
 
 # %% ../nbs/57_docs.ipynb #cell-013
@@ -99,7 +100,7 @@ def _figures(folder:Path, out:Path, report:bool)->None:
     (out/"figures").mkdir(exist_ok=True)
     pngs = {p.stem: p for p in folder.glob("*.png")}
     parts = ["# Figures", "Every figure of the run of record, drawn from its result files by `ftrl figures`."]
-    if report: parts.append('The whole run on one page: <a href="../report/index.html">report</a>.')
+    if report: parts.append('The whole run on one page: <a href="report/index.html">report</a>.')
     for name in [*(n for n in FIGURES if n in pngs), *sorted(pngs.keys() - FIGURES.keys())]:
         for p in folder.glob(f"{name}.*"): shutil.copy(p, out/"figures")
         files = [f"[{kind}](figures/{name}.{kind})" for kind in ("svg", "csv") if (out/"figures"/f"{name}.{kind}").exists()]
@@ -159,9 +160,15 @@ def _nav(books:dict[str, str])->str:
     return "\n".join(lines)
 
 # %% ../nbs/57_docs.ipynb #cell-023
+def _seconds(run:Path)->float:
+    "How long a run took"
+    file = run/"metrics.json"
+    return sum(json.loads(file.read_text()).get("seconds", {}).values()) if file.exists() else 0.0
+
+# %% ../nbs/57_docs.ipynb #cell-025
 def build(
     root:Path=Path("."), # The repository
-    run:Path | None=None, # The run whose figures and report are shown; default: the newest under results/
+    run:Path | None=None, # The run whose figures and report are shown; default: the longest under results/
 )->Path: # The folder of the site
     "Build the site"
     if not (root/"nbs"/"index.ipynb").exists(): raise FtrlError(f"{root.resolve()} has no nbs/index.ipynb; run `make docs` in the repository")
@@ -170,7 +177,7 @@ def build(
     books = {p.stem: page(p, pages) for p in sorted([*(root/"nbs").glob("[0-9i]*.ipynb"), *(root/"nbs"/"runs").glob("*.ipynb")])}
     books.pop("index", None)
     for name in EXTRA: (pages/name).write_text(_links((root/name).read_text()) if (root/name).exists() else f"# {name[:-3]}\n\nNothing yet.\n")
-    runs = [run] if run else sorted(p.parent.parent for p in (root/"results").glob("*/notebooks/6_figures.ipynb"))
+    runs = [run] if run else sorted((p.parent.parent for p in (root/"results").glob("*/notebooks/6_figures.ipynb")), key=_seconds)
     figures = runs[-1]/"figures" if runs and (runs[-1]/"figures").is_dir() else root/"figures"
     _figures(figures, pages, bool(runs)); _api(books, pages)
     (pages/"extra.css").write_text(CSS)
@@ -182,7 +189,7 @@ def build(
         write(runs[-1], out/"site"/"report"/"index.html")
     return out/"site"
 
-# %% ../nbs/57_docs.ipynb #cell-025
+# %% ../nbs/57_docs.ipynb #cell-027
 class _Page(HTMLParser):
     "The links, sources and anchors of a page"
     def __init__(self, path:Path):
@@ -197,7 +204,7 @@ class _Page(HTMLParser):
         if tag in ("img", "script", "source", "iframe") and a.get("src"): self.sources.append(a["src"])
         if tag == "link" and a.get("href") and a.get("rel") in ("stylesheet", "icon"): self.sources.append(a["href"])
 
-# %% ../nbs/57_docs.ipynb #cell-027
+# %% ../nbs/57_docs.ipynb #cell-029
 def broken(
     site:Path, # A built site
 )->list[str]: # What is wrong, one line each
@@ -216,7 +223,7 @@ def broken(
             elif anchor and target in pages and anchor not in pages[target].ids: out.append(f"{name}: {link} has no such place")
     return out
 
-# %% ../nbs/57_docs.ipynb #cell-029
+# %% ../nbs/57_docs.ipynb #cell-031
 def main()->None:
     "`make docs`: build the site and check its links"
     try: site = build()

@@ -16,7 +16,7 @@ def fresh(tmp_path_factory):
         if not (ROOT / part).exists(): continue
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     for part in ("settings.ini", "setup.py", "README.md"): shutil.copy(ROOT / part, copy)
-    script = "from nbdev.export import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
+    script = "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
     for command in (["-c", script], ["tests/readme.py"]):
         subprocess.run([sys.executable, *command], cwd=copy, check=True, capture_output=True, text=True)
     return copy

@@ -15,7 +15,7 @@ from ftrl.core import load, save, write_json_lines
 
 def victims(name):
     said = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
-    return [int(x.split()[0]) for x in said if "ray::" + name in x]
+    return [int(x.split()[0]) for x in said if "ray::" in x and name in x]
 
 def kill_one(name, killed):
     "Kill the first process that works on this"
@@ -37,8 +37,8 @@ if __name__ == "__main__":
 
     rows, killed = load(out + "/local.jsonl"), []
     write_json_lines([{"id": r.id, "turns": ["I do not know."]} for r in rows], out + "/said.jsonl")
-    how = dict(data=out + "/local.jsonl", progress=False)
-    threading.Thread(target=kill_one, args=("_share", killed), daemon=True).start()
+    how = dict(data=out + "/local.jsonl", progress=False, trials=12)
+    threading.Thread(target=kill_one, args=("play_share", killed), daemon=True).start()
     evaluate("ftrl", "replay:" + out + "/said.jsonl", out + "/spread.jsonl", engine="ray", **how)
     assert killed, "no process was killed"
     evaluate("ftrl", "replay:" + out + "/said.jsonl", out + "/one.jsonl", **how)
