@@ -14,6 +14,8 @@ PROFILE ?= tiny
 RUN     ?= runs/$(PROFILE)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# packages are compiled when they are first imported, not all at once while they are installed; so that must be allowed
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: reproduce test install prepare record lab docs clean
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import pytest
 from conftest import ROOT
 
 FINAL = ("envs/*.jsonl", "rows/*", "models/*/model.safetensors", "eval/*", "table.md", "delta/*", "figures/*")
@@ -31,15 +30,8 @@ def digest(out):
     return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in sorted(files.items())}
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole") / "smoke"
-    said = finish(out)
-    assert "Solve-F1" in said and "figures" in said
-    return out
-
-
-def test_again(whole):
+def again(whole):
+    "A second call does nothing"
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
     began = time.time()
     assert "Solve-F1" in finish(whole)
@@ -47,21 +39,31 @@ def test_again(whole):
     assert {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()} == before, "a second call did work again"
 
 
-def test_killed(whole, tmp_path):
-    out = tmp_path / "smoke"
-    for step in ("2_collect", "3_train", "4_evaluate"):  # kill in the middle of each
-        run, log = start(out), out / "logs" / f"{step}.log"
-        while run.poll() is None and not log.exists(): time.sleep(0.2)
-        time.sleep(4)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
-    finish(out)
-    assert digest(out) == digest(whole)
-
-
-def test_other_parameters(whole, tmp_path):
+def other_parameters(whole, tmp_path):
+    "A run is not continued with other parameters"
     profile = tmp_path / "other.yaml"
     profile.write_text("model: random\nseed: 1\n")
     run = subprocess.run([sys.executable, "-c", "from ftrl.cli import main; main()", "reproduce", "--profile", str(profile),
                           "--out", str(whole)], cwd=ROOT, text=True, capture_output=True, timeout=60)
     assert run.returncode == 2 and "seed" in run.stderr
+
+
+def killed(out):
+    "A run that is killed in the middle of three steps"
+    for step in ("2_collect", "3_train", "4_evaluate"):
+        run, log = start(out), out / "logs" / f"{step}.log"
+        while run.poll() is None and not log.exists(): time.sleep(0.2)
+        time.sleep(4)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+
+
+def test_reproduce(tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    said = finish(whole)
+    assert "Solve-F1" in said and "figures" in said
+    again(whole)
+    other_parameters(whole, tmp_path)
+    killed(out)
+    finish(out)
+    assert digest(out) == digest(whole)
