@@ -40,7 +40,7 @@ def compose(
     tools = scale(tools, plan, view, r("scale"), difficulty)
     return deploy(tools, plan, view, r("deploy"), id, seed, difficulty)
 
-# %% ../nbs/17_build.ipynb #cell-008
+# %% ../nbs/17_build.ipynb #cell-018
 def _checked(name:str, values, allowed)->tuple:
     "A tuple of allowed values"
     values = (values,) if isinstance(values, (str, int)) else tuple(values)
@@ -65,7 +65,7 @@ class Recipe:
         put("difficulty", _checked("difficulty", self.difficulty, range(5)))
         _checked("split", self.split, ("train", "test", "world"))
 
-# %% ../nbs/17_build.ipynb #cell-011
+# %% ../nbs/17_build.ipynb #cell-021
 @patch
 def views(self:Recipe)->list[View]:
     "The worlds as this split sees them"
@@ -81,7 +81,7 @@ def told(self:Recipe)->dict:
     return {"worlds": [name(w) for w in self.worlds or ()], "scenarios": list(self.scenarios), "seed": self.seed,
             "split": self.split, "difficulty": list(self.difficulty)}
 
-# %% ../nbs/17_build.ipynb #cell-014
+# %% ../nbs/17_build.ipynb #cell-024
 TRIES = 200
 
 def propose(
@@ -105,7 +105,7 @@ def propose(
     raise FtrlError(f"environment {i} ({scenario}): {TRIES} draws gave nothing new and sound ({dict(lost)}); "
                     "expected more facts: add worlds, ask for fewer, or name the scenarios that these facts allow")
 
-# %% ../nbs/17_build.ipynb #cell-017
+# %% ../nbs/17_build.ipynb #cell-027
 class Seen:
     "What has been asked so far"
     def __init__(self): self.keys = set()
@@ -127,7 +127,7 @@ class Seen:
         self.keys |= keys
         return True
 
-# %% ../nbs/17_build.ipynb #cell-020
+# %% ../nbs/17_build.ipynb #cell-030
 CHUNK, _mine = 8, {}
 
 def _chunk(recipe:Recipe, numbers:range)->list:
@@ -148,7 +148,7 @@ def _pool(recipe:Recipe, chunks:Iterator[range], workers:int)->Iterator[list]:
             while ahead: yield ahead.popleft().result()
         finally: pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../nbs/17_build.ipynb #cell-021
+# %% ../nbs/17_build.ipynb #cell-031
 def _ray(recipe:Recipe, chunks:Iterator[range], workers:int)->Iterator[list]:
     "Chunks of proposals from a Ray cluster, in order; a chunk whose worker died is made again"
     try: import ray
@@ -160,7 +160,7 @@ def _ray(recipe:Recipe, chunks:Iterator[range], workers:int)->Iterator[list]:
         if len(ahead) > 4 * max(2, int(ray.cluster_resources().get("CPU", 2))): yield ray.get(ahead.popleft())
     while ahead: yield ray.get(ahead.popleft())
 
-# %% ../nbs/17_build.ipynb #cell-023
+# %% ../nbs/17_build.ipynb #cell-033
 def _proposals(recipe:Recipe, start:int, n:int, workers:int, engine:str, sandbox)->Iterator[tuple]:
     "Proposals in order, from here, from local processes, or from a cluster"
     chunks = (range(i, min(i + CHUNK, n)) for i in range(start, n, CHUNK))
@@ -171,7 +171,7 @@ def _proposals(recipe:Recipe, start:int, n:int, workers:int, engine:str, sandbox
         many = ([propose(recipe, views, i, 0, sandbox)] for numbers in chunks for i in numbers)
     for part in many: yield from part
 
-# %% ../nbs/17_build.ipynb #cell-026
+# %% ../nbs/17_build.ipynb #cell-036
 def build(
     n:int, # How many environments
     worlds=None, # Names, files or worlds; all of the split when None
@@ -185,7 +185,7 @@ def build(
     if n < 0: raise FtrlError(f"n is {n}; expected 0 or more")
     return stream(Recipe(worlds, scenarios, seed, split, difficulty), n, **kwargs)
 
-# %% ../nbs/17_build.ipynb #cell-028
+# %% ../nbs/17_build.ipynb #cell-038
 def stream(
     recipe:Recipe, # What is built
     n:int, # How many environments
@@ -208,7 +208,7 @@ def stream(
             rejected.update(lost + Counter({"novel": 1}))
         yield env
 
-# %% ../nbs/17_build.ipynb #cell-031
+# %% ../nbs/17_build.ipynb #cell-041
 @dataclass(frozen=True)
 class Part:
     "The unfinished file of a build, and the note of how far it is"
@@ -235,7 +235,7 @@ class Part:
         "Note how far it is"
         with atomic(self.note) as temp: temp.write_text(dumps(state))
 
-# %% ../nbs/17_build.ipynb #cell-033
+# %% ../nbs/17_build.ipynb #cell-043
 def write(
     out, # .jsonl or .jsonl.gz
     n:int, # How many environments
@@ -265,7 +265,7 @@ def _recall(line:str, seen:Seen, progress):
     seen.add(env)
     if progress: progress(env)
 
-# %% ../nbs/17_build.ipynb #cell-034
+# %% ../nbs/17_build.ipynb #cell-044
 def finish(part:Part, out:Path):
     "Put the whole file in its place"
     if out.suffix == ".gz":
