@@ -19,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: reproduce test install prepare record lab docs clean
 
-reproduce: $(READY)
+reproduce: $(if $(filter tiny,$(PROFILE)),$(READY),$(TESTED))
 	$(BIN)/ftrl reproduce --profile $(PROFILE) --out $(RUN)
 
 test: $(TESTED)

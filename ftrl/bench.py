@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'GENERAL', 'BENCHES', 'Protocol', 'Item', 'Bench', 'register', 'find', 'settings', 'line', 'Journal', 'Play',
-           'plays', 'spread', 'evaluate', 'Results', 'means']
+           'sampled', 'plays', 'spread', 'evaluate', 'Results', 'means']
 
 # %% ../nbs/30_bench.ipynb #cell-002
 import fcntl, functools, hashlib, importlib, itertools, json, os
@@ -207,21 +207,32 @@ class Play:
     trial: int
     key: str
 
-def plays(bench:Bench, data:Path|None, trials:int=1, limit:int|None=None, scenario:str|None=None)->Iterator[Play]:
+def sampled(items:Iterable[Item], n:int|None)->Iterable[Item]:
+    "So many items, spread evenly over the scenarios and over the data"
+    if n is None: return items
+    items, groups = list(items), {}
+    for i, x in enumerate(items): groups.setdefault(x.scenario, []).append(i)
+    picked, total = set(), len(groups)
+    for g, at in enumerate(groups.values()):
+        k = min(len(at), (g + 1) * n // total - g * n // total)
+        picked |= {at[j * len(at) // k] for j in range(k)}
+    return (items[i] for i in sorted(picked))
+
+# %% ../nbs/30_bench.ipynb #cell-029
+def plays(bench:Bench, data:Path|None, trials:int=1, limit:int|None=None, scenario:str|None=None, sample:int|None=None)->Iterator[Play]:
     "What is to be played, in the order of the data"
     names = {s.lower(): s for s in bench.scenarios}
     if scenario and scenario.lower() not in names:
         raise FtrlError(f"scenario {scenario!r} is unknown to {bench.name}; expected one of {', '.join(bench.scenarios)}")
-    items = bench.items(data) if not scenario else (
-        x for x in bench.items(data) if x.scenario == names[scenario.lower()])
+    items = (x for x in bench.items(data) if not scenario or x.scenario == names[scenario.lower()])
     seen = Counter()
-    for trial, item in ((t, x) for x in bench.first(items, limit) for t in range(trials)):
+    for trial, item in ((t, x) for x in bench.first(sampled(items, sample), limit) for t in range(trials)):
         text = json.dumps([item.id, item.scenario, trial, item.data], default=asdict)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         seen[key] += 1
         yield Play(item, trial, key if seen[key] == 1 else f"{key}-{seen[key]}")
 
-# %% ../nbs/30_bench.ipynb #cell-030
+# %% ../nbs/30_bench.ipynb #cell-032
 @patch
 def lines(self:Bench, players:dict[str, LLM], todo:Iterable[Play], protocol:Protocol, run:dict)->Iterator[tuple[str, dict]]:
     "Play items; their lines by key, in the order they finish"
@@ -236,11 +247,11 @@ def lines(self:Bench, players:dict[str, LLM], todo:Iterable[Play], protocol:Prot
         p = live.pop(e.key)
         yield p.key, line(self, p.item, e, run, p.trial) | {"item": p.key}
 
-# %% ../nbs/30_bench.ipynb #cell-032
-def _share(bench:str, model:str, protocol:Protocol, data, limit, scenario, keys:frozenset)->list[tuple[str, dict]]:
+# %% ../nbs/30_bench.ipynb #cell-034
+def _share(bench:str, model:str, protocol:Protocol, data, which:dict, keys:frozenset)->list[tuple[str, dict]]:
     "Play the items of these keys"
     b, policy = find(bench), _kept(model, protocol.thinking)
-    mine = lambda: (p for p in plays(b, b.where(data), protocol.trials, limit, scenario))
+    mine = lambda: (p for p in plays(b, b.where(data), protocol.trials, **which))
     players = b.players(policy, protocol)
     for player in players.values(): player.match([(p.key, p.item.id, p.item.scenario) for p in mine()])
     return list(b.lines(players, (p for p in mine() if p.key in keys), protocol, settings(b, policy, protocol)))
@@ -251,7 +262,7 @@ def _loaded(model:str, thinking:bool | None=None)->LLM:
 
 _kept = functools.cache(_loaded)
 
-# %% ../nbs/30_bench.ipynb #cell-033
+# %% ../nbs/30_bench.ipynb #cell-035
 def spread(
     share:Callable, # What a process does with a set of keys
     keys:list[str], # What is to be done
@@ -274,7 +285,7 @@ def _cluster(engine:str, model)->None:
     if engine != "ray": raise FtrlError(f"engine {engine!r} is unknown; expected local or ray")
     if not isinstance(model, str): raise FtrlError("engine ray needs the name of a model, got a model")
 
-# %% ../nbs/30_bench.ipynb #cell-035
+# %% ../nbs/30_bench.ipynb #cell-037
 def evaluate(
     bench:str, # One of `NAMES`
     model:str|LLM, # A name for `llm.load`, or a model
@@ -282,6 +293,7 @@ def evaluate(
     data=None, # A local copy; default $FTRL_DATA, then ../shared/data, then the hub
     limit:int|None=None, # Only the first items
     scenario:str|None=None, # Only one scenario, domain or noise level
+    sample:int|None=None, # Only so many items, spread evenly over scenarios and data
     progress:bool=True, # Show a bar
     engine:str="local", # local, or ray: the items are spread over a cluster
     **protocol, # Fields of `Protocol`
@@ -289,7 +301,8 @@ def evaluate(
     "Play a benchmark; resumable, one line an item in the order of the data"
     if engine != "local": _cluster(engine, model)
     b, protocol = find(bench), Protocol(**protocol)
-    listed = lambda: plays(b, b.where(data), protocol.trials, limit, scenario)
+    which = {"limit": limit, "scenario": scenario, "sample": sample}
+    listed = lambda: plays(b, b.where(data), protocol.trials, **which)
     todo = [(p.key, p.item.id, p.item.scenario) for p in listed()]
     policy = _loaded(model, protocol.thinking) if isinstance(model, str) else model
     journal = Journal(out, run := settings(b, policy, protocol))
@@ -298,11 +311,11 @@ def evaluate(
     for player in players.values(): player.match(todo)
     left = (p for p in listed() if p.key not in journal.places)
     journal.follow(b.lines(players, left, protocol, run) if engine == "local" else spread(
-        functools.partial(_share, bench, model, protocol, data, limit, scenario), [p.key for p in left]), len(keys), bench, progress)
+        functools.partial(_share, bench, model, protocol, data, which), [p.key for p in left]), len(keys), bench, progress)
     journal.close(keys)
     return Results(Path(out))
 
-# %% ../nbs/30_bench.ipynb #cell-037
+# %% ../nbs/30_bench.ipynb #cell-039
 @dataclass(frozen=True)
 class Results:
     "A result file"

@@ -259,6 +259,7 @@ def evaluate(
     model: Model, out: Out,
     data: Annotated[Optional[str], Opt(help="A local copy; default: $FTRL_DATA, then ../shared/data, then the hub")] = None,
     limit: Annotated[Optional[int], Opt(help="Only the first items")] = None,
+    sample: Annotated[Optional[int], Opt(help="Only so many items, spread evenly over scenarios and data")] = None,
     scenario: Annotated[Optional[str], Opt(help="Only one scenario, domain or noise level")] = None,
     user: Annotated[Optional[str], Opt(help="The simulated user of taubench: a model, as for --model")] = None,
     compat: Annotated[Optional[str], Opt(help="ftrl: the paper's script with its known slips")] = None,
@@ -273,7 +274,7 @@ def evaluate(
     from ftrl.bench import evaluate as play
     how = dict(user=user, compat=compat, trials=trials, max_turns=turns, max_new_tokens=max_new_tokens, temperature=temperature,
                thinking=thinking, seed=seed)
-    print(play(bench, model, _output(out, ".jsonl"), data, limit, scenario, sys.stderr.isatty(), engine, **how))
+    print(play(bench, model, _output(out, ".jsonl"), data, limit, scenario, sample, sys.stderr.isatty(), engine, **how))
 
 # %% ../nbs/90_cli.ipynb #cell-039
 @app.command()
@@ -314,7 +315,7 @@ def figures(
 @app.command()
 def reproduce(
     out: Annotated[str, Opt("--out", help="The run directory")],
-    profile: Annotated[str, Opt(help="smoke, tiny, cpu, small, paper, or a YAML file of parameters")] = "tiny",
+    profile: Annotated[str, Opt(help="smoke, tiny, cpu, record, small, paper, or a YAML file of parameters")] = "tiny",
 ):
     "The whole method in six notebooks; what is done is skipped."
     from ftrl.reproduce import reproduce as run, summary

@@ -10,6 +10,7 @@ import json, math, os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from .core import FtrlError, atomic
 from .checkpoint import BLOCKS, PARTS, Adapted, Weight, number, pairs, part, weights
@@ -87,9 +88,14 @@ def _threads(n:int | None):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(n or len(os.sched_getaffinity(0)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(n or len(os.sched_getaffinity(0)) + 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally: torch.set_num_threads(before)
+
+def _spans(w:Weight)->list[tuple[int, int]]:
+    "The rows of a weight in chunks, at least one"
+    step = max(1, CHUNK // max(w.width, 1))
+    return [(i, min(i + step, w.rows)) for i in range(0, max(w.rows, 1), step)]
 
 def _order(name:str)->tuple:
     "Embedding, layers from the first to the last, then what follows them"
@@ -102,7 +108,7 @@ def diff(
     base:str | Path, # The checkpoint before: folder, .gguf file, `smollm2` or hub id
     tuned:str | Path, # The checkpoint after, or an adapter of `base`
     rank:int=0, # Singular values to look for in each matrix's update; 0 leaves the spectrum out
-    threads:int | None=None, # How many at a time; all cores by default
+    threads:int | None=None, # How many at a time; one more than cores by default
     progress:bool=False, # Show a bar
 )->"pd.DataFrame": # One row a weight
     "What training changed, weight by weight"
@@ -110,14 +116,12 @@ def diff(
     from tqdm.auto import tqdm
     before = weights(base)
     both, rows = pairs(before, weights(tuned, before)), []
+    work = [(n, *span) for n in sorted(both, key=_order) for span in _spans(both[n][0])]
     with _threads(threads) as pool:
-        for name in tqdm(sorted(both, key=_order), disable=not progress, unit="weight"):
-            a, b = both[name]
-            step = max(1, CHUNK // max(a.width, 1))
-            sums = pool.map(lambda i: _chunk(a, b, i, min(i + step, a.rows)), range(0, a.rows, step))
-            row = _row(name, a, [math.fsum(x) for x in zip(*sums)] if a.numel else [0.0] * 5)
-            if rank and len(a.shape) == 2: row |= _spectrum(_update(a, b), rank)
-            rows.append(row)
+        sums = zip(work, pool.map(lambda w: _chunk(*both[w[0]], *w[1:]), work))
+        for name, found in tqdm(groupby(sums, key=lambda x: x[0][0]), total=len(both), disable=not progress, unit="weight"):
+            rows.append(_row(name, both[name][0], [math.fsum(x) for x in zip(*(s for _, s in found))]))
+            if rank and len(both[name][0].shape) == 2: rows[-1] |= _spectrum(_update(*both[name]), rank)
     frame = pd.DataFrame(rows)
     return frame.astype({"layer": "Int64", "expert": "Int64"})
 

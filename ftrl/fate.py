@@ -9,7 +9,7 @@ __all__ = ['CALLS', 'ENDS', 'GOOD_TO_BAD', 'fates', 'anatomies', 'errors', 'diff
 from collections import Counter
 from pathlib import Path
 from .core import SCENARIOS, Env, load, read_json_lines, solve, verify
-from .style import (FAINT, INK, PALETTE, SCENARIO, Missing, caption, color, figure, interval, label, models, need, results,
+from .style import (FAINT, INK, PALETTE, SCENARIO, Missing, caption, color, figure, interval, label, models, need, policy, results,
                         seeds, sheet)
 
 # %% ../nbs/54_fate.ipynb #cell-007
@@ -59,7 +59,7 @@ def anatomies(
             if line["benchmark"] != "ftrl" or line["id"] not in rows: continue
             calls, end = fates(rows[line["id"]], line)
             counts.update([("calls", c) for c in calls] + [("episodes", end)])
-        out += [{"model": path.stem, "of": of, "fate": fate, "count": n} for (of, fate), n in counts.items()]
+        out += [{"model": policy(path), "of": of, "fate": fate, "count": n} for (of, fate), n in counts.items()]
     if not out: raise Missing(f"{run}/eval has no results on envs/test.jsonl; make them with `ftrl evaluate ftrl --model M "
                               f"--data {run}/envs/test.jsonl --out {run}/eval/NAME.jsonl`")
     return pd.DataFrame(out)

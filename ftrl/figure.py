@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from .core import FtrlError
 from .style import FIGURES, Missing, look, save_figure
-from . import picture, result, update, fate
+from . import picture, result, update, fate, gain, verdict
 
 # %% ../nbs/55_figure.ipynb #cell-005
 @dataclass(frozen=True)

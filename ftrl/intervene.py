@@ -158,8 +158,8 @@ def outcome(
     "What each variant is worth"
     import pandas as pd
     from ftrl.table import bootstrap
-    found = {p.stem: {(x["id"], x.get("trial", 0)): x["metrics"][metric] for x in read_json_lines(p) if metric in x["metrics"]}
-             for p in sorted(Path(folder).glob("*.jsonl")) if not p.name.startswith(".")}
+    found = {p.name.split(".jsonl")[0]: {(x["id"], x.get("trial", 0)): x["metrics"][metric] for x in read_json_lines(p) if metric in x["metrics"]}
+             for p in sorted(Path(folder).glob("*.jsonl*")) if not p.name.startswith(".")}
     if "revert-all" not in found: raise FtrlError(f"{folder}/revert-all.jsonl is not there; evaluate the variant Variant('revert', 'all')")
     zero, rows = found["revert-all"], []
     for name, scores in found.items():

@@ -10,7 +10,7 @@ __all__ = ['WIDE', 'TALL', 'PITCH_X', 'PITCH_Y', 'HEAD', 'PAPER_DATA', 'depths',
 import textwrap
 from pathlib import Path
 from .core import SCENARIOS, Env, load
-from .style import (FAINT, INK, SCENARIO, Missing, caption, config, figure, label, need, seeds, sheet)
+from .style import (FAINT, INK, SCENARIO, Missing, caption, config, figure, label, need, policy, seeds, sheet)
 
 # %% ../nbs/51_picture.ipynb #cell-007
 def depths(env:Env)->dict[str, int]:
@@ -139,7 +139,7 @@ def pipeline(
     "The five stages, with how much each hands on"
     import pandas as pd
     from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-    splits = [p.stem for p in need(run, "envs/*.jsonl", "envs/train.jsonl")]
+    splits = [policy(p) for p in need(run, "envs/*.jsonl", "envs/train.jsonl")]
     counts = _counts(environments(run, *splits))
     fig, ax = sheet("From questions to environments, in five stages", 12.5, 2.5)
     ax.set(xlim=(-.05, len(counts) * 1.8 - .15), ylim=(0, 1.75)); ax.axis("off")
@@ -174,7 +174,7 @@ def dataset(
 ):
     "Statistics of the environments by scenario, beside the paper's test set"
     import pandas as pd
-    splits = [p.stem for p in need(run, "envs/*.jsonl", "envs/train.jsonl")]
+    splits = [policy(p) for p in need(run, "envs/*.jsonl", "envs/train.jsonl")]
     frame = pd.DataFrame(map(_measure, environments(run, *splits)))
     present = [s for s in SCENARIOS if s in set(frame.scenario)]
     fig, axes = sheet("The environments in numbers", 12.5, 2.9, ncols=4, sharey=True)

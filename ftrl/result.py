@@ -10,7 +10,7 @@ __all__ = ['CURVES', 'SOLVE', 'CELLS', 'COLUMNS', 'HEADS', 'PAPER_TABLE', 'REWAR
 from pathlib import Path
 from .bench import find, means
 from .core import SCENARIOS, read_json_lines
-from .style import (FAINT, INK, PALETTE, SCENARIO, Missing, caption, color, figure, interval, label, models, need, results,
+from .style import (FAINT, INK, PALETTE, SCENARIO, Missing, caption, color, figure, interval, label, models, need, policy, results,
                         seeds, sheet)
 
 # %% ../nbs/52_result.ipynb #cell-007
@@ -127,7 +127,7 @@ def cells(
         lines = list(read_json_lines(path))
         for b in {x["benchmark"] for x in lines} & CELLS.keys():
             found = means([x for x in lines if x["benchmark"] == b], find(b).grouped)
-            rows.setdefault(path.stem, {}).update({f"{b}.{m}": 100 * v for m, v in found.items()})
+            rows.setdefault(policy(path), {}).update({f"{b}.{m}": 100 * v for m, v in found.items()})
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(models(rows)).reindex(columns=COLUMNS)
     return table.assign(avg=table.mean(axis=1, skipna=False))
 
@@ -184,9 +184,7 @@ def rewards(
     run, # A run directory with ablation/REWARD.jsonl
 ):
     "Solve-P, Solve-R and Solve-F1 of policies trained with different rewards"
-    if not list(Path(run).glob("ablation/*.jsonl")):
-        raise Missing(f"{run}/ablation/*.jsonl is not there; make it with `ftrl train ROWS --reward R --model M --out DIR` and "
-                      f"`ftrl evaluate ftrl --model DIR --out {run}/ablation/R.jsonl` for each reward R")
+    need(run, "ablation/*.jsonl", "ftrl train ROWS --reward R --model M --out DIR; ftrl evaluate ftrl --model DIR --out RUN/ablation/R.jsonl")
     frame = results(run, "ftrl", "ablation/*.jsonl")
     tint = dict(zip([r for r in REWARDS if r in set(frame.model)], PALETTE))
     both = frame.assign(everything="all environments")
@@ -198,9 +196,7 @@ def rounds(
     run, # A run directory with rounds/N.jsonl
 ):
     "Solve-P, Solve-R and Solve-F1 after each round of collection and training"
-    if not list(Path(run).glob("rounds/*.jsonl")):
-        raise Missing(f"{run}/rounds/*.jsonl is not there; make it with `ftrl evaluate ftrl --model DIR --out {run}/rounds/N.jsonl` "
-                      "for the policy of each round N")
+    need(run, "rounds/*.jsonl", "ftrl evaluate ftrl --model DIR --out RUN/rounds/N.jsonl")
     frame = results(run, "ftrl", "rounds/*.jsonl").astype({"model": int}).rename(columns={"model": "round"}).sort_values("round")
     table = summary(frame, ["round"], SOLVE)
     fig, ax = sheet("Results by round of collection", 6, 3.4)
@@ -219,7 +215,7 @@ def reasoning(
 ):
     "Solve-F1 by scenario with and without reasoning"
     files = need(run, "eval/*-reasoning.jsonl", "ftrl evaluate ftrl --model M --thinking --out RUN/eval/NAME-reasoning.jsonl")
-    names = [p.stem.removesuffix("-reasoning") for p in files]
+    names = [policy(p).removesuffix("-reasoning") for p in files]
     frame = results(run, "ftrl", "eval/*.jsonl")
     frame = frame[frame.model.isin([*names, *(f"{n}-reasoning" for n in names)])]
     tint = {k: c for n, a, b in zip(names, PALETTE[::2], PALETTE[1::2]) for k, c in ((n, a), (f"{n}-reasoning", b))}
@@ -234,8 +230,8 @@ def general(
     run, # A run directory with eval/SUITE/NAME.jsonl
 ):
     "Accuracy on general suites before and after training"
-    frame = results(run) if list(Path(run).glob("eval/**/*.jsonl")) else None
-    if frame is None or not set(frame.benchmark) & set(GENERAL):
+    frame = results(run)
+    if not set(frame.benchmark) & set(GENERAL):
         raise Missing(f"{run}/eval has no results of a general suite; make them with `ftrl evaluate gsm8k --model M --out {run}/eval/gsm8k/NAME.jsonl` "
                       f"(or {', '.join(g for g in GENERAL if g != 'gsm8k')})")
     frame = frame[frame.benchmark.isin(GENERAL)]

@@ -6,7 +6,7 @@
 __all__ = ['CASES', 'operations', 'gemm_rate', 'peak', 'bench_update', 'micro_batches', 'bench_generate']
 
 # %% ../nbs/28_speed.ipynb #cell-002
-import ctypes, gc, os, statistics, tempfile, time
+import ctypes, gc, os, statistics, sys, tempfile, time
 from collections.abc import Callable, Sequence
 from .core import FtrlError
 from .perf import benchmark, case, compare
@@ -128,7 +128,9 @@ def bench_update(
         stock, ours = (_trainer(k, where, group, length, dtype) for k in (GRPOTrainer, StepTrainer))
         batch = _batch(ours.model.config, prompt, group, length, ours.accelerator.device)
         rounds = n if prompt < 4096 or device == "cuda" else 1
-        found += [_compared(stock, ours, batch, grad, rounds, rate) for grad in (True, False)]
+        for grad in (True, False):
+            found.append(_compared(stock, ours, batch, grad, rounds, rate))
+            print(f"{found[-1]['case']}: {found[-1]['ratio']} times", file=sys.stderr)  # the long ones take minutes
         del stock, ours
     return benchmark("update", found, peer=f"trl {_version('trl')} GRPOTrainer", gemm=round(rate / 1e9, 1), gemm_unit="GFLOP/s")
 

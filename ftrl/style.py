@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INK', 'PAPER', 'FAINT', 'PALETTE', 'SCENARIO', 'LABEL', 'CHECKPOINT', 'MAKE', 'FIGURES', 'look', 'label', 'sheet',
-           'caption', 'interval', 'Missing', 'need', 'results', 'models', 'color', 'config', 'seeds', 'figure',
-           'save_figure']
+           'caption', 'interval', 'Missing', 'need', 'policy', 'results', 'models', 'color', 'config', 'seeds',
+           'figure', 'save_figure']
 
 # %% ../nbs/50_style.ipynb #cell-002
 import json
@@ -22,7 +22,8 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 SCENARIO = dict(zip(SCENARIOS, PALETTE))
 LABEL = {"single_hop": "single-hop", "parallel_single_hop": "parallel single-hop", "multi_hop": "multi-hop",
          "parallel_multi_hop": "parallel multi-hop", "base": "base", "cold": "cold start", "grpo": "GRPO",
-         "reinforce++": "REINFORCE++", "solve_p": "Solve-P", "solve_r": "Solve-R", "solve_f1": "Solve-F1", "mlp": "MLP"}
+         "reinforce++": "REINFORCE++", "solve-f1": "Solve-F1", "solve-precision": "Solve-P", "solve-rate": "Solve-R", "solve-pr": "Solve-PR",
+         "test": "held-out things", "world": "held-out worlds", "paper": "the paper's rows", "solve_p": "Solve-P", "solve_r": "Solve-R", "solve_f1": "Solve-F1", "mlp": "MLP"}
 CHECKPOINT = {"base": "#9aa3ad", "cold": "#56b4e9", "grpo": "#0072b2", "reinforce++": "#d55e00"}
 
 # %% ../nbs/50_style.ipynb #cell-007
@@ -101,10 +102,15 @@ def need(
     make:str, # The command that makes it, or a key of `MAKE`
 )->list[Path]: # The files that are there, in order of name
     "The input files of a figure, or `Missing`"
-    found = sorted(p for p in Path(run).glob(place) if not p.name.startswith("."))
+    places = (place, f"{place}.gz") if place.endswith(".jsonl") else (place,)
+    found = sorted(p for name in places for p in Path(run).glob(name) if not p.name.startswith("."))
     if found: return found
     command = MAKE.get(make, make).replace("HERE", f"{run}/{place}").replace("RUN", str(run))
     raise Missing(f"{run}/{place} is not there; make it with `{command}`")
+
+def policy(path:Path)->str:
+    "The policy that a result file is about: its name"
+    return path.name.removesuffix(".gz").removesuffix(".jsonl")
 
 # %% ../nbs/50_style.ipynb #cell-022
 def results(
@@ -120,7 +126,7 @@ def results(
             if not {"benchmark", "metrics"} <= x.keys():
                 raise FtrlError(f"{path} line {i}: not a result line; expected what `ftrl evaluate` writes")
             if benchmark in (None, x["benchmark"]):
-                rows.append({"model": path.stem, **{k: x.get(k) for k in ("benchmark", "scenario", "id", "error")}, **(x["metrics"] or {})})
+                rows.append({"model": policy(path), **{k: x.get(k) for k in ("benchmark", "scenario", "id", "error")}, **(x["metrics"] or {})})
     if not rows: raise Missing(f"{run}/{place} has no results of {benchmark}; make them with `ftrl evaluate {benchmark} --model M "
                                f"--out {run}/eval/{benchmark}/NAME.jsonl`")
     return pd.DataFrame(rows)
@@ -144,11 +150,10 @@ def config(run)->dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 def seeds(run)->str:
-    "The seeds of a run, in words"
+    "The seed of a run, in words"
     given = config(run).get("parameters", {})
-    seed = given.get("seeds", given.get("seed"))
-    if seed is None: return "seed not recorded"
-    return "seeds " + ", ".join(map(str, seed)) if isinstance(seed, list) else f"seed {seed}"
+    seed = (given.get("seeds") or [given.get("seed")])[0]  # the others have folders of their own
+    return "seed not recorded" if seed is None else f"seed {seed}"
 
 # %% ../nbs/50_style.ipynb #cell-028
 FIGURES: dict[str, Callable] = {}

@@ -8,7 +8,8 @@ import time
 
 from conftest import ROOT
 
-FINAL = ("envs/*.jsonl", "rows/*", "models/*/model.safetensors", "eval/*", "table.md", "delta/*", "figures/*")
+FINAL = ("envs/*.jsonl", "rows/*", "models/*/model.safetensors", "eval/*", "rounds/*", "ablation/*", "transfer/*/*", "seed1/eval/*",
+         "seed1/rows/*", "seed1/models/*/model.safetensors", "table.md", "delta/*", "figures/*")
 
 
 def start(out):
@@ -26,7 +27,8 @@ def finish(out):
 
 
 def digest(out):
-    files = {p.relative_to(out).as_posix(): p for pattern in FINAL for p in out.glob(pattern) if p.is_file()}
+    files = {p.relative_to(out).as_posix(): p for pattern in FINAL for p in out.glob(pattern)
+             if p.is_file() and p.stem not in ("learning", "cost")}  # these two show how long things took
     return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in sorted(files.items())}
 
 
