@@ -6,7 +6,7 @@
 __all__ = ['BLOCKS', 'PARTS', 'part', 'number', 'Weight', 'Quantized', 'Adapted', 'local', 'weights', 'pairs']
 
 # %% ../nbs/04_checkpoint.ipynb #cell-002
-import json, math, os, re
+import json, math, re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -67,11 +67,10 @@ class Weight:
 
 # %% ../nbs/04_checkpoint.ipynb #cell-012
 def _bytes(file, offset:int, count:int):
-    "Part of a file, in memory of its own; the system is told what will be read next"
+    "Part of a file, in memory of its own"
     import numpy as np
     x, at = np.empty(count, np.uint8), 0
     with open(file, "rb", buffering=0) as f:
-        if count >= 1 << 16: os.posix_fadvise(f.fileno(), offset, 4 * count, os.POSIX_FADV_WILLNEED)
         f.seek(offset)
         while at < count and (n := f.readinto(x[at:])): at += n
     if at < count: raise FtrlError(f"{file}: ends after {at} of {count} bytes of a weight; copy the file again")

@@ -88,7 +88,7 @@ def _threads(n:int | None):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(n or len(os.sched_getaffinity(0)) + 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(n or len(os.sched_getaffinity(0)) + 2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally: torch.set_num_threads(before)
 
@@ -108,7 +108,7 @@ def diff(
     base:str | Path, # The checkpoint before: folder, .gguf file, `smollm2` or hub id
     tuned:str | Path, # The checkpoint after, or an adapter of `base`
     rank:int=0, # Singular values to look for in each matrix's update; 0 leaves the spectrum out
-    threads:int | None=None, # How many at a time; one more than cores by default
+    threads:int | None=None, # How many at a time; two more than cores by default
     progress:bool=False, # Show a bar
 )->"pd.DataFrame": # One row a weight
     "What training changed, weight by weight"
