@@ -266,6 +266,7 @@ def _attention(self:Engine, lengths:list[int], fed:list[list[int]], place)->Call
         return out
     return attend
 
+# %% ../nbs/02_decode.ipynb #cell-037
 @patch
 def _glance(self:Engine, cache, first:int, end:int, place, mask, q, k, v):
     "Attention of one token of each of some neighbours"
@@ -275,7 +276,7 @@ def _glance(self:Engine, cache, first:int, end:int, place, mask, q, k, v):
     scores = torch.baddbmm(mask[first * G:end * G], q.reshape(len(K), -1, self.net.width), K.transpose(1, 2), alpha=self.net.width ** -0.5)
     return torch.bmm(scores.softmax(-1), V).view(len(q), -1)
 
-# %% ../nbs/02_decode.ipynb #cell-038
+# %% ../nbs/02_decode.ipynb #cell-039
 def draw(
     logits, # [rows, vocabulary]
     seats:list[Seat], # Whose they are; those of one follow each other
@@ -291,7 +292,7 @@ def draw(
     for i, pick in zip(hot, torch.searchsorted(mass, at)[:, 0].clamp(max=logits.shape[-1] - 1).tolist()): picks[i] = pick
     return picks
 
-# %% ../nbs/02_decode.ipynb #cell-040
+# %% ../nbs/02_decode.ipynb #cell-041
 @patch
 def _say(self:Engine, seat:Seat, picks:list[int], fed:list[int]=())->bool:
     "Write down what was drawn after the tokens fed; is the turn over?"
