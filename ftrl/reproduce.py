@@ -209,7 +209,7 @@ def publish(
     from ftrl.figure import draw
     out, size = Path(out), 0
     if out.exists(): raise FtrlError(f"{out} is there already; remove it, or choose another folder")
-    for path in sorted({p for pattern in KEPT + AGAIN for p in run.out.glob(pattern) if p.is_file()}):
+    for path in sorted({p for pattern in KEPT + AGAIN for p in run.out.glob(pattern) if p.is_file() and p.name[0] != "."}):
         size += _keep(path, out/path.relative_to(run.out)).stat().st_size
     draw(out, figures)
     return size
