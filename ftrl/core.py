@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCENARIOS', 'INSTRUCTION', 'COLUMNS', 'FtrlError', 'dumps', 'rng', 'SubQuestion', 'ToolDoc', 'Env', 'Row', 'verify',
-           'solve', 'Call', 'Step', 'Trajectory', 'atomic', 'find', 'read_json_lines', 'write_json_lines', 'stream',
-           'load', 'save', 'to_dataset', 'from_dataset', 'cache_dir', 'data_dir']
+           'solve', 'Call', 'Step', 'Trajectory', 'atomic', 'finished', 'find', 'read_json_lines', 'write_json_lines',
+           'stream', 'load', 'save', 'to_dataset', 'from_dataset', 'cache_dir', 'data_dir']
 
 # %% ../nbs/00_core.ipynb #cell-002
 import gzip, hashlib, json, os, random
@@ -235,6 +235,14 @@ def atomic(
         if temp.is_file(): temp.unlink()
 
 # %% ../nbs/00_core.ipynb #cell-046
+def finished(
+    folder, # Where to look
+    *patterns:str, # Such as `eval/*.jsonl`
+)->list[Path]: # In order of name
+    "Files that match, without those that `atomic` left unfinished when it was killed"
+    return sorted({p for pattern in patterns for p in Path(folder).glob(pattern) if p.is_file() and not p.name.startswith(".")})
+
+# %% ../nbs/00_core.ipynb #cell-049
 def _open(path, mode="rt"):
     "Open text, gzipped where the name ends in .gz; equal content gives equal bytes"
     if not str(path).endswith(".gz"): return open(path, mode, encoding="utf-8", newline="\n" if "w" in mode else None)
@@ -250,7 +258,7 @@ def find(
         if p.is_file(): return p
     raise FtrlError(f"{path}: no such file; expected an existing file, or one with .gz at its end")
 
-# %% ../nbs/00_core.ipynb #cell-048
+# %% ../nbs/00_core.ipynb #cell-051
 def _lines(path)->Iterator[tuple[int, dict]]:
     "The objects of a JSON lines file with their line numbers"
     path = find(path)
@@ -271,7 +279,7 @@ def read_json_lines(
     "Read JSON lines; a line that is not a JSON object raises `FtrlError` with its number"
     return (x for _, x in _lines(path))
 
-# %% ../nbs/00_core.ipynb #cell-049
+# %% ../nbs/00_core.ipynb #cell-052
 def write_json_lines(
     xs:Iterable[dict], # Objects, in order
     path, # A .jsonl or .jsonl.gz file
@@ -282,7 +290,7 @@ def write_json_lines(
         for n, x in enumerate(xs, 1): f.write(dumps(x) + "\n")
     return n
 
-# %% ../nbs/00_core.ipynb #cell-052
+# %% ../nbs/00_core.ipynb #cell-055
 def _row(x:dict, where:str)->Row:
     "A checked row; `where` names its place in errors"
     for name, kind in COLUMNS.items():
@@ -299,7 +307,7 @@ def _row(x:dict, where:str)->Row:
     env = x.get("env")
     return Row(*(x[c] for c in COLUMNS), env=dumps(env) if isinstance(env, dict) else env)
 
-# %% ../nbs/00_core.ipynb #cell-055
+# %% ../nbs/00_core.ipynb #cell-058
 def _dict(row:Row)->dict:
     "A row as a plain dict; `env` only where there is one"
     return {c: getattr(row, c) for c in COLUMNS} | ({} if row.env is None else {"env": row.env})
@@ -318,7 +326,7 @@ def _lean(message:dict)->dict:
                                                          for c in message["tool_calls"]]
     return message
 
-# %% ../nbs/00_core.ipynb #cell-058
+# %% ../nbs/00_core.ipynb #cell-061
 def stream(
     path, # .jsonl, .jsonl.gz or .parquet
 )->Iterator[Row]:
@@ -347,7 +355,7 @@ def load(
     "Read all rows of a file"
     return list(stream(path))
 
-# %% ../nbs/00_core.ipynb #cell-059
+# %% ../nbs/00_core.ipynb #cell-062
 def save(
     rows:Iterable[Row | Env], # What to write, in order; environments are written as fresh rows
     path, # .jsonl, .jsonl.gz or .parquet
@@ -369,7 +377,7 @@ def _table(rows:list[Row]):
                     if k is list else pa.float64() if k is float else pa.string()) for c, k in COLUMNS.items()])
     return pa.Table.from_pylist(xs, schema=schema)
 
-# %% ../nbs/00_core.ipynb #cell-062
+# %% ../nbs/00_core.ipynb #cell-065
 def to_dataset(
     rows:Iterable[Row], # Rows of any kind
 ):
@@ -384,7 +392,7 @@ def from_dataset(
     rows = ({**x, "messages": [_lean(m) for m in x["messages"]]} for x in dataset)
     return [_row(x, f"dataset row {i}") for i, x in enumerate(rows)]
 
-# %% ../nbs/00_core.ipynb #cell-065
+# %% ../nbs/00_core.ipynb #cell-068
 def cache_dir()->Path:
     "Where converted models are kept: `$FTRL_CACHE`, or `~/.cache/ftrl`"
     return Path(os.environ.get("FTRL_CACHE") or Path.home()/".cache"/"ftrl")

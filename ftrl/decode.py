@@ -9,6 +9,7 @@ __all__ = ['FAMILIES', 'GRAM', 'TRUST', 'supported', 'Network', 'Seat', 'Engine'
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby, islice, takewhile
 import torch
 from fastcore.basics import patch
@@ -195,13 +196,13 @@ def _read(self:Engine, at:int, block:int=512):
         ids, start = seat.todo[:block], len(seat.ids)
         positions = torch.arange(start, start + len(ids), device=self.device)
         h = self.net.run(torch.tensor(ids, device=self.device), positions,
-                         lambda i, q, k, v: self._look(self.cache[i], at, start, q, k, v))
+                         lambda i, q, k, v: self._look(self.cache[i], q, k, v, at, start))
         seat.ids, seat.todo = seat.ids + ids, seat.todo[block:]
     return self.net.head(h[-1:])[0]
 
 # %% ../nbs/02_decode.ipynb #cell-029
 @patch
-def _look(self:Engine, cache, at:int, start:int, q, k, v):
+def _look(self:Engine, cache, q, k, v, at:int, start:int):
     "Attention of a block of one seat"
     n, G, D = len(q), self.net.groups, self.net.width
     K, V = (x[at, :, :start + n] for x in cache)
@@ -229,8 +230,8 @@ def hope(
     for end in range(max(seat.noted, GRAM), len(text)): seat.book[tuple(text[end - GRAM:end])] = end
     seat.noted = len(text)
     at, room = seat.book.get(tuple(text[-GRAM:]), len(text)), seat.limit - len(seat.new) - 1
-    period = text[at:]
-    found = [period[i % len(period)] for i in range(min(seat.trust + 1, room))] if period else []
+    period = len(text) - at
+    found = (text[at + i % period] for i in range(min(seat.trust + 1, room) if period > 0 else 0))
     return list(takewhile(lambda x: x not in stop, found))
 
 # %% ../nbs/02_decode.ipynb #cell-034
@@ -253,27 +254,29 @@ def _attention(self:Engine, lengths:list[int], fed:list[list[int]], place)->Call
     "Attention of one step"
     hidden = torch.arange(self.room[1], device=self.device) > torch.tensor(lengths, device=self.device)[:, None]
     mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, float("-inf"))
-    mask, spans, row = mask.repeat_interleave(self.net.groups, 0)[:, None], [], 0
-    for single, some in groupby(range(len(fed)), lambda i: -1 if len(fed[i]) == 1 else i):
-        some, a = [*some], row
-        row += sum(len(fed[i]) for i in some)
-        spans.append((single < 0, some[0], some[-1] + 1, a, row))
+    spans, row = [], 0
+    for _, some in groupby(range(len(fed)), lambda i: -1 if len(fed[i]) == 1 else i):
+        first, *more = some
+        n = len(fed[first]) + len(more)
+        rows, row = slice(row, row + n), row + n
+        if n > 1 + len(more): spans.append((rows, partial(self._look, at=first, start=lengths[first])))
+        else:
+            seats, own = slice(first, first + n), torch.arange(n, device=self.device)
+            hide = mask[seats].repeat_interleave(self.net.groups, 0)[:, None]
+            spans.append((rows, partial(self._glance, seats=seats, at=(own, slice(None), place[rows]), mask=hide)))
     def attend(i, q, k, v):
-        out, cache = torch.empty_like(q).view(len(q), -1), self.cache[i]
-        for single, first, end, a, b in spans:
-            part = q[a:b], k[a:b], v[a:b]
-            out[a:b] = self._glance(cache, first, end, place[a:b], mask, *part) if single else self._look(cache, first, lengths[first], *part)
+        out = torch.empty_like(q).view(len(q), -1)
+        for rows, attention in spans: out[rows] = attention(self.cache[i], q[rows], k[rows], v[rows])
         return out
     return attend
 
 # %% ../nbs/02_decode.ipynb #cell-037
 @patch
-def _glance(self:Engine, cache, first:int, end:int, place, mask, q, k, v):
+def _glance(self:Engine, cache, q, k, v, seats:slice, at:tuple, mask):
     "Attention of one token of each of some neighbours"
-    rows, G = torch.arange(first, end, device=self.device), self.net.groups
-    for x, new in zip(cache, (k, v)): x[rows, :, place] = new
-    K, V = (x[first:end].flatten(0, 1) for x in cache)
-    scores = torch.baddbmm(mask[first * G:end * G], q.reshape(len(K), -1, self.net.width), K.transpose(1, 2), alpha=self.net.width ** -0.5)
+    for x, new in zip(cache, (k, v)): x[seats][at] = new
+    K, V = (x[seats].flatten(0, 1) for x in cache)
+    scores = torch.baddbmm(mask, q.reshape(len(K), -1, self.net.width), K.transpose(1, 2), alpha=self.net.width ** -0.5)
     return torch.bmm(scores.softmax(-1), V).view(len(q), -1)
 
 # %% ../nbs/02_decode.ipynb #cell-039
@@ -287,7 +290,7 @@ def draw(
     if not hot: return picks
     heat = torch.tensor([seats[i].temperature for i in hot], device=logits.device)[:, None]
     mass = (logits[hot].float() / heat).softmax(-1).cumsum(-1)
-    dice = [rng(*s.seed, len(s.new) + i - seats.index(s)).random() for i, s in ((i, seats[i]) for i in hot)]
+    dice = [rng(*seats[i].seed, len(seats[i].new) + i - seats.index(seats[i])).random() for i in hot]
     at = torch.tensor(dice, device=logits.device)[:, None] * mass[:, -1:]
     for i, pick in zip(hot, torch.searchsorted(mass, at)[:, 0].clamp(max=logits.shape[-1] - 1).tolist()): picks[i] = pick
     return picks
@@ -304,6 +307,7 @@ def _say(self:Engine, seat:Seat, picks:list[int], fed:list[int]=())->bool:
     seat.running = seat.new[-1] not in self.stop and len(seat.new) < seat.limit
     return not seat.running
 
+# %% ../nbs/02_decode.ipynb #cell-042
 @patch
 @torch.inference_mode()
 def poll(self:Engine)->list[tuple[object, list[int]]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from .result import SOLVE, bars, curves, summary
 from .style import (CHECKPOINT, INK, PALETTE, Missing, caption, color, config, figure, label, models, need, results,
                         seeds, sheet)
+from .core import finished
 from .table import bootstrap, chance
 
 # %% ../nbs/54_gain.ipynb #cell-007
@@ -30,7 +31,7 @@ def learning(
     run, # A run directory with train/*/metrics.jsonl
 ):
     "Reward against time and tokens, and Solve-F1 after each round"
-    frame, played = paid(run), sorted(Path(run).glob("rounds/*.jsonl*"))
+    frame, played = paid(run), finished(run, "rounds/*.jsonl*")
     fig, axes = sheet("Learning against time and tokens", 4.2 * (2 + bool(played)), 3.1, ncols=2 + bool(played))
     for name, colour in color(models(frame.policy)).items():
         line = frame[frame.policy == name]

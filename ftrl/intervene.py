@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from .core import FtrlError, atomic, read_json_lines
+from .core import FtrlError, atomic, read_json_lines, finished
 from .checkpoint import BLOCKS, Adapted, number, pairs, part, weights
 
 # %% ../nbs/41_intervene.ipynb #cell-005
@@ -159,7 +159,7 @@ def outcome(
     import pandas as pd
     from ftrl.table import bootstrap
     found = {p.name.split(".jsonl")[0]: {(x["id"], x.get("trial", 0)): x["metrics"][metric] for x in read_json_lines(p) if metric in x["metrics"]}
-             for p in sorted(Path(folder).glob("*.jsonl*")) if not p.name.startswith(".")}
+             for p in finished(folder, "*.jsonl*")}
     if "revert-all" not in found: raise FtrlError(f"{folder}/revert-all.jsonl is not there; evaluate the variant Variant('revert', 'all')")
     zero, rows = found["revert-all"], []
     for name, scores in found.items():

@@ -8,7 +8,7 @@ __all__ = ['STYLE', 'page', 'write']
 # %% ../nbs/56_record.ipynb #cell-002
 import base64, html, json
 from pathlib import Path
-from .core import FtrlError, atomic
+from .core import FtrlError, atomic, finished
 from .style import FIGURES, config
 
 # %% ../nbs/56_record.ipynb #cell-005
@@ -71,7 +71,7 @@ def page(
     run = Path(run)
     order = {n: i for i, n in enumerate(FIGURES)}
     figures = sorted((run/"figures").glob("*.png"), key=lambda p: (order.get(p.stem, 99), p.stem))
-    books = [(p.stem, *_notebook(p)) for p in sorted((run/"notebooks").glob("*.ipynb")) if not p.stem.endswith(".failed")]
+    books = [(p.stem, *_notebook(p)) for p in finished(run, "notebooks/*.ipynb") if not p.stem.endswith(".failed")]
     if not figures and not books: raise FtrlError(f"{run} has neither figures nor notebooks; run `ftrl reproduce --out {run}` first")
     table = _markdown((run/"table.md").read_text()) if (run/"table.md").exists() else ""
     name = html.escape(run.resolve().name)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from .core import FtrlError, atomic, dumps, read_json_lines, write_json_lines
+from .core import FtrlError, atomic, dumps, read_json_lines, finished, write_json_lines
 from .record import write as write_report
 
 # %% ../nbs/70_reproduce.ipynb #cell-005
@@ -209,7 +209,7 @@ def publish(
     from ftrl.figure import draw
     out, size = Path(out), 0
     if out.exists(): raise FtrlError(f"{out} is there already; remove it, or choose another folder")
-    for path in sorted({p for pattern in KEPT + AGAIN for p in run.out.glob(pattern) if p.is_file() and p.name[0] != "."}):
+    for path in finished(run.out, *KEPT, *AGAIN):
         size += _keep(path, out/path.relative_to(run.out)).stat().st_size
     draw(out, figures)
     return size

@@ -173,8 +173,8 @@ def _compared(stock, ours, batch:dict, grad:bool, n:int, rate:float)->dict:
     runs |= {f"micro-batches of {r}": lambda r=r: _update(stock, batch, r, grad) for r in sizes}
     first = {k: _watched(run) for k, run in runs.items()}
     best = min((k for k in runs if k != "ours"), key=lambda k: first[k][0])
-    more = compare({k: runs[k] for k in (("ours", best) if n else ("ours",))}, max(n, 1), warm=0)
-    t = {k: statistics.median(more.get(k, [first[k][0]])) for k in ("ours", best)}
+    more = compare({k: runs[k] for k in ("ours", best)}, n, warm=0)
+    t = {k: statistics.median(ts or [first[k][0]]) for k, ts in more.items()}
     memory = [first[k][1] for k in ("ours", best)]
     work = operations(config, prompt, group, length) * (3 if grad else 1)
     name = f"{'forward and backward' if grad else 'log-probabilities'}, prompt {prompt}, group {group}, completion {length}"

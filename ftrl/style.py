@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
-from .core import SCENARIOS, Env, FtrlError, atomic, load, read_json_lines
+from .core import SCENARIOS, Env, FtrlError, atomic, load, read_json_lines, finished
 from .table import bootstrap
 
 # %% ../nbs/50_style.ipynb #cell-005
@@ -103,8 +103,7 @@ def need(
 )->list[Path]: # The files that are there, in order of name
     "The input files of a figure, or `Missing`"
     places = (place, f"{place}.gz") if place.endswith(".jsonl") else (place,)
-    found = sorted(p for name in places for p in Path(run).glob(name) if not p.name.startswith("."))
-    if found: return found
+    if found := finished(run, *places): return found
     command = MAKE.get(make, make).replace("HERE", f"{run}/{place}").replace("RUN", str(run))
     raise Missing(f"{run}/{place} is not there; make it with `{command}`")
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TOOLS', 'read', 'resample', 'bootstrap', 'chance', 'scores', 'compare', 'published', 'counterpart', 'grid',
-           'table', 'anatomy', 'draw_anatomy']
+           'lined', 'table', 'anatomy', 'draw_anatomy']
 
 # %% ../nbs/36_table.ipynb #cell-002
 import csv, re
@@ -154,6 +154,13 @@ def grid(
     return [{"model": m} | rows[m] for m in models] + theirs
 
 # %% ../nbs/36_table.ipynb #cell-025
+def lined(
+    rows:list[list[str]], # The heads, what lines they have below, the cells
+)->str:
+    "A Markdown table"
+    return "\n".join("| " + " | ".join(r) + " |" for r in rows)
+
+# %% ../nbs/36_table.ipynb #cell-027
 def _cell(x:dict|None)->str:
     "A cell as text"
     if not x or x["mean"] != x["mean"]: return "–"
@@ -180,9 +187,9 @@ def table(
     if format == "json": return dumps(rows)
     if format == "csv": return _csv(rows, heads)
     lines = [["model", *heads], ["---"] + ["---:"] * len(heads)] + [[r["model"], *(_cell(r.get(h)) for h in heads)] for r in rows]
-    return "\n".join(["| " + " | ".join(l) + " |" for l in lines] + ["" for n in _notes(rows)[:1]] + _notes(rows))
+    return "\n".join([lined(lines)] + ["" for n in _notes(rows)[:1]] + _notes(rows))
 
-# %% ../nbs/36_table.ipynb #cell-027
+# %% ../nbs/36_table.ipynb #cell-029
 def _csv(rows:list[dict], heads:list[str])->str:
     "The table as csv"
     import io
@@ -196,7 +203,7 @@ def _csv(rows:list[dict], heads:list[str])->str:
         write.writerow([r["model"], *(f"{v:.2f}" if isinstance(v, float) else v for v in values)])
     return out.getvalue()
 
-# %% ../nbs/36_table.ipynb #cell-030
+# %% ../nbs/36_table.ipynb #cell-032
 def anatomy(
     paths, # Result files
 )->"pd.DataFrame": # model, benchmark, episodes, then the share of episodes with each fault

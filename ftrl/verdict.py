@@ -15,8 +15,8 @@ from .delta import group
 from .gain import gains
 from .result import CELLS, GENERAL, REWARDS
 from .style import INK, Missing, caption, config, figure, label, need, policy, results, seeds, sheet
-from .core import read_json_lines
-from .table import bootstrap
+from .core import read_json_lines, finished
+from .table import bootstrap, lined
 
 # %% ../nbs/54_verdict.ipynb #cell-005
 YES, NO, UNKNOWN = "reproduced", "not reproduced", "not testable here"
@@ -108,7 +108,7 @@ def what_carries(run)->list[dict]:
     "Do the MLPs of the lower layers carry the gain?"
     import numpy as np
     claim, wanted = "Lower MLPs carry the gain", ("revert-all", "only-all", "only-lower-mlp", "revert-lower-mlp")
-    found = {policy(p): {x["id"]: x["metrics"].get("solve_f1", 0.0) for x in read_json_lines(p)} for p in Path(run).glob("intervene/*.jsonl*")}
+    found = {policy(p): {x["id"]: x["metrics"].get("solve_f1", 0.0) for x in read_json_lines(p)} for p in finished(run, "intervene/*.jsonl*")}
     if not set(wanted) <= set(found): return [line(claim, UNKNOWN, why="no interventions in this run")]
     base, full, only, without = (np.array([found[w][i] for i in sorted(found["revert-all"])]) for w in wanted)
     draws = np.random.default_rng(0).integers(0, len(base), (2000, len(base)))
@@ -137,7 +137,7 @@ def understanding(run, name:str, start:str)->list[dict]:
 def reasoning_helps(run)->list[dict]:
     "Is reasoning no better in general?"
     claim = "Reasoning is no better in general"
-    if list(Path(run).glob("eval/*-reasoning.jsonl*")): return [line(claim, UNKNOWN, why="see the figure of results with and without reasoning")]
+    if finished(run, "eval/*-reasoning.jsonl*"): return [line(claim, UNKNOWN, why="see the figure of results with and without reasoning")]
     return [line(claim, UNKNOWN, why="the model has no reasoning mode")]
 
 # %% ../nbs/54_verdict.ipynb #cell-016
@@ -157,7 +157,7 @@ def markdown(
     "The claims as a Markdown table"
     cell = lambda x: "" if x.number != x.number or x.number is None else f"{x.number:+.1f}" + ("" if x.low != x.low or x.low is None else f" ({x.low:.1f} to {x.high:.1f})")
     rows = [[x.claim, f"**{x.verdict}**", cell(x), "" if x.n != x.n or x.n is None else f"{x.n:.0f}", x.why] for x in table.itertuples()]
-    return "\n".join("| " + " | ".join(r) + " |" for r in [["claim", "verdict", "points (95 %)", "n", "why"], ["---", "---", "---:", "---:", "---"], *rows])
+    return lined([["claim", "verdict", "points (95 %)", "n", "why"], ["---", "---", "---:", "---:", "---"], *rows])
 
 # %% ../nbs/54_verdict.ipynb #cell-017
 COLOR = {YES: "#009e73", NO: "#d55e00", UNKNOWN: "#8a929c"}
