@@ -22,8 +22,8 @@ def paid(
     frame = curves(run)
     if "reward" not in frame: raise Missing(f"{run}/train has no reinforcement learning; make it with `ftrl train ROWS --model M --out DIR`")
     if lack := {"seconds", "tokens"} - set(frame): raise Missing(f"{run}/train: no {min(lack)} in metrics.jsonl; make it with `ftrl train ROWS --model M --out DIR`")
-    frame = frame[frame.reward.notna()].assign(round=frame.get("round", 1))
-    frame["minutes"] = frame.groupby("policy").seconds.cumsum() / 60
+    minutes = frame.groupby("policy").seconds.cumsum() / 60  # those of steps that learn from an earlier sampling, too
+    frame = frame.assign(round=frame.get("round", 1), minutes=minutes)[frame.reward.notna()]
     return frame.assign(million=frame.tokens / 1e6)[["policy", "step", "round", "reward", "minutes", "million"]]
 
 @figure

@@ -292,10 +292,11 @@ def line(
 def diagnosis(
     lines:list[dict], # The record so far
     kl:float=10.0, # Divergence per token that is too much
-    patience:int=8, # Steps without a call before the policy counts as collapsed
+    patience:int=8, # Samplings without a call before the policy counts as collapsed
 )->str | None: # What is wrong; None while nothing is
     "Look for a run that has gone wrong"
-    last, recent = lines[-1], lines[-patience:]
+    last, sampled = lines[-1], [x for x in lines if "calls" in x]  # several steps may learn from one sampling
+    recent = sampled[-patience:]
     at = f"step {last['step']}"
     for name in ("loss", "grad_norm"):
         if not math.isfinite(last.get(name) or 0): return f"{at}: {name} is {last[name]}; lower the learning rate"
@@ -303,9 +304,9 @@ def diagnosis(
         return f"{at}: the KL to the initial policy is {last['kl']:.1f} per token; lower the learning rate or raise beta"
     if len(recent) < patience: return None
     if all(x.get("empty", 0) > 0.9 for x in recent):
-        return f"{at}: the last {patience} steps gave empty answers; the policy has collapsed"
-    if any(x.get("calls", 0) > 0 for x in lines) and all(x.get("calls", 1) == 0 for x in recent):
-        return f"{at}: the last {patience} steps made no call; the policy has collapsed"
+        return f"{at}: the last {patience} samplings gave empty answers; the policy has collapsed"
+    if any(x["calls"] > 0 for x in sampled) and all(x["calls"] == 0 for x in recent):
+        return f"{at}: the last {patience} samplings made no call; the policy has collapsed"
     return None
 
 # %% ../nbs/25_trainer.ipynb #cell-044
@@ -350,9 +351,10 @@ def _read(text:str)->dict | None:
 def _show(self:Record)->None:
     "Move the progress bar"
     if self.bar is None: return
-    x, before = self.lines[-1], self.lines[-2] if len(self.lines) > 1 else {}
+    sampled = [x for x in self.lines if "tokens" in x]
+    x = (sampled[-1] if sampled else {}) | self.lines[-1]
     shown = {k: f"{x[k]:.3g}" for k in ("reward", "solve_rate", "loss", "length", "kl", "entropy") if x.get(k) is not None}
-    rate = (x.get("tokens", 0) - before.get("tokens", 0)) / max(x["seconds"], 1e-6)
+    rate = x.get("tokens", 0) / max(sum(y["seconds"] for y in self.lines), 1e-6)
     self.bar.set_postfix(shown | {"tok/s": f"{rate:.0f}"}, refresh=False)
     self.bar.update(x["step"] - self.bar.n)
 
