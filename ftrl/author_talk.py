@@ -136,6 +136,9 @@ def _answer(got, start:float)->Answer:
     return Answer(text, choice.finish_reason or "stop", getattr(usage, "prompt_tokens", 0) or 0,
                   getattr(usage, "completion_tokens", 0) or 0, round(time.monotonic() - start, 2))
 
+def _line(e:Exception)->str: return f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+
+# %% ../nbs/18_author_talk.ipynb #cell-025
 @patch
 def __call__(self:Endpoint,
     messages:list[dict], # The talk so far
@@ -156,9 +159,6 @@ def __call__(self:Endpoint,
         except openai.OpenAIError as e: raise ConnectionError(_line(e)) from e
         except (ValueError, TypeError, AttributeError, IndexError) as e: wrong = _line(e)
     raise ConnectionError(wrong)
-
-# %% ../nbs/18_author_talk.ipynb #cell-025
-def _line(e:Exception)->str: return f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
 
 # %% ../nbs/18_author_talk.ipynb #cell-029
 def key(

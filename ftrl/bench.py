@@ -161,6 +161,7 @@ def _read(self:Journal)->None:
     if not at: self.file.write(head)
     self.file.flush()
 
+# %% ../nbs/30_bench.ipynb #cell-021
 @patch
 def lines(self:Journal, keys:Iterable[str])->Iterator[bytes]:
     "The lines of these keys"
@@ -178,7 +179,7 @@ def close(self:Journal, keys:Iterable[str])->None:
     self.part.unlink()
     self.file.close()
 
-# %% ../nbs/30_bench.ipynb #cell-022
+# %% ../nbs/30_bench.ipynb #cell-023
 @patch
 def follow(self:Journal, work:Iterable[tuple[str, dict]], n:int, name:str, progress:bool)->None:
     "Keep lines as they come, under a bar"
@@ -187,7 +188,7 @@ def follow(self:Journal, work:Iterable[tuple[str, dict]], n:int, name:str, progr
             self.add(key, x)
             bar.update()
 
-# %% ../nbs/30_bench.ipynb #cell-025
+# %% ../nbs/30_bench.ipynb #cell-026
 @patch
 def adopt(self:Journal, keys:Iterable[str])->None:
     "Take over the good lines of an earlier result file with the same settings"
@@ -199,7 +200,7 @@ def adopt(self:Journal, keys:Iterable[str])->None:
             if key in keys and key not in self.places and not x["error"] and x["run"] == self.run: self.add(key, x)
     except (FtrlError, KeyError, TypeError): pass  # not a result file of ours: it will be replaced when all is played
 
-# %% ../nbs/30_bench.ipynb #cell-027
+# %% ../nbs/30_bench.ipynb #cell-028
 @dataclass(frozen=True)
 class Play:
     "An item, which time it is played, and the key of its line"
@@ -218,7 +219,7 @@ def sampled(items:Iterable[Item], n:int|None)->Iterable[Item]:
         picked |= {at[j * len(at) // k] for j in range(k)}
     return (items[i] for i in sorted(picked))
 
-# %% ../nbs/30_bench.ipynb #cell-029
+# %% ../nbs/30_bench.ipynb #cell-030
 def plays(bench:Bench, data:Path|None, trials:int=1, limit:int|None=None, scenario:str|None=None, sample:int|None=None)->Iterator[Play]:
     "What is to be played, in the order of the data"
     names = {s.lower(): s for s in bench.scenarios}
@@ -232,7 +233,7 @@ def plays(bench:Bench, data:Path|None, trials:int=1, limit:int|None=None, scenar
         seen[key] += 1
         yield Play(item, trial, key if seen[key] == 1 else f"{key}-{seen[key]}")
 
-# %% ../nbs/30_bench.ipynb #cell-032
+# %% ../nbs/30_bench.ipynb #cell-033
 @patch
 def lines(self:Bench, players:dict[str, LLM], todo:Iterable[Play], protocol:Protocol, run:dict)->Iterator[tuple[str, dict]]:
     "Play items; their lines by key, in the order they finish"
@@ -247,7 +248,7 @@ def lines(self:Bench, players:dict[str, LLM], todo:Iterable[Play], protocol:Prot
         p = live.pop(e.key)
         yield p.key, line(self, p.item, e, run, p.trial) | {"item": p.key}
 
-# %% ../nbs/30_bench.ipynb #cell-034
+# %% ../nbs/30_bench.ipynb #cell-035
 def _share(bench:str, model:str, protocol:Protocol, data, which:dict, keys:frozenset)->list[tuple[str, dict]]:
     "Play the items of these keys"
     b, policy = find(bench), _kept(model, protocol.thinking)
@@ -262,7 +263,7 @@ def _loaded(model:str, thinking:bool | None=None)->LLM:
 
 _kept = functools.cache(_loaded)
 
-# %% ../nbs/30_bench.ipynb #cell-035
+# %% ../nbs/30_bench.ipynb #cell-036
 def spread(
     share:Callable, # What a process does with a set of keys
     keys:list[str], # What is to be done
@@ -285,7 +286,7 @@ def _cluster(engine:str, model)->None:
     if engine != "ray": raise FtrlError(f"engine {engine!r} is unknown; expected local or ray")
     if not isinstance(model, str): raise FtrlError("engine ray needs the name of a model, got a model")
 
-# %% ../nbs/30_bench.ipynb #cell-037
+# %% ../nbs/30_bench.ipynb #cell-038
 def evaluate(
     bench:str, # One of `NAMES`
     model:str|LLM, # A name for `llm.load`, or a model
@@ -315,7 +316,7 @@ def evaluate(
     journal.close(keys)
     return Results(Path(out))
 
-# %% ../nbs/30_bench.ipynb #cell-039
+# %% ../nbs/30_bench.ipynb #cell-040
 @dataclass(frozen=True)
 class Results:
     "A result file"

@@ -147,6 +147,7 @@ def adapter(
         loglikelihood_rolling = loglikelihood
     return Ours()
 
+# %% ../nbs/35_bench_general.ipynb #cell-020
 def task(name:str, docs:list[dict], ask, right):
     "A suite as a task of the harness"
     from lm_eval.api.task import ConfigurableTask
@@ -158,7 +159,7 @@ def task(name:str, docs:list[dict], ask, right):
         "process_results": lambda x, said: {"accuracy": float(right(json.loads(x["doc"]), said[0]))},
         "metric_list": [{"metric": "accuracy", "aggregation": "mean", "higher_is_better": True}]})
 
-# %% ../nbs/35_bench_general.ipynb #cell-021
+# %% ../nbs/35_bench_general.ipynb #cell-022
 class General(Bench):
     "A suite of general abilities, run by lm-evaluation-harness"
     metrics, grouped = ("accuracy",), False
@@ -175,7 +176,7 @@ class General(Bench):
         try: return f"1, lm-eval {version('lm-eval')}"
         except PackageNotFoundError as e: raise FtrlError("lm-eval is not installed; run `pip install ftrl[general]`") from e
 
-# %% ../nbs/35_bench_general.ipynb #cell-022
+# %% ../nbs/35_bench_general.ipynb #cell-023
 @patch
 def lines(self:General, players, todo, protocol, run):
     "Lines of all items, a portion at a time"
@@ -200,7 +201,7 @@ def portion(self:General, agent, part, protocol, run):
                       "metrics": {} if x.error else {"accuracy": good[i]}, "error": x.error, "stop": "length" if x.truncated else "answer",
                       "trial": p.trial, "turns": 1, "tokens": x.tokens, "run": run, "item": p.key}
 
-# %% ../nbs/35_bench_general.ipynb #cell-024
+# %% ../nbs/35_bench_general.ipynb #cell-025
 HUB = {"mmlu": ("cais/mmlu", "all"), "bbh": ("lukaemon/bbh", None), "gsm8k": ("openai/gsm8k", "main"),
        "math": ("HuggingFaceH4/MATH-500", None), "humaneval": ("openai/openai_humaneval", None),
        "mbpp": ("google-research-datasets/mbpp", "full")}
@@ -211,6 +212,7 @@ def local(name:str, x:dict)->dict:
                                "answer": x["answer"], "subject": x["subject"]}
     return dict(x)
 
+# %% ../nbs/35_bench_general.ipynb #cell-026
 def fetch(name:str)->Path:
     "A suite from the hub, as JSON lines in the cache"
     out = cache_dir()/"data"/f"{name}.jsonl"
@@ -233,7 +235,7 @@ def where(self:General, data=None):
         try: return fetch(self.name)
         except (OSError, ValueError) as x: raise FtrlError(f"{e}; and the hub did not give it ({type(x).__name__})") from x
 
-# %% ../nbs/35_bench_general.ipynb #cell-027
+# %% ../nbs/35_bench_general.ipynb #cell-029
 def _suite(name:str, read, judge, *files):
     "Register a suite"
     register(type(name.upper(), (General,), {"name": name, "files": files, "read": staticmethod(read), "judge": staticmethod(judge)}))

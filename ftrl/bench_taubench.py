@@ -102,6 +102,7 @@ def turn(self:TauEpisode, step, reply):
     self.messages.append(chat.tool_message(call.id, step.results[0]))
     if call.name == "transfer_to_human_agents" and not self.compat: self.end("transfer")
 
+# %% ../nbs/33_bench_taubench.ipynb #cell-013
 @patch
 def _run(self:TauEpisode, call)->str:
     "What a tool says; it may change the database"
@@ -118,7 +119,7 @@ def end(self:TauEpisode, why:str):
     try: self.hash = self.session.hash()
     finally: self.session.__exit__(None, None, None)
 
-# %% ../nbs/33_bench_taubench.ipynb #cell-014
+# %% ../nbs/33_bench_taubench.ipynb #cell-015
 def leaves(
     world:dict, # A domain
     actions:list[dict], # Tool calls
@@ -139,7 +140,7 @@ def told(
             if m["role"] == "assistant" and bool(m.get("tool_calls")) == compat]
     return all(any(o.lower() in text for text in said) for o in outputs)
 
-# %% ../nbs/33_bench_taubench.ipynb #cell-017
+# %% ../nbs/33_bench_taubench.ipynb #cell-018
 @register
 class TauBench(Bench):
     "τ-bench, retail and airline"
@@ -161,7 +162,7 @@ class TauBench(Bench):
         compat = "the paper's script: outputs sought beside tool calls, a transfer does not end an episode"
         return "; ".join(filter(None, (user, compat if protocol.compat else None))) or None
 
-# %% ../nbs/33_bench_taubench.ipynb #cell-018
+# %% ../nbs/33_bench_taubench.ipynb #cell-019
 @patch
 def players(self:TauBench, agent:LLM, protocol)->dict[str, LLM]:
     "The agent and the user"
@@ -187,7 +188,7 @@ def gold(self:TauBench, world:dict, actions:list[dict])->str:
     if key not in self.golds: self.golds[key] = leaves(world, actions)
     return self.golds[key]
 
-# %% ../nbs/33_bench_taubench.ipynb #cell-022
+# %% ../nbs/33_bench_taubench.ipynb #cell-023
 def pass_k(
     lines, # Result lines with trials
     k:int=1, # How many must succeed

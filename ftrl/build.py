@@ -259,13 +259,14 @@ def write(
     finish(part, Path(out))
     return {"recipe": recipe.told(), "built": n, "rejected": dict(sorted(rejected.items()))}
 
+# %% ../nbs/17_build.ipynb #cell-045
 def _recall(line:str, seen:Seen, progress):
     "Count an environment that an earlier run wrote"
     env = Env.from_row(_row(json.loads(line), "part"))
     seen.add(env)
     if progress: progress(env)
 
-# %% ../nbs/17_build.ipynb #cell-044
+# %% ../nbs/17_build.ipynb #cell-046
 def finish(part:Part, out:Path):
     "Put the whole file in its place"
     if out.suffix == ".gz":

@@ -26,6 +26,7 @@ def paid(
     frame = frame.assign(round=frame.get("round", 1), minutes=minutes)[frame.reward.notna()]
     return frame.assign(million=frame.tokens / 1e6)[["policy", "step", "round", "reward", "minutes", "million"]]
 
+# %% ../nbs/54_gain.ipynb #cell-009
 @figure
 def learning(
     run, # A run directory with train/*/metrics.jsonl
@@ -44,7 +45,7 @@ def learning(
     caption(fig, f"{seeds(run)}. Thick: exponential average, span 10 steps. Tokens as a trainer that repeats the prompt would count them.")
     return fig, frame
 
-# %% ../nbs/54_gain.ipynb #cell-008
+# %% ../nbs/54_gain.ipynb #cell-010
 def _after_rounds(run, ax, frame)->None:
     "Held-out Solve-F1 at the end of each round of the first algorithm"
     name = config(run).get("parameters", {}).get("algorithms", ["grpo"])[0]
@@ -54,7 +55,7 @@ def _after_rounds(run, ax, frame)->None:
     ax.errorbar(x, table["mean"], [table["mean"] - table.low, table.high - table["mean"]], fmt="o-", color=colour, lw=2, capsize=3)
     ax.set(xlabel="minutes of training", title=f"held-out Solve-F1, {label(name)}", ylim=(0, None))
 
-# %% ../nbs/54_gain.ipynb #cell-011
+# %% ../nbs/54_gain.ipynb #cell-013
 def spent(
     run, # A run directory with metrics.json
 )->"pd.DataFrame": # stage, minutes
@@ -82,7 +83,7 @@ def cost(
     caption(fig, f"{frame.minutes.sum():.0f} minutes in all, {machine.get('gpu') or str(machine.get('cores', '?')) + ' cores'}; {seeds(run)}.")
     return fig, frame
 
-# %% ../nbs/54_gain.ipynb #cell-014
+# %% ../nbs/54_gain.ipynb #cell-016
 def runs(
     run, # A run directory
 )->dict[str, Path]: # seed -> the folder of its results
@@ -109,7 +110,7 @@ def gains(
     if not rows: raise Missing(f"{run}/eval has no policy beside the one it started from; make it with `ftrl reproduce --out {run}`")
     return pd.DataFrame(rows)
 
-# %% ../nbs/54_gain.ipynb #cell-016
+# %% ../nbs/54_gain.ipynb #cell-018
 @figure
 def spread(
     run, # A run directory with eval/*.jsonl, and seed*/eval/*.jsonl
@@ -137,7 +138,7 @@ def spread(
     caption(fig, f"n = {table.n.max()} environments, greedy; {told}. Diamonds: over all seeds. Lines: 95 % bootstrap interval over environments.")
     return fig, table
 
-# %% ../nbs/54_gain.ipynb #cell-019
+# %% ../nbs/54_gain.ipynb #cell-021
 @figure
 def transfer(
     run, # A run directory with eval/*.jsonl and transfer/PLACE/*.jsonl

@@ -104,6 +104,7 @@ def probes(t:Trial)->dict[str, list[Call]]:
     out["distractor"] = [Call(n, _asked(schemas[n], w, r)) for n in t.env.distractors if n in schemas for w in words]
     return out
 
+# %% ../nbs/16_gate.ipynb #cell-017
 def _asked(schema:dict, word:str, r:random.Random):
     "A required-arguments call that puts one word wherever free text goes"
     def fill(s):
@@ -112,7 +113,7 @@ def _asked(schema:dict, word:str, r:random.Random):
         return word if s.get("type") == "string" else blind(s, r)
     return fill({**schema, "properties": {k: v for k, v in schema.get("properties", {}).items() if k in schema.get("required", ())}})
 
-# %% ../nbs/16_gate.ipynb #cell-018
+# %% ../nbs/16_gate.ipynb #cell-019
 def attempt(
     x:Env | Row, # What is judged
     sandbox=None, # A `Sandbox`; the shared one when None
@@ -126,7 +127,7 @@ def attempt(
     for (kind, c), r in zip(plan, results): t.replies.setdefault(kind, []).append((c, r.content))
     return t
 
-# %% ../nbs/16_gate.ipynb #cell-021
+# %% ../nbs/16_gate.ipynb #cell-022
 GATES: dict[str, Callable] = {}
 
 def gate(f:Callable)->Callable:
@@ -150,7 +151,7 @@ def judge(
     reason = GATES[name](t)
     return Verdict(name, not reason, reason or "")
 
-# %% ../nbs/16_gate.ipynb #cell-024
+# %% ../nbs/16_gate.ipynb #cell-025
 @lru_cache(None)
 def _metaschema():
     "JSON Schema's own schema, compiled"
@@ -167,7 +168,7 @@ def _signature(code:str, name:str)->tuple[list[str], list[str]]:
     names = [x.arg for x in f.args.args]
     return names + [x.arg for x in f.args.kwonlyargs], names[:len(names) - len(f.args.defaults)]
 
-# %% ../nbs/16_gate.ipynb #cell-027
+# %% ../nbs/16_gate.ipynb #cell-028
 def _valid(arguments:dict, schema:dict)->bool:
     "Do arguments satisfy a schema?"
     import jsonschema
@@ -187,7 +188,7 @@ def schema(t:Trial)->str | None:
         for s in t.env.subquestions if t.env else ():
             if s.tool == d.name and not _valid(s.arguments, d.parameters): return f"{d.name}: gold arguments of {s.id} are invalid"
 
-# %% ../nbs/16_gate.ipynb #cell-030
+# %% ../nbs/16_gate.ipynb #cell-031
 IMPORTS = set("math cmath re json datetime calendar decimal fractions statistics itertools functools collections string "
               "unicodedata typing operator copy textwrap bisect heapq dateutil".split())
 BANNED = set("open exec eval compile input __import__ globals locals vars setattr delattr breakpoint memoryview exit quit".split())
@@ -206,7 +207,7 @@ def suspects(code:str)->set[str]:
               and BRACE.match(code, m.start())}
     return (words & (BANNED | UNSTABLE)) | (imported - IMPORTS) | {w for w in words if w.startswith("__")} | braces
 
-# %% ../nbs/16_gate.ipynb #cell-032
+# %% ../nbs/16_gate.ipynb #cell-033
 @lru_cache(256)
 def unsafe(code:str)->str | None:
     "Why a tool may not run, if so"
@@ -231,7 +232,7 @@ def static(t:Trial)->str | None:
     "No import beyond the allow-list, no file, network or process"
     return _each(t, unsafe)
 
-# %% ../nbs/16_gate.ipynb #cell-035
+# %% ../nbs/16_gate.ipynb #cell-036
 @lru_cache(256)
 def unstable(code:str)->str | None:
     "Why a tool's replies may differ between processes, if so"
@@ -251,7 +252,7 @@ def stable(t:Trial)->str | None:
     "No clock, no chance, no order of a set"
     return _each(t, unstable)
 
-# %% ../nbs/16_gate.ipynb #cell-038
+# %% ../nbs/16_gate.ipynb #cell-039
 def _golden(t:Trial):
     "Sub-questions in order, with their gold calls and replies"
     told = {call.id: (call, reply) for call, reply in t.replies.get("gold", ())}
@@ -266,7 +267,7 @@ def replay(t:Trial)->str | None:
         if solve(left, call.name, reply) != s.answer: return f"{s.id}: gold call of {s.tool} does not return its sub-answer"
     if any(left.values()): return "gold calls leave sub-answers unsolved"
 
-# %% ../nbs/16_gate.ipynb #cell-041
+# %% ../nbs/16_gate.ipynb #cell-042
 def _hit(t:Trial, kinds:tuple[str, ...])->str | None:
     "The first reply of these kinds that would solve something"
     for kind in kinds:
@@ -279,7 +280,7 @@ def silent(t:Trial)->str | None:
     "Dummy, random and empty arguments solve nothing"
     return _hit(t, ("dummy", "random", "empty"))
 
-# %% ../nbs/16_gate.ipynb #cell-044
+# %% ../nbs/16_gate.ipynb #cell-045
 @gate
 def sensitive(t:Trial)->str | None:
     "Changing any single gold argument loses the sub-answer"
@@ -288,7 +289,7 @@ def sensitive(t:Trial)->str | None:
     for call, reply in t.replies.get("changed", ()):
         if verify(reply, answer[call.id]): return f"{call.id}: {dumps(call.arguments)} returns the sub-answer too"
 
-# %% ../nbs/16_gate.ipynb #cell-047
+# %% ../nbs/16_gate.ipynb #cell-048
 @gate
 def errors(t:Trial)->str | None:
     "Errors are informative and never contain an answer"
@@ -298,7 +299,7 @@ def errors(t:Trial)->str | None:
             if len(reply) < 20: return f"{call.name}: the error says too little: {reply!r}"
             if any(verify(reply, a) for a in t.answers): return f"{call.name}: an error contains an answer"
 
-# %% ../nbs/16_gate.ipynb #cell-050
+# %% ../nbs/16_gate.ipynb #cell-051
 @gate
 def hidden(t:Trial)->str | None:
     "No answer in question, documents or distractors"
@@ -309,7 +310,7 @@ def hidden(t:Trial)->str | None:
     for call, reply in t.replies.get("distractor", ()):
         if any(verify(reply, a) for a in t.answers): return f"distractor {call.name} returns a sub-answer"
 
-# %% ../nbs/16_gate.ipynb #cell-053
+# %% ../nbs/16_gate.ipynb #cell-054
 def shape(env:Env)->str:
     "The scenario that the dependency graph has"
     subs = env.subquestions
@@ -330,7 +331,7 @@ def _numbers(x)->list:
     if isinstance(x, (int, float)): return [x]
     return [n for v in (x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()) for n in _numbers(v)]
 
-# %% ../nbs/16_gate.ipynb #cell-055
+# %% ../nbs/16_gate.ipynb #cell-056
 @gate
 def needed(t:Trial)->str | None:
     "No hop and no gold tool can be left out"
@@ -343,14 +344,14 @@ def needed(t:Trial)->str | None:
     for s, call, reply in _golden(t):
         if any(verify(reply, o.answer) for o in by.values() if o is not s): return f"{s.id} also returns another sub-answer"
 
-# %% ../nbs/16_gate.ipynb #cell-058
+# %% ../nbs/16_gate.ipynb #cell-059
 @gate
 def typed(t:Trial)->str | None:
     "Sub-answers are long or typed enough to verify"
     bad = next((a for a in t.answers if not verifiable(a)), None)
     return f"sub-answer {bad!r} is too short to be searched for" if bad else None
 
-# %% ../nbs/16_gate.ipynb #cell-061
+# %% ../nbs/16_gate.ipynb #cell-062
 @gate
 def distinct(t:Trial)->str | None:
     "No two tools are near-duplicates"
@@ -358,7 +359,7 @@ def distinct(t:Trial)->str | None:
     return next((f"{n} and {m} are nearly the same" for i, (n, a) in enumerate(all_said) for m, b in all_said[:i]
                  if alike(a, b) > .8), None)
 
-# %% ../nbs/16_gate.ipynb #cell-064
+# %% ../nbs/16_gate.ipynb #cell-065
 def check(
     x:Env | Row, # An environment, or any row
     sandbox=None, # A `Sandbox`; the shared one when None

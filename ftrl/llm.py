@@ -281,6 +281,7 @@ def poll(self:Local):
     else: done = [(key, self._reply(ids, *self.waiting.pop(key))) for key, ids in self.engine.poll()]
     return done
 
+# %% ../nbs/03_llm.ipynb #cell-037
 @patch
 def release(self:Local, key):
     "Forget a conversation's cache"
@@ -295,7 +296,7 @@ def chat(self:Local, requests, max_new_tokens=1024, temperature=0.0, seed=0):
     while len(got) < len(requests): got.update(self.poll())
     return [got["chat", i] for i in range(len(requests))]
 
-# %% ../nbs/03_llm.ipynb #cell-038
+# %% ../nbs/03_llm.ipynb #cell-039
 @patch
 def _batches(self:Local, requests, max_new_tokens, temperature, seed):
     "Answer all requests through transformers' generate"
@@ -323,7 +324,7 @@ def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list
     ends = [next((j + 1 for j, t in enumerate(ids) if t in self.stop), len(ids)) for ids in new]
     return [ids[:n] for ids, n in zip(new, ends)]
 
-# %% ../nbs/03_llm.ipynb #cell-040
+# %% ../nbs/03_llm.ipynb #cell-041
 def _cached_only()->bool:
     "Is the hub out of reach, so that only cached models load?"
     import socket
@@ -351,7 +352,7 @@ def _local(spec:str, device:str|None=None, dtype:str|None=None, **options)->"Loc
     local.mark = mark(where)
     return local
 
-# %% ../nbs/03_llm.ipynb #cell-042
+# %% ../nbs/03_llm.ipynb #cell-043
 KINDS = {"replay": "llm.Replay", "openai": "remote.OpenAI", "vllm": "remote.VLLM"}  # looked up when asked for
 
 def load(

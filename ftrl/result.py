@@ -117,6 +117,7 @@ Qwen3-8B REINFORCE++,41.96,47.37,43.63,37.79,21.96,78.10,42.57,25.90,42.41
 Qwen3-8B GRPO,46.44,55.84,49.54,38.93,23.35,77.62,44.67,27.05,45.43
 """
 
+# %% ../nbs/52_result.ipynb #cell-017
 def cells(
     run, # A run directory with eval/**/*.jsonl
 )->"pd.DataFrame": # One row a policy, the columns of the paper's table, in percent
@@ -131,13 +132,13 @@ def cells(
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(models(rows)).reindex(columns=COLUMNS)
     return table.assign(avg=table.mean(axis=1, skipna=False))
 
-# %% ../nbs/52_result.ipynb #cell-019
+# %% ../nbs/52_result.ipynb #cell-020
 def paper_table()->"pd.DataFrame": # One row a policy
     "The paper's rows for its 7B, 8B and 14B models without reasoning"
     import io, pandas as pd
     return pd.read_csv(io.StringIO(PAPER_TABLE.strip()), header=None, index_col=0, names=["policy", *COLUMNS, "avg"])
 
-# %% ../nbs/52_result.ipynb #cell-021
+# %% ../nbs/52_result.ipynb #cell-022
 @figure
 def main_table(
     run, # A run directory with eval/**/*.jsonl
@@ -164,7 +165,7 @@ def _items(frame:"pd.DataFrame")->str:
     n = frame.groupby(["benchmark", "model"]).size().groupby("benchmark").max()
     return "n = " + ", ".join(f"{k} items of {b}" for b, k in n.items())
 
-# %% ../nbs/52_result.ipynb #cell-024
+# %% ../nbs/52_result.ipynb #cell-025
 def _compare(run, title:str, frame:"pd.DataFrame", metrics:list[str], x:str, order:list[str], hue:str, tint:dict[str, str], note:str=""):
     "Grouped bars of metrics, one panel a metric"
     table = summary(frame, [x, hue] if x != hue else [x], metrics)
@@ -176,7 +177,7 @@ def _compare(run, title:str, frame:"pd.DataFrame", metrics:list[str], x:str, ord
     caption(fig, f"{_items(frame)}; {seeds(run)}. Lines: 95 % bootstrap interval over items. {note}".strip())
     return fig, table
 
-# %% ../nbs/52_result.ipynb #cell-026
+# %% ../nbs/52_result.ipynb #cell-027
 REWARDS = ("solve-f1", "solve-precision", "solve-rate", "solve-pr")
 
 @figure
@@ -190,7 +191,7 @@ def rewards(
     both = frame.assign(everything="all environments")
     return _compare(run, "What the policy is rewarded for", both, SOLVE, "everything", ["all environments"], "model", tint)
 
-# %% ../nbs/52_result.ipynb #cell-029
+# %% ../nbs/52_result.ipynb #cell-030
 @figure
 def rounds(
     run, # A run directory with rounds/N.jsonl
@@ -208,7 +209,7 @@ def rounds(
     caption(fig, f"n = {table.n.min()} environments; {seeds(run)}. Bands: 95 % bootstrap interval over environments.")
     return fig, table
 
-# %% ../nbs/52_result.ipynb #cell-032
+# %% ../nbs/52_result.ipynb #cell-033
 @figure
 def reasoning(
     run, # A run directory with eval/NAME.jsonl and eval/NAME-reasoning.jsonl
@@ -222,7 +223,7 @@ def reasoning(
     return _compare(run, "With and without reasoning", frame, ["solve_f1"], "scenario", [s for s in SCENARIOS if s in set(frame.scenario)],
                     "model", {k: c for k, c in tint.items() if k in set(frame.model)})
 
-# %% ../nbs/52_result.ipynb #cell-035
+# %% ../nbs/52_result.ipynb #cell-036
 GENERAL = ("mmlu", "bbh", "gsm8k", "math", "humaneval", "mbpp")
 
 @figure

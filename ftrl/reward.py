@@ -83,6 +83,7 @@ def scores(
                         sandbox))
     return [_judge(turn, row, [next(said) for _ in turn.calls], reward) for turn, row in zip(turns, rows)]
 
+# %% ../nbs/20_reward.ipynb #cell-016
 def _judge(turn:Turn, row:Row, said:list[str], reward:str)->Score:
     "Reward one turn whose calls have been answered"
     if not turn.calls:
@@ -92,7 +93,7 @@ def _judge(turn:Turn, row:Row, said:list[str], reward:str)->Score:
     solved = sum(solve(left, c.name, text) is not None for c, text in zip(turn.calls, said) if isinstance(c.name, str))
     return Score(weigh(reward, solved, len(turn.calls)), len(turn.calls), solved, "calls")
 
-# %% ../nbs/20_reward.ipynb #cell-015
+# %% ../nbs/20_reward.ipynb #cell-017
 def score(
     text:str, # A turn as the model wrote it
     row:Row, # The moment it answers
@@ -102,7 +103,7 @@ def score(
     "Reward one turn (paper section 3)"
     return scores([text], [row], reward, sandbox)[0]
 
-# %% ../nbs/20_reward.ipynb #cell-019
+# %% ../nbs/20_reward.ipynb #cell-021
 def score_file(
     path, # JSON lines: rows with one more field, `response`
     out, # Where the same lines go, with `reward` added

@@ -27,6 +27,7 @@ def operations(
     return 2 * config.num_hidden_layers * (layer * tokens + 2 * seen * config.num_attention_heads * width) + \
            2 * group * length * config.hidden_size * config.vocab_size
 
+# %% ../nbs/28_speed.ipynb #cell-006
 def gemm_rate(
     dtype, # torch.bfloat16 or torch.float32
     device:str="cpu",
@@ -40,7 +41,7 @@ def gemm_rate(
         if device == "cuda": torch.cuda.synchronize()
     return 2 * n ** 3 / statistics.median(compare({"gemm": run}, 5)["gemm"])
 
-# %% ../nbs/28_speed.ipynb #cell-008
+# %% ../nbs/28_speed.ipynb #cell-009
 def _status(key:str)->float:
     "A line of /proc/self/status in MiB"
     with open("/proc/self/status") as f: return next(int(s.split()[1]) / 1024 for s in f if s.startswith(key))
@@ -64,7 +65,7 @@ def peak(
         return _status("VmHWM") - before
     except OSError: return None
 
-# %% ../nbs/28_speed.ipynb #cell-011
+# %% ../nbs/28_speed.ipynb #cell-012
 def _trainer(kind, where:str, group:int, length:int, dtype:str, **more):
     "A TRL trainer on a model, without data to speak of"
     import torch
@@ -81,7 +82,7 @@ def _trainer(kind, where:str, group:int, length:int, dtype:str, **more):
     trainer.model.train()
     return trainer
 
-# %% ../nbs/28_speed.ipynb #cell-012
+# %% ../nbs/28_speed.ipynb #cell-013
 def _batch(config, prompt:int, group:int, length:int, device)->dict:
     "A group as TRL's trainer holds it"
     import torch
@@ -91,7 +92,7 @@ def _batch(config, prompt:int, group:int, length:int, device)->dict:
     masks = {k.replace("ids", "mask"): torch.ones_like(v) for k, v in ids.items()}
     return ids | masks | {"advantages": torch.randn(group, generator=g).to(device), "num_items_in_batch": torch.tensor(group * length, device=device)}
 
-# %% ../nbs/28_speed.ipynb #cell-014
+# %% ../nbs/28_speed.ipynb #cell-015
 def _update(trainer, batch:dict, rows:int, grad:bool)->None:
     "One update's forward and backward, or its log-probabilities alone"
     import torch
@@ -106,7 +107,7 @@ def _update(trainer, batch:dict, rows:int, grad:bool)->None:
     trainer.model.zero_grad(set_to_none=True)
     if ids.is_cuda: torch.cuda.synchronize()
 
-# %% ../nbs/28_speed.ipynb #cell-016
+# %% ../nbs/28_speed.ipynb #cell-017
 CASES = ((512, 8), (1536, 16), (4096, 16))
 
 def bench_update(
@@ -134,12 +135,12 @@ def bench_update(
         del stock, ours
     return benchmark("update", found, peer=f"trl {_version('trl')} GRPOTrainer", gemm=round(rate / 1e9, 1), gemm_unit="GFLOP/s")
 
-# %% ../nbs/28_speed.ipynb #cell-017
+# %% ../nbs/28_speed.ipynb #cell-018
 def _version(name:str)->str:
     from importlib.metadata import version
     return version(name)
 
-# %% ../nbs/28_speed.ipynb #cell-019
+# %% ../nbs/28_speed.ipynb #cell-020
 def _free()->float:
     "Bytes of memory that can be used"
     import torch
@@ -157,7 +158,7 @@ def micro_batches(
     most = next((n for n in range(group, 1, -1) if group % n == 0 and n * each < 0.7 * free), 1)
     return sorted({most, max(1, most // 4)}, reverse=True)
 
-# %% ../nbs/28_speed.ipynb #cell-021
+# %% ../nbs/28_speed.ipynb #cell-022
 def _watched(run:Callable)->tuple[float, float | None]:
     "Seconds and peak memory of one run"
     start = time.perf_counter()
@@ -181,7 +182,7 @@ def _compared(stock, ours, batch:dict, grad:bool, n:int, rate:float)->dict:
     return case(name, "s", t["ours"], t[best], peer_setting=best, memory=memory[0], peer_memory=memory[1], memory_unit="MiB",
                 memory_ratio=memory[1] / memory[0] if all(memory) else None, limit_share=work / t["ours"] / rate, rounds=max(n, 1))
 
-# %% ../nbs/28_speed.ipynb #cell-025
+# %% ../nbs/28_speed.ipynb #cell-026
 def bench_generate(
     model:str="smollm2", # Any model `train` takes
     prompt:int=1536, # Prompt tokens

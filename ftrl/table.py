@@ -50,6 +50,7 @@ def resample(
     rng, groups = np.random.default_rng(seed), [np.asarray(g, float) for g in groups if len(g)]
     return sum(rng.multinomial(len(g), np.full(len(g), 1 / len(g)), draws) @ g / len(g) for g in groups) / len(groups)
 
+# %% ../nbs/36_table.ipynb #cell-009
 def bootstrap(
     groups:list, # Values of each scenario
     draws:int=2000, # Resamples
@@ -70,7 +71,7 @@ def chance(
     means = resample(groups, draws, seed)
     return min(1.0, 2 * (1 + min(int((means <= 0).sum()), int((means >= 0).sum()))) / (draws + 1))
 
-# %% ../nbs/36_table.ipynb #cell-011
+# %% ../nbs/36_table.ipynb #cell-012
 def scores(
     frame, # Records, as `read` gives them
     by=(), # More columns to split by, such as "scenario"
@@ -85,7 +86,7 @@ def scores(
         rows.append([*key, *bootstrap(groups), len(good), len(part) - len(good), " ".join(part.note.unique())])
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n", "failed", "note"])
 
-# %% ../nbs/36_table.ipynb #cell-014
+# %% ../nbs/36_table.ipynb #cell-015
 def compare(
     frame, # Records, as `read` gives them
     base:str, # A model
@@ -102,7 +103,7 @@ def compare(
         rows.append([bench, metric, mean, low, high, chance(groups), len(part), low > 0 or high < 0])
     return pd.DataFrame(rows, columns=["benchmark", "metric", "mean", "low", "high", "p", "n", "beyond"])
 
-# %% ../nbs/36_table.ipynb #cell-017
+# %% ../nbs/36_table.ipynb #cell-018
 COLUMNS = {("ftrl", "solve_p"): "Solve-P", ("ftrl", "solve_r"): "Solve-R", ("ftrl", "solve_f1"): "Solve-F1",
            ("toolhop", "ac"): "ToolHop AC", ("taubench", "pass1"): "τ-bench Pass^1", ("rotbench", "ts"): "RoTBench TS",
            ("rotbench", "pi"): "RoTBench PI", ("rotbench", "cf"): "RoTBench CF", ("mmlu", "accuracy"): "MMLU",
@@ -121,7 +122,7 @@ def published(
         return {f"{x['family']} {x['version']}": {names.get(k, "Avg"): float(v) for k, v in x.items() if k in names or k == "avg"}
                 for x in csv.DictReader(f)}
 
-# %% ../nbs/36_table.ipynb #cell-020
+# %% ../nbs/36_table.ipynb #cell-021
 def counterpart(
     model:str, # A name of ours
     paper:dict, # As `published` gives it
@@ -131,7 +132,7 @@ def counterpart(
     names = {bare(n): n for n in paper}
     return names.get(bare(model)) or names.get(bare(model) + "nonreasoning")
 
-# %% ../nbs/36_table.ipynb #cell-023
+# %% ../nbs/36_table.ipynb #cell-024
 def grid(
     frame, # Records, as `read` gives them
     paper:bool=False, # Also the paper's rows
@@ -153,14 +154,14 @@ def grid(
     theirs = [{"model": f"paper: {m}"} | {k: {"mean": v} for k, v in x.items()} for m, x in known.items()] if paper else []
     return [{"model": m} | rows[m] for m in models] + theirs
 
-# %% ../nbs/36_table.ipynb #cell-025
+# %% ../nbs/36_table.ipynb #cell-026
 def lined(
     rows:list[list[str]], # The heads, what lines they have below, the cells
 )->str:
     "A Markdown table"
     return "\n".join("| " + " | ".join(r) + " |" for r in rows)
 
-# %% ../nbs/36_table.ipynb #cell-027
+# %% ../nbs/36_table.ipynb #cell-028
 def _cell(x:dict|None)->str:
     "A cell as text"
     if not x or x["mean"] != x["mean"]: return "–"
@@ -189,7 +190,7 @@ def table(
     lines = [["model", *heads], ["---"] + ["---:"] * len(heads)] + [[r["model"], *(_cell(r.get(h)) for h in heads)] for r in rows]
     return "\n".join([lined(lines)] + ["" for n in _notes(rows)[:1]] + _notes(rows))
 
-# %% ../nbs/36_table.ipynb #cell-029
+# %% ../nbs/36_table.ipynb #cell-030
 def _csv(rows:list[dict], heads:list[str])->str:
     "The table as csv"
     import io
@@ -203,7 +204,7 @@ def _csv(rows:list[dict], heads:list[str])->str:
         write.writerow([r["model"], *(f"{v:.2f}" if isinstance(v, float) else v for v in values)])
     return out.getvalue()
 
-# %% ../nbs/36_table.ipynb #cell-032
+# %% ../nbs/36_table.ipynb #cell-033
 def anatomy(
     paths, # Result files
 )->"pd.DataFrame": # model, benchmark, episodes, then the share of episodes with each fault
@@ -219,6 +220,7 @@ def anatomy(
     shares.insert(0, "episodes", frame.groupby(keys, sort=False).size())
     return shares.reset_index()
 
+# %% ../nbs/36_table.ipynb #cell-034
 def draw_anatomy(
     shares, # As `anatomy` gives them
 ):

@@ -253,6 +253,7 @@ def column(self:Reader, id:str, r:dict)->dict[str, str]:
         else: self.omitted[f"{id}: refers outside the sample"] += 1
     return out
 
+# %% ../nbs/19_tables.ipynb #cell-029
 @patch
 def groups(self:Reader, id:str, r:dict, t:str, c:str)->dict[str, str]:
     "The value by which a table refers to each thing -> the thing's name"
@@ -260,7 +261,7 @@ def groups(self:Reader, id:str, r:dict, t:str, c:str)->dict[str, str]:
     if k not in self.things: return {x: n for x, n in self.names[k].items() if x in self.raws(k, t, c)}
     return {x: name for x, name in self.target(k, r["ref"]).items() if name}
 
-# %% ../nbs/19_tables.ipynb #cell-028
+# %% ../nbs/19_tables.ipynb #cell-030
 @patch
 def count(self:Reader, id:str, r:dict)->dict[str, str]:
     "How many rows refer to a thing; one is not counted, `1 orders` is no English"
@@ -289,7 +290,7 @@ def list_(self:Reader, id:str, r:dict)->dict[str, str]:
     return {groups[g]: ", ".join(sorted(xs)) for g, xs in found.items()
             if None not in xs and len(xs) > 1 and not any("," in x for x in xs) and all(map(verifiable, xs))}
 
-# %% ../nbs/19_tables.ipynb #cell-030
+# %% ../nbs/19_tables.ipynb #cell-032
 def world(
     db:Database, # The tables
     plan:dict, # A names file's content
@@ -314,7 +315,7 @@ def world(
     out.omitted = +reader.omitted + Counter(read) + Counter(tables)
     return out
 
-# %% ../nbs/19_tables.ipynb #cell-032
+# %% ../nbs/19_tables.ipynb #cell-034
 def _turned(facts:dict)->dict[str, str]:
     "Facts from the other side, where they are one to one"
     n = Counter(facts.values())
@@ -333,7 +334,7 @@ def _why(db:Database, plan:dict)->str:
     out = [f"{k} {v}" for k, v in plan.get("left_out", {}).items()][:4]
     return "; ".join(out or ["no column has values that can be asked for"]) + "; expected a table with a key or names and a few more columns"
 
-# %% ../nbs/19_tables.ipynb #cell-033
+# %% ../nbs/19_tables.ipynb #cell-035
 def make(
     spec:str, # A CSV, parquet, SQLite or DuckDB file, a folder of them, or a database address
     names:str | Path | None=None, # The names file: read where it is there, else written
@@ -350,7 +351,7 @@ def make(
         if names is not None and not there: write_names(plan, names, db.spec)
         return out
 
-# %% ../nbs/19_tables.ipynb #cell-035
+# %% ../nbs/19_tables.ipynb #cell-037
 def beside(
     out:str | Path, # Where environments go: "runs/envs.jsonl"
     spec:str, # "data/shop.db"

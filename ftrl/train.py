@@ -200,6 +200,7 @@ def micro_batch(
     n = next((n for n in range(each, 0, -1) if each % n == 0 and n * cost <= tokens), 1)
     return n * config.group, each // n
 
+# %% ../nbs/26_train.ipynb #cell-028
 def _arguments(config:TrainConfig, out:Path, prompt:int):
     "TRL's GRPOConfig"
     from trl import GRPOConfig
@@ -216,7 +217,7 @@ def _arguments(config:TrainConfig, out:Path, prompt:int):
 
 OURS = ("curriculum", "shared", "resample")
 
-# %% ../nbs/26_train.ipynb #cell-030
+# %% ../nbs/26_train.ipynb #cell-031
 def _finish(trainer, out:Path, about:dict, resume:str | None)->Run:
     "Train, save, and note that it is done"
     from safetensors import SafetensorError
@@ -240,7 +241,7 @@ def _finish(trainer, out:Path, about:dict, resume:str | None)->Run:
 
 def _run(out:Path)->Run: return Run(str(out), list(read_json_lines(out/"metrics.jsonl")))
 
-# %% ../nbs/26_train.ipynb #cell-032
+# %% ../nbs/26_train.ipynb #cell-033
 def adapter(
     rank:int, # Of the two thin matrices beside each projection
 ):
@@ -249,7 +250,7 @@ def adapter(
     from peft import LoraConfig
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
 
-# %% ../nbs/26_train.ipynb #cell-035
+# %% ../nbs/26_train.ipynb #cell-036
 def train(
     rows:Sequence[Row], # Step rows, from `collect` or fresh environments
     model:str, # smollm2, a directory, or a hub id
@@ -271,7 +272,7 @@ def train(
     trainer = _trainer(network, tokenizer, [rows[i] for i in kept], args, config, peft, mode)
     return _finish(trainer, out, about, _checkpoint(out))
 
-# %% ../nbs/26_train.ipynb #cell-037
+# %% ../nbs/26_train.ipynb #cell-038
 def _digest(rows:Sequence)->str:
     "A short name of the data"
     import hashlib
@@ -295,7 +296,7 @@ def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, peft=
     trainer.remove_callback(PrinterCallback)
     return trainer
 
-# %% ../nbs/26_train.ipynb #cell-039
+# %% ../nbs/26_train.ipynb #cell-040
 def _steps(rows, visits:list[int], network, tokenizer, config:TrainConfig)->dict:
     "Data and reward of step-level training"
     from datasets import Dataset
@@ -316,7 +317,7 @@ def _episodes(rows, visits:list[int], network, tokenizer, config:TrainConfig)->d
 
 def _ids(x)->list[int]: return [] if x is None else [x] if isinstance(x, int) else list(x)
 
-# %% ../nbs/26_train.ipynb #cell-041
+# %% ../nbs/26_train.ipynb #cell-042
 def _tokens(conversation:list[dict], tools:list[dict], tokenizer)->dict:
     "Token ids of a conversation, and labels on what the assistant says"
     from ftrl.chat import _objects
@@ -326,7 +327,7 @@ def _tokens(conversation:list[dict], tools:list[dict], tokenizer)->dict:
                                       return_assistant_tokens_mask=True, chat_template=template)
     return {"input_ids": x["input_ids"], "labels": [i if m else -100 for i, m in zip(x["input_ids"], x["assistant_masks"])]}
 
-# %% ../nbs/26_train.ipynb #cell-042
+# %% ../nbs/26_train.ipynb #cell-043
 def cold_start(
     envs:Sequence[Env | Row], # Environments to imitate
     model:str, # smollm2, a directory, or a hub id
@@ -341,7 +342,7 @@ def cold_start(
     examples = _examples(envs, tokenizer, config, network.config.max_position_embeddings)
     return _finish(_gold_trainer(network, tokenizer, examples, out, config), out, about, _checkpoint(out))
 
-# %% ../nbs/26_train.ipynb #cell-044
+# %% ../nbs/26_train.ipynb #cell-045
 def _examples(envs:list[Env], tokenizer, config:ColdConfig, limit:int)->list[dict]:
     "Tokens of gold trajectories, an environment's variants side by side, in a drawn order"
     from ftrl.gold import variants
@@ -356,7 +357,7 @@ def _examples(envs:list[Env], tokenizer, config:ColdConfig, limit:int)->list[dic
     if not out: raise FtrlError(f"no gold trajectory of {len(envs)} environments fits into {limit} tokens; build easier ones")
     return out
 
-# %% ../nbs/26_train.ipynb #cell-045
+# %% ../nbs/26_train.ipynb #cell-046
 def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:ColdConfig):
     "The TRL trainer of a cold start"
     import torch
@@ -376,7 +377,7 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
     trainer.remove_callback(PrinterCallback)
     return trainer
 
-# %% ../nbs/26_train.ipynb #cell-047
+# %% ../nbs/26_train.ipynb #cell-048
 def calls(
     policy, # A language model from `llm.load`
     rows:Sequence[Row], # Rows to try

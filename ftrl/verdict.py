@@ -38,6 +38,7 @@ def paired(
     groups = [g.tolist() for _, g in change.groupby(level=by)] if by else [change.tolist()]
     return groups, float(wide[before].mean()), float(wide[after].mean())
 
+# %% ../nbs/54_verdict.ipynb #cell-006
 def gain_line(claim:str, groups:list, before:float, after:float)->dict:
     "A claim that something rises"
     mean, low, high = bootstrap(groups)
@@ -50,7 +51,7 @@ def line(claim:str, verdict:str, number=None, low=None, high=None, n=None, why:s
     points = lambda x: None if x is None else 100 * x
     return {"claim": claim, "verdict": verdict, "number": points(number), "low": points(low), "high": points(high), "n": n, "why": why}
 
-# %% ../nbs/54_verdict.ipynb #cell-008
+# %% ../nbs/54_verdict.ipynb #cell-009
 NAMED = {"toolhop": "ToolHop", "taubench": "τ-bench", "rotbench": "RoTBench"}
 
 def tool_use(run, name:str, start:str)->list[dict]:
@@ -79,7 +80,7 @@ def general_stays(run, name:str, start:str)->list[dict]:
         f"; the interval does not exclude a loss of {100 * MARGIN:.0f} points" if verdict == UNKNOWN else "")
     return [line(claim, verdict, mean, low, high, sum(map(len, groups)), why)]
 
-# %% ../nbs/54_verdict.ipynb #cell-010
+# %% ../nbs/54_verdict.ipynb #cell-011
 def balance(run)->list[dict]:
     "Does the balanced reward beat its ablations?"
     claim, lines = "The balanced reward beats {}", []
@@ -92,7 +93,7 @@ def balance(run)->list[dict]:
                           f"Solve-F1 {100 * after:.1f} % with {REWARDS[0]}, {100 * before:.1f} % with {other}"))
     return lines
 
-# %% ../nbs/54_verdict.ipynb #cell-012
+# %% ../nbs/54_verdict.ipynb #cell-013
 def where_updates(run, name:str)->list[dict]:
     "Is the update in the MLPs of the lower layers?"
     import pandas as pd
@@ -119,7 +120,7 @@ def what_carries(run)->list[dict]:
     verdict = YES if low > 0.5 else UNKNOWN if high > 0.5 and share > 0.5 else NO
     return [line(claim, verdict, share, low, high, len(base), f"alone they keep {share:.0%} of the gain; without them {kept:.0%} of it is left")]
 
-# %% ../nbs/54_verdict.ipynb #cell-014
+# %% ../nbs/54_verdict.ipynb #cell-015
 def understanding(run, name:str, start:str)->list[dict]:
     "Is the right next step more readable after training?"
     import pandas as pd
@@ -140,7 +141,7 @@ def reasoning_helps(run)->list[dict]:
     if finished(run, "eval/*-reasoning.jsonl*"): return [line(claim, UNKNOWN, why="see the figure of results with and without reasoning")]
     return [line(claim, UNKNOWN, why="the model has no reasoning mode")]
 
-# %% ../nbs/54_verdict.ipynb #cell-016
+# %% ../nbs/54_verdict.ipynb #cell-017
 def judge(
     run, # A run directory
 )->"pd.DataFrame": # claim, verdict, number, low, high (points), n, why
@@ -159,7 +160,7 @@ def markdown(
     rows = [[x.claim, f"**{x.verdict}**", cell(x), "" if x.n != x.n or x.n is None else f"{x.n:.0f}", x.why] for x in table.itertuples()]
     return lined([["claim", "verdict", "points (95 %)", "n", "why"], ["---", "---", "---:", "---:", "---"], *rows])
 
-# %% ../nbs/54_verdict.ipynb #cell-017
+# %% ../nbs/54_verdict.ipynb #cell-018
 COLOR = {YES: "#009e73", NO: "#d55e00", UNKNOWN: "#8a929c"}
 
 @figure

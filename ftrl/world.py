@@ -206,6 +206,7 @@ class View:
 
     def __repr__(self): return f"View({self.world.name}, {self.split}: {len(self.relations)} relations)"
 
+# %% ../nbs/10_world.ipynb #cell-033
 @patch
 def view(self:World, split:str="train")->View:
     "The world as a split sees it, made once"
@@ -213,7 +214,7 @@ def view(self:World, split:str="train")->View:
     if split not in views: views[split] = View(self, split)
     return views[split]
 
-# %% ../nbs/10_world.ipynb #cell-035
+# %% ../nbs/10_world.ipynb #cell-036
 def names()->list[str]:
     "The built-in worlds"
     import ftrl

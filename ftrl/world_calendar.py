@@ -85,6 +85,7 @@ def _of_days(calendars:dict, more:set[date])->list[Relation]:
 STEMS = "Wood Fire Earth Metal Water".split()
 ANIMALS = "Rat Ox Tiger Rabbit Dragon Snake Horse Goat Monkey Rooster Dog Pig".split()
 
+# %% ../nbs/10_world_calendar.ipynb #cell-015
 def _of_years(years=range(1950, 2100))->list[Relation]:
     "Relations whose subject is a year"
     from dateutil.easter import easter, EASTER_ORTHODOX
@@ -110,7 +111,7 @@ def _of_years(years=range(1950, 2100))->list[Relation]:
         R("thirteenths", "number", ("the number of Fridays the 13th in {x}",),
           facts(lambda y: quantity(n, "Fridays") if (n := thirteenths(y)) > 1 else None))]
 
-# %% ../nbs/10_world_calendar.ipynb #cell-017
+# %% ../nbs/10_world_calendar.ipynb #cell-018
 def _of_countries(calendars:dict, listed:dict, year:int=YEARS[0])->list[Relation]:
     "Relations whose subject is a country"
     of_year = {c: sorted((d, n) for (n, y), d in h.items() if y == year) for c, h in listed.items()}
@@ -127,7 +128,7 @@ def _of_countries(calendars:dict, listed:dict, year:int=YEARS[0])->list[Relation
         R("working_days", "number", (f"the number of working days in {year} in {{x}}",),
           {c: quantity(n, "working days") for c, n in work.items()})]
 
-# %% ../nbs/10_world_calendar.ipynb #cell-020
+# %% ../nbs/10_world_calendar.ipynb #cell-021
 def _of_occasions(calendars:dict, listed:dict, year:int=YEARS[0])->list[Relation]:
     "Relations whose subject is an occasion"
     keepers, dates = {}, {}
@@ -147,7 +148,7 @@ def _of_occasions(calendars:dict, listed:dict, year:int=YEARS[0])->list[Relation
         R("date", "date", (f"the date on which {{x}} is kept in {year}",),
           {n: min(dates[n]) for n in kept if len(dates[n]) == 1})]
 
-# %% ../nbs/10_world_calendar.ipynb #cell-022
+# %% ../nbs/10_world_calendar.ipynb #cell-023
 def make()->World:
     "The calendar world"
     calendars = _calendars()

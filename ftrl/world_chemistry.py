@@ -40,6 +40,7 @@ def _elements()->list:
     import periodictable
     return [e for e in periodictable.elements if 1 <= e.number <= 118]
 
+# %% ../nbs/10_world_chemistry.ipynb #cell-011
 def _of_elements(es:list)->list[Relation]:
     "Relations whose subject is an element"
     near = {place(e.number)[::-1]: e.name for e in es if place(e.number)[1]}
@@ -63,7 +64,7 @@ def _of_elements(es:list)->list[Relation]:
         R("covalent_radius", "number", ("the covalent radius of {x}",),
           number(lambda e: getattr(e, "covalent_radius", None), "angstrom", 2), family="measurements")]
 
-# %% ../nbs/10_world_chemistry.ipynb #cell-013
+# %% ../nbs/10_world_chemistry.ipynb #cell-014
 def _of_isotopes(es:list)->list[Relation]:
     "Relations from and to isotopes found in nature"
     natural = {e.name: [e[n] for n in e.isotopes if e[n].abundance] for e in es}
@@ -83,7 +84,7 @@ def _of_isotopes(es:list)->list[Relation]:
           {name(i): quantity(i.isotope - i.element.number, "neutrons") for i in every if i.isotope > i.element.number}),
         R("element", "isotope", "element", ("the element of which {x} is an isotope",), {name(i): i.element.name for i in every})]
 
-# %% ../nbs/10_world_chemistry.ipynb #cell-016
+# %% ../nbs/10_world_chemistry.ipynb #cell-017
 def _of_compounds()->list[Relation]:
     "Relations whose subject is a compound"
     import periodictable
@@ -99,7 +100,7 @@ def _of_compounds()->list[Relation]:
         R("heaviest_element", "element", ("the heaviest element in {x}",), heavy),
         R("main_element", "element", ("the element with the largest share of the mass of {x}",), part)]
 
-# %% ../nbs/10_world_chemistry.ipynb #cell-018
+# %% ../nbs/10_world_chemistry.ipynb #cell-019
 def make()->World:
     "The chemistry world"
     es = _elements()

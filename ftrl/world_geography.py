@@ -81,6 +81,7 @@ def _of_countries(cities:dict, lands:dict)->list[Relation]:
           facts(lambda c: tell["language"].get(c["languages"].split(",")[0].split("-")[0])), family="state",
           questions=("Which language is spoken most in {x}?",))] + _figures(facts)
 
+# %% ../nbs/10_world_geography.ipynb #cell-015
 def _names_of()->dict[str, dict[str, str]]:
     "English names of currencies and languages by ISO code"
     import pycountry
@@ -88,7 +89,7 @@ def _names_of()->dict[str, dict[str, str]]:
     return {"currency": plain(pycountry.currencies, "alpha_3"),
             "language": {**plain(pycountry.languages, "alpha_3"), **plain(pycountry.languages, "alpha_2"), "el": "Greek"}}
 
-# %% ../nbs/10_world_geography.ipynb #cell-015
+# %% ../nbs/10_world_geography.ipynb #cell-017
 def _figures(facts)->list[Relation]:
     "A country's numbers and codes"
     R = lambda *a, **k: Relation(a[0], "country", *a[1:], **k)
@@ -106,7 +107,7 @@ def _figures(facts)->list[Relation]:
         R("internet_domain", "text", ("the internet top-level domain of {x}", "the country-code internet domain of {x}"),
           facts(lambda c: c["tld"]), family="codes")]
 
-# %% ../nbs/10_world_geography.ipynb #cell-018
+# %% ../nbs/10_world_geography.ipynb #cell-020
 def _derived(cities:dict, g:dict[str, Relation])->list[Relation]:
     "Relations that follow from the others"
     where, people, zone, nation, area = (g[k] for k in ("city.country", "city.population", "city.time_zone",
@@ -129,7 +130,7 @@ def _derived(cities:dict, g:dict[str, Relation])->list[Relation]:
                 most(r, area, "smallest_country", f"the country with the smallest area {kind}", sign=-1)]
     return out
 
-# %% ../nbs/10_world_geography.ipynb #cell-021
+# %% ../nbs/10_world_geography.ipynb #cell-023
 def _neighbours(lands:dict)->list[Relation]:
     "Relations between countries that share a border"
     best, wide, n = {}, {}, {}
@@ -144,7 +145,7 @@ def _neighbours(lands:dict)->list[Relation]:
             R("smallest_neighbour", "country", ("the least populous neighbour of {x}",), wide),
             R("neighbour_count", "number", ("the number of countries bordering {x}",), n)]
 
-# %% ../nbs/10_world_geography.ipynb #cell-024
+# %% ../nbs/10_world_geography.ipynb #cell-026
 def make()->World:
     "The geography world"
     cities, lands = _cities(), _countries()

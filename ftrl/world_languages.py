@@ -95,6 +95,7 @@ def _tender()->dict[str, list[tuple]]:
         if tender and not tender[-1][2] and sum(t[2] is None for t in tender) == 1: out[n] = tender
     return out
 
+# %% ../nbs/10_world_languages.ipynb #cell-017
 def _of_money()->list[Relation]:
     "Relations from a country to its currencies and foreign names"
     from babel import Locale
@@ -114,7 +115,7 @@ def _of_money()->list[Relation]:
             questions=(f"What is {{x}} called in {w}?",))
           for w, k in (("Finnish", "fi"), ("Welsh", "cy"), ("Polish", "pl"), ("Turkish", "tr")))]
 
-# %% ../nbs/10_world_languages.ipynb #cell-019
+# %% ../nbs/10_world_languages.ipynb #cell-020
 def _of_speech(spoken:dict)->list[Relation]:
     "Relations from a country to its languages"
     alone = lambda ls, i: len(ls) > i and [s for s, *_ in ls].count(ls[i][0]) == 1
@@ -128,7 +129,7 @@ def _of_speech(spoken:dict)->list[Relation]:
         R("listed_languages", "number", ("the number of languages listed for {x}",),
           {c: quantity(len(ls), "languages") for c, ls in spoken.items() if len(ls) > 1})]
 
-# %% ../nbs/10_world_languages.ipynb #cell-022
+# %% ../nbs/10_world_languages.ipynb #cell-023
 def _of_others(g:dict[str, Relation])->list[Relation]:
     "Relations whose subject is a code, a script or a currency"
     e, written, users = _english(), {}, {}
@@ -158,7 +159,7 @@ def _of_others(g:dict[str, Relation])->list[Relation]:
         R("script", "script_code", "script", ("the script with the code {x}",), e["scripts"], "1:1",
           ("Which script has the ISO 15924 code {x}?",), "codes")]
 
-# %% ../nbs/10_world_languages.ipynb #cell-024
+# %% ../nbs/10_world_languages.ipynb #cell-025
 def make()->World:
     "The languages world"
     spoken = _spoken()
