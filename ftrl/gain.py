@@ -42,7 +42,7 @@ def learning(
     if played: _after_rounds(run, axes[2], frame)
     axes[0].set(xlabel="minutes of training", title="reward"); axes[1].set(xlabel="million tokens read and written", title="reward")
     axes[0].legend(loc="best")
-    caption(fig, f"{seeds(run)}. Thick: exponential average, span 10 steps. Tokens as a trainer that repeats the prompt would count them.")
+    caption(fig, f"{seeds(run)}. Thick: exponential average, span 10 points. Tokens as a trainer that repeats the prompt would count them.")
     return fig, frame
 
 # %% ../nbs/54_gain.ipynb #cell-010

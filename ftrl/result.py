@@ -48,7 +48,7 @@ def training(
     for ax, what in zip(axes[0], shown): _curve(ax, frame, what, tint)
     axes[0][0].legend(loc="best")
     steps = ", ".join(f"{label(n)} {(frame.policy == n).sum()} steps" for n in tint)
-    caption(fig, f"{steps}; {seeds(run)}. Thick: exponential average, span 10 steps.")
+    caption(fig, f"{steps}; {seeds(run)}. Thick: exponential average, span 10 points.")
     return fig, frame[["policy", "step", *shown]]
 
 # %% ../nbs/52_result.ipynb #cell-011

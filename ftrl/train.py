@@ -211,9 +211,16 @@ def _arguments(config:TrainConfig, out:Path, prompt:int):
                     gradient_checkpointing=False, lr_scheduler_type="constant_with_warmup", warmup_steps=min(5, config.steps // 10),
                     loss_type="dapo", logging_steps=1, save_steps=max(1, config.steps // 4), save_total_limit=1,
                     report_to="none", logging_nan_inf_filter=False, disable_tqdm=True, remove_unused_columns=False, use_cpu=not torch.cuda.is_available())
-    try: return GRPOConfig(output_dir=str(out), max_steps=config.steps, num_generations=config.group, learning_rate=config.lr,
+    try: args = GRPOConfig(output_dir=str(out), max_steps=config.steps, num_generations=config.group, learning_rate=config.lr,
                            max_completion_length=config.length, shuffle_dataset=False, **defaults | options)
     except (TypeError, ValueError) as e: raise FtrlError(f"options {options}: {e}; expected what TRL's GRPOConfig takes") from e
+    return _aligned(args)
+
+def _aligned(args):
+    "Checkpoints only where all that was sampled has been learned from, so that a resumed run samples when an unbroken one does"
+    each = max(1, args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps)
+    args.save_steps = -(-int(args.save_steps) // each) * each if args.save_steps >= 1 else args.save_steps
+    return args
 
 OURS = ("curriculum", "shared", "resample")
 

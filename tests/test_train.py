@@ -1,5 +1,5 @@
 "Exactness against stock TRL, resuming after a kill, two processes, and the algorithms end to end on tiny models"
-import json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import pytest, torch
@@ -128,23 +128,28 @@ def home(tmp_path_factory, tokenizer):
     return folder
 
 JOB = """
-import json, sys
+import json, os, signal, sys
 from ftrl.core import load
 from ftrl.train import TrainConfig, train
+from ftrl.trainer import Record
 home, out, config = sys.argv[1:]
+def on_log(self, args, state, control, logs=None, **kwargs):
+    if str(state.global_step) == os.environ.get("KILLED_AT"): os.kill(os.getpid(), signal.SIGKILL)
+    known(self, args, state, control, logs, **kwargs)
+known, Record.on_log = Record.on_log, on_log
 print(train(load(home + "/rows.jsonl"), home + "/model", out, TrainConfig(**json.loads(config))))
 """
 SMALL = dict(steps=6, prompts=2, group=4, length=6, lr=1e-3, options=dict(save_steps=2, bf16=False, warmup_steps=0))
 
-def job(home, out, config, launch=(sys.executable,), wait=True):
-    env = dict(os.environ, OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+def job(home, out, config, launch=(sys.executable,), wait=True, killed_at=None):
+    env = dict(os.environ, OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", KILLED_AT=str(killed_at))
     script = home/"job.py"
     script.write_text(JOB)
     p = subprocess.Popen([*launch, str(script), str(home), str(out), json.dumps(config)], env=env, text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if not wait: return p
     text = p.communicate(timeout=300)[0]
-    assert p.returncode == 0, text[-3000:]
+    assert p.returncode == (-signal.SIGKILL if killed_at else 0), text[-3000:]
     return text
 
 def record(out): return [json.loads(s) for s in (out/"metrics.jsonl").read_text().splitlines()]
@@ -153,23 +158,19 @@ def weights(out):
     from safetensors.torch import load_file
     return load_file(out/"model.safetensors")
 
-def test_a_killed_run_resumes_bit_for_bit(home, tmp_path):
-    whole, broken = tmp_path/"whole", tmp_path/"broken"
-    job(home, whole, SMALL)
-    p = job(home, broken, SMALL, wait=False)
-    until = time.time() + 200
-    while time.time() < until and not (len((broken/"metrics.jsonl").read_text().splitlines()) >= 3 if (broken/"metrics.jsonl").exists()
-                                       else False): time.sleep(0.02)
-    p.send_signal(signal.SIGKILL)
-    p.wait()
+@pytest.mark.parametrize("more", [{}, {"generation_batch_size": 16, "save_steps": 1}], ids=["sampled for one step", "sampled for two"])
+def test_a_killed_run_resumes_bit_for_bit(more, home, tmp_path):
+    whole, broken, small = tmp_path/"whole", tmp_path/"broken", SMALL | {"options": SMALL["options"] | more}
+    job(home, whole, small)
+    job(home, broken, small, killed_at=4)
     assert not (broken/"model.safetensors").exists() and list(broken.glob("checkpoint-*"))
-    job(home, broken, SMALL)
+    job(home, broken, small)
     assert numbers(broken) == numbers(whole)
     a, b = weights(whole), weights(broken)
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not list(broken.glob("checkpoint-*"))
     before = (broken/"metrics.jsonl").stat().st_mtime_ns
-    job(home, broken, SMALL)  # finished: nothing is done again
+    job(home, broken, small)  # finished: nothing is done again
     assert (broken/"metrics.jsonl").stat().st_mtime_ns == before
 
 @pytest.mark.parametrize("algorithm", ["grpo", "reinforce++", "rloo"])
