@@ -217,6 +217,7 @@ def train(
     mode: Annotated[str, Opt(help="step: one turn from every row; episode: environments played to their end")] = "step",
     rounds: Annotated[int, Opt(help="Collect with the policy, train, and again, so many times")] = 0,
     each: Annotated[Optional[int], Opt(help="Environments of a round; default: all")] = None,
+    dev: Annotated[int, Opt(help="The last so many environments choose the round that is kept; 0: the last round")] = 0,
     steps: Annotated[Optional[int], Opt(help="Optimizer steps (of a round)")] = None,
     prompts: Annotated[Optional[int], Opt(help="Rows of a step")] = None,
     group: Annotated[Optional[int], Opt(help="Completions of a row")] = None,
@@ -235,7 +236,7 @@ def train(
     config, rows = _config(profile, algorithm, reward, {"seed": seed} | _options(set_), given), load(_input(path))
     if plan: return print(cost(model, config, typical(rows, model), int(os.environ.get("WORLD_SIZE", 1))))
     if rounds and (mode, lora) != ("step", None): raise FtrlError("--rounds goes with --mode step and without --lora")
-    if rounds: return print(several(rows, model, out, config, rounds, each))
+    if rounds: return print(several(rows, model, out, config, rounds, each, dev))
     print(run(rows, model, out, config, adapter(lora) if lora else None, mode))
 
 # %% ../nbs/90_cli.ipynb #cell-035

@@ -197,7 +197,7 @@ def summary(
 
 # %% ../nbs/70_reproduce.ipynb #cell-035
 KEPT = ("config.json", "metrics.json", "table.md", "envs/*", "rows/*", "train/*/metrics.jsonl", "delta/*", "notebooks/*.ipynb",
-        "intervene/*.jsonl", *(f"{part}/**/*.jsonl" for part in ("eval", "rounds", "ablation", "transfer")))
+        "intervene/*.jsonl", *(f"{part}/**/*.jsonl" for part in ("dev", "eval", "rounds", "ablation", "transfer")))
 AGAIN = tuple(f"seed*/{part}" for part in KEPT if not part.startswith("envs"))
 
 def publish(
