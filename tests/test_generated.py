@@ -1,10 +1,12 @@
 "The library and the README are what the notebooks export, and the notebooks are clean."
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 
 
@@ -32,3 +34,10 @@ def differing(fresh: Path, pattern: str) -> list[str]:
 @pytest.mark.parametrize("pattern", ["ftrl/*.py", "README.md", "nbs/**/*.ipynb"])
 def test_generated(fresh, pattern):
     assert differing(fresh, pattern) == [], "run `make prepare` and commit what it changes"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("results/*/config.json")), ids=lambda p: p.parent.name)
+def test_what_is_published_can_be_run_again(path):
+    "The profile that the README names has the parameters of the committed run"
+    config = json.loads(path.read_text())
+    assert yaml.safe_load((ROOT / f"nbs/runs/profiles/{config['profile']}.yaml").read_text()) == config["parameters"]
