@@ -236,6 +236,7 @@ def train(
     config, rows = _config(profile, algorithm, reward, {"seed": seed} | _options(set_), given), load(_input(path))
     if plan: return print(cost(model, config, typical(rows, model), int(os.environ.get("WORLD_SIZE", 1))))
     if rounds and (mode, lora) != ("step", None): raise FtrlError("--rounds goes with --mode step and without --lora")
+    if dev and not rounds: raise FtrlError("--dev chooses between rounds; give --rounds too")
     if rounds: return print(several(rows, model, out, config, rounds, each, dev))
     print(run(rows, model, out, config, adapter(lora) if lora else None, mode))
 
