@@ -103,8 +103,8 @@ def _starts(t)->list[int]:
 # %% ../nbs/37_perf_rollout.ipynb #cell-015
 def bench_rollout(
     model:str="smollm2",
-    n:int=32, # The paper's rows
-    k:int=4, # Of them, played by the peer
+    n:int=16, # The paper's rows
+    k:int=3, # Of them, played by the peer
     max_new_tokens:int=1024, # Of one turn, as in the paper
 )->dict:
     "What `ftrl bench rollout` prints"
