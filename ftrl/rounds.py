@@ -31,12 +31,12 @@ def best(
 )->str: # A name; of equals, the first
     "The policy with the highest mean Solve-F1, greedy"
     rows = [e.row() if isinstance(e, Env) else e for e in envs]
-    def scores(name):
+    def score(name):
         path = Path(folder)/f"{name}.jsonl"
         found = list(read_json_lines(path)) if path.exists() else []
-        if [x["id"] for x in found] != [r.id for r in rows]: write_json_lines(_played(policies[name], rows, how), path)
-        return [x["metrics"]["solve_f1"] for x in read_json_lines(path)]
-    return max(policies, key=lambda name: sum(scores(name)))
+        if [x["id"] for x in found] != [r.id for r in rows]: write_json_lines(found := _played(policies[name], rows, how), path)
+        return sum(x["metrics"]["solve_f1"] for x in found)
+    return max(policies, key=score)
 
 def _played(model:str, rows:list[Row], how:dict)->list[dict]:
     "What a policy scores on each row"
