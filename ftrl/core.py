@@ -8,7 +8,7 @@ __all__ = ['SCENARIOS', 'INSTRUCTION', 'COLUMNS', 'FtrlError', 'dumps', 'rng', '
            'stream', 'load', 'save', 'to_dataset', 'from_dataset', 'cache_dir', 'data_dir']
 
 # %% ../nbs/00_core.ipynb #cell-002
-import gzip, hashlib, json, os, random
+import gzip, hashlib, json, os, random, shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -232,7 +232,8 @@ def atomic(
         yield temp
         os.replace(temp, path)
     finally:
-        if temp.is_file(): temp.unlink()
+        if temp.is_dir(): shutil.rmtree(temp)
+        else: temp.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #cell-046
 def finished(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from .core import FtrlError
 from .head import LogProbability
+from .layer import keep_less
 
 # %% ../nbs/23_prefix.ipynb #cell-005
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ def share(
     AttentionInterface.register("shared_prefix", attention)
     AttentionMaskInterface.register("shared_prefix", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     core.set_attn_implementation("shared_prefix")
-    plain = core.forward
+    plain = keep_less(core).forward
     def forward(*args, packed=None, temperature=1.0, **kwargs):
         return plain(*args, **kwargs) if packed is None else _score(core, packed, temperature)
     core.forward = forward
