@@ -217,7 +217,7 @@ def train(
     mode: Annotated[str, Opt(help="step: one turn from every row; episode: environments played to their end")] = "step",
     rounds: Annotated[int, Opt(help="Collect with the policy, train, and again, so many times")] = 0,
     each: Annotated[Optional[int], Opt(help="Environments of a round; default: all")] = None,
-    dev: Annotated[int, Opt(help="The last so many environments choose the round that is kept; 0: the last round")] = 0,
+    dev: Annotated[int, Opt(help="The last so many environments choose among the rounds and their mean; 0: the last round")] = 0,
     steps: Annotated[Optional[int], Opt(help="Optimizer steps (of a round)")] = None,
     prompts: Annotated[Optional[int], Opt(help="Rows of a step")] = None,
     group: Annotated[Optional[int], Opt(help="Completions of a row")] = None,

@@ -232,8 +232,7 @@ def atomic(
         yield temp
         os.replace(temp, path)
     finally:
-        if temp.is_dir(): shutil.rmtree(temp)
-        else: temp.unlink(missing_ok=True)
+        shutil.rmtree(temp) if temp.is_dir() else temp.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #cell-046
 def finished(

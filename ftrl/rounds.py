@@ -77,29 +77,27 @@ def rounds(
     **how, # For `collect`: max_turns, max_new_tokens, progress…
 )->Run: # The policy that is kept, and all rounds' metrics
     "Collect with the policy, train on what it met, and again"
-    out, metrics, made, envs = Path(out), [], {}, list(envs)
+    out, metrics, made, envs, how = Path(out), [], {}, list(envs), {"max_new_tokens": config.length} | how
     if n < 1: raise FtrlError(f"rounds must be at least 1, got {n}")
     if not 0 <= dev < len(envs): raise FtrlError(f"dev must be from 0 to {len(envs) - 1}, some of the {len(envs)} environments; got {dev}")
     for k in range(n):
         folder = out/f"round{k + 1}"
-        rows = _rows(share_of(envs[:len(envs) - dev], k, each), model, folder/"rows.parquet", config, k, how)
-        run = train(rows, model, folder/"policy", replace(config, options={"seed": 42 + k} | config.options))
+        rows = _rows(share_of(envs[:len(envs) - dev], k, each), model, folder/"rows.parquet", {"seed": k} | how)
+        run = train(rows, model, folder/"policy", replace(config, options=config.options | {"seed": config.options.get("seed", 42) + k}))
         metrics += [x | {"round": k + 1} for x in run.metrics]
         made[folder.name] = model = run.policy
     if not dev: return Run(model, metrics)
     if n > 1: made["average"] = average(list(made.values()), out/"average")
-    played = {"max_new_tokens": config.length} | {k: how[k] for k in ("max_new_tokens", "max_turns") if k in how}
-    return Run(made[best(made, envs[-dev:], out/"dev", **played)], metrics)
+    return Run(made[best(made, envs[-dev:], out/"dev", **{k: how[k] for k in ("max_new_tokens", "max_turns") if k in how})], metrics)
 
 # %% ../nbs/27_rounds.ipynb #cell-016
-def _rows(envs, model:str, path:Path, config:TrainConfig, k:int, how:dict)->list[Row]:
+def _rows(envs, model:str, path:Path, how:dict)->list[Row]:
     "The step rows of a round, collected once"
     if not path.exists():
         from ftrl.collect import collect
         from ftrl.llm import load as policy
-        settings = {"max_new_tokens": config.length, "seed": k} | how
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(collect(policy(model), envs, **settings), path)
+        save(collect(policy(model), envs, **how), path)
     return list(load(path))
 
 # %% ../nbs/27_rounds.ipynb #cell-018

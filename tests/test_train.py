@@ -183,14 +183,15 @@ def test_every_algorithm_raises_the_reward(algorithm, home, tmp_path):
     assert sum(reward[-5:]) / 5 > sum(reward[:5]) / 5 + 0.05, reward
     assert all(k in run.metrics[-1] for k in ("step", "loss", "reward", "reward_std", "solve_rate", "length", "kl", "entropy", "tokens", "seconds"))
 
-def test_the_best_round_is_kept(home, tmp_path):
+def test_the_best_of_rounds_and_mean_is_kept(home, tmp_path):
     from ftrl.core import load, read_json_lines
     from ftrl.rounds import rounds
     from ftrl.train import TrainConfig
     rows = load(home/"rows.jsonl")
     run = rounds(rows, str(home/"model"), tmp_path, TrainConfig(**SMALL | {"steps": 2}), n=2, each=2, dev=2, max_turns=2)
-    marks = {f"round{k}": sum(x["metrics"]["solve_f1"] for x in read_json_lines(tmp_path/f"dev/round{k}.jsonl")) for k in (1, 2)}
-    assert run.policy == str(tmp_path/max(marks, key=marks.get)/"policy") and len(run.metrics) == 4
+    made = {"round1": tmp_path/"round1/policy", "round2": tmp_path/"round2/policy", "average": tmp_path/"average"}
+    marks = {name: sum(x["metrics"]["solve_f1"] for x in read_json_lines(tmp_path/f"dev/{name}.jsonl")) for name in made}
+    assert run.policy == str(made[max(marks, key=marks.get)]) and len(run.metrics) == 4
     with pytest.raises(FtrlError, match="dev must be from 0 to 5"): rounds(rows, str(home/"model"), tmp_path, n=1, dev=6)
 
 def test_two_processes_train_one_policy(home, tmp_path):
