@@ -24,7 +24,8 @@ def paid(
     if lack := {"seconds", "tokens"} - set(frame): raise Missing(f"{run}/train: no {min(lack)} in metrics.jsonl; make it with `ftrl train ROWS --model M --out DIR`")
     minutes = frame.groupby("policy").seconds.cumsum() / 60  # those of steps that learn from an earlier sampling, too
     frame = frame.assign(round=frame.get("round", 1), minutes=minutes)[frame.reward.notna()]
-    return frame.assign(million=frame.tokens / 1e6)[["policy", "step", "round", "reward", "minutes", "million"]]
+    new = frame.groupby(["policy", "round"]).tokens.diff().fillna(frame.tokens)  # each round counts from nothing
+    return frame.assign(million=new.groupby(frame.policy).cumsum() / 1e6)[["policy", "step", "round", "reward", "minutes", "million"]]
 
 # %% ../nbs/54_gain.ipynb #cell-009
 @figure

@@ -10,8 +10,8 @@ __all__ = ['CURVES', 'SOLVE', 'CELLS', 'COLUMNS', 'HEADS', 'PAPER_TABLE', 'REWAR
 from pathlib import Path
 from .bench import find, means
 from .core import SCENARIOS, read_json_lines
-from .style import (FAINT, INK, PALETTE, SCENARIO, Missing, caption, color, figure, interval, label, models, need, policy, results,
-                        seeds, sheet)
+from .style import (FAINT, INK, PALETTE, SCENARIO, Missing, caption, color, config, figure, interval, label, models, need, policy,
+                        results, seeds, sheet)
 
 # %% ../nbs/52_result.ipynb #cell-007
 CURVES = {"reward": "reward", "solve_rate": "share of sub-answers solved", "length": "response tokens",
@@ -198,18 +198,29 @@ def rounds(
 ):
     "Solve-P, Solve-R and Solve-F1 after each round of collection and training"
     need(run, "rounds/*.jsonl", "ftrl evaluate ftrl --model DIR --out RUN/rounds/N.jsonl")
-    frame = results(run, "ftrl", "rounds/*.jsonl").astype({"model": int}).rename(columns={"model": "round"}).sort_values("round")
-    table = summary(frame, ["round"], SOLVE)
+    frame = results(run, "ftrl", "rounds/*.jsonl").rename(columns={"model": "round"}).sort_values("round", key=lambda s: s.astype(int))
+    table = summary(_with_kept(run, frame), ["round"], SOLVE)
+    names = table["round"].unique().tolist()
     fig, ax = sheet("Results by round of collection", 6, 3.4)
     for m, colour in zip(SOLVE, PALETTE):
-        line = table[table.metric == m]
-        ax.plot(line["round"], line["mean"], "o-", color=colour, lw=2, label=label(m))
-        ax.fill_between(line["round"], line.low, line.high, color=colour, alpha=.15, lw=0)
-    ax.set(xlabel="round", ylim=(0, 1), xticks=sorted(table["round"].unique())); ax.legend(); ax.grid(axis="x", visible=False)
-    caption(fig, f"n = {table.n.min()} environments; {seeds(run)}. Bands: 95 % bootstrap interval over environments.")
+        line, last = table[(table.metric == m) & (table["round"] != "kept")], table[(table.metric == m) & (table["round"] == "kept")]
+        ax.plot(range(len(line)), line["mean"], "o-", color=colour, lw=2, label=label(m))
+        ax.fill_between(range(len(line)), line.low, line.high, color=colour, alpha=.15, lw=0)
+        ax.errorbar([len(line)] * len(last), last["mean"], [last["mean"] - last.low, last.high - last["mean"]], fmt="o", color=colour, capsize=3)
+    ax.set(xlabel="round", ylim=(0, 1), xticks=range(len(names)), xticklabels=names); ax.legend(); ax.grid(axis="x", visible=False)
+    caption(fig, f"n = {table.n.min()} environments; {seeds(run)}. Bands and bars: 95 % bootstrap interval over environments.")
     return fig, table
 
-# %% ../nbs/52_result.ipynb #cell-033
+# %% ../nbs/52_result.ipynb #cell-031
+def _with_kept(run, frame:"pd.DataFrame")->"pd.DataFrame":
+    "Results of the rounds, and those of the policy that was chosen, on the same environments"
+    import pandas as pd
+    parameters = config(run).get("parameters", {})
+    if not parameters.get("n_dev"): return frame
+    played = results(run, "ftrl", f"eval/{parameters['algorithms'][0]}.jsonl*")
+    return pd.concat([frame, played[played.id.isin(frame.id)].assign(round="kept")])
+
+# %% ../nbs/52_result.ipynb #cell-034
 @figure
 def reasoning(
     run, # A run directory with eval/NAME.jsonl and eval/NAME-reasoning.jsonl
@@ -223,7 +234,7 @@ def reasoning(
     return _compare(run, "With and without reasoning", frame, ["solve_f1"], "scenario", [s for s in SCENARIOS if s in set(frame.scenario)],
                     "model", {k: c for k, c in tint.items() if k in set(frame.model)})
 
-# %% ../nbs/52_result.ipynb #cell-036
+# %% ../nbs/52_result.ipynb #cell-037
 GENERAL = ("mmlu", "bbh", "gsm8k", "math", "humaneval", "mbpp")
 
 @figure
