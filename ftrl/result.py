@@ -217,7 +217,7 @@ def _with_kept(run, frame:"pd.DataFrame")->"pd.DataFrame":
     import pandas as pd
     parameters = config(run).get("parameters", {})
     if not parameters.get("n_dev"): return frame
-    played = results(run, "ftrl", f"eval/{parameters['algorithms'][0]}.jsonl*")
+    played = results(run, "ftrl", f"eval/{parameters.get('algorithms', ['grpo'])[0]}.jsonl*")
     return pd.concat([frame, played[played.id.isin(frame.id)].assign(round="kept")])
 
 # %% ../nbs/52_result.ipynb #cell-034
