@@ -9,8 +9,8 @@ __all__ = ['STEPS', 'paid', 'learning', 'spent', 'cost', 'runs', 'gains', 'sprea
 import json
 from pathlib import Path
 from .result import SOLVE, bars, curves, summary
-from .style import (CHECKPOINT, INK, PALETTE, Missing, caption, color, config, figure, label, models, need, results,
-                        seeds, sheet)
+from .style import (CHECKPOINT, INK, PALETTE, Missing, caption, color, figure, label, main_algorithm, models, need,
+                        results, seeds, sheet)
 from .core import finished
 from .table import bootstrap, chance
 
@@ -24,8 +24,7 @@ def paid(
     if lack := {"seconds", "tokens"} - set(frame): raise Missing(f"{run}/train: no {min(lack)} in metrics.jsonl; make it with `ftrl train ROWS --model M --out DIR`")
     minutes = frame.groupby("policy").seconds.cumsum() / 60  # those of steps that learn from an earlier sampling, too
     frame = frame.assign(round=frame.get("round", 1), minutes=minutes)[frame.reward.notna()]
-    new = frame.groupby(["policy", "round"]).tokens.diff().fillna(frame.tokens)  # each round counts from nothing
-    return frame.assign(million=new.groupby(frame.policy).cumsum() / 1e6)[["policy", "step", "round", "reward", "minutes", "million"]]
+    return frame.assign(million=frame.tokens / 1e6)[["policy", "step", "round", "reward", "minutes", "million"]]
 
 # %% ../nbs/54_gain.ipynb #cell-009
 @figure
@@ -49,7 +48,7 @@ def learning(
 # %% ../nbs/54_gain.ipynb #cell-010
 def _after_rounds(run, ax, frame)->None:
     "Held-out Solve-F1 at the end of each round of the first algorithm"
-    name = config(run).get("parameters", {}).get("algorithms", ["grpo"])[0]
+    name = main_algorithm(run)
     table = summary(results(run, "ftrl", "rounds/*.jsonl").astype({"model": int}), ["model"], ["solve_f1"]).sort_values("model")
     ends = {0: 0.0} | frame[frame.policy == name].groupby("round").minutes.max().to_dict()
     x, colour = [ends.get(k, float("nan")) for k in table.model], CHECKPOINT.get(name, PALETTE[0])

@@ -24,16 +24,17 @@ class GatedDown(torch.autograd.Function):
     def backward(ctx, g):
         gate, up, w = ctx.saved_tensors
         act = F.silu(gate)
-        dw = g.flatten(0, -2).t() @ (act * up).flatten(0, -2)
+        dw = (g.flatten(0, -2).t() @ (act * up).flatten(0, -2)).to(ctx.dtype) if ctx.needs_input_grad[2] else None
         inner = g @ w
-        return torch.ops.aten.silu_backward(inner * up, gate), inner * act, dw.to(ctx.dtype)
+        return torch.ops.aten.silu_backward(inner * up, gate), inner * act, dw
 
 # %% ../nbs/23_layer.ipynb #cell-007
 def _mlp(self, x):
     "The MLP of a layer"
-    if not torch.is_grad_enabled() or type(self.down_proj) is not torch.nn.Linear or self.down_proj.bias is not None:
-        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
-    return GatedDown.apply(self.gate_proj(x), self.up_proj(x), self.down_proj.weight)
+    down = self.down_proj
+    if not torch.is_grad_enabled() or type(down) is not torch.nn.Linear or down.bias is not None or hasattr(down.weight, "ds_id"):
+        return down(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+    return GatedDown.apply(self.gate_proj(x), self.up_proj(x), down.weight)
 
 # %% ../nbs/23_layer.ipynb #cell-009
 class RootMeanSquare(torch.autograd.Function):
@@ -49,9 +50,9 @@ class RootMeanSquare(torch.autograd.Function):
     def backward(ctx, g):
         x, weight, r = ctx.saved_tensors
         n, g = x.float() * r, g.to(torch.promote_types(weight.dtype, x.dtype))
-        dw = (g * n.to(x.dtype)).flatten(0, -2).sum(0)
+        dw = (g * n.to(x.dtype)).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         dn = (g * weight).float()
-        return (r * (dn - n * (dn * n).mean(-1, keepdim=True))).to(x.dtype), dw.to(weight.dtype), None, None
+        return (r * (dn - n * (dn * n).mean(-1, keepdim=True))).to(x.dtype), dw, None, None
 
 # %% ../nbs/23_layer.ipynb #cell-010
 def _norm(self, x):

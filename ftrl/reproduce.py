@@ -251,8 +251,8 @@ def keep_metrics(
     rounds:list[list[dict]], # The metrics of each round
 )->Path: # Where the figures find them
     "Put a policy's training numbers where the figures look for them"
-    lines = []
+    lines, before = [], {}
     for k, metrics in enumerate(rounds, 1):
-        before = lines[-1] if lines else {}
         lines += [x | {key: x[key] + before.get(key, 0) for key in ("step", "tokens") if key in x} | {"round": k} for x in metrics]
+        before = {key: x[key] for x in lines for key in ("step", "tokens") if key in x}  # the last of each: not every step samples
     return run.once(f"train/{name}/metrics.jsonl", lambda p: write_json_lines(lines, p))

@@ -10,8 +10,8 @@ __all__ = ['CURVES', 'SOLVE', 'CELLS', 'COLUMNS', 'HEADS', 'PAPER_TABLE', 'REWAR
 from pathlib import Path
 from .bench import find, means
 from .core import SCENARIOS, read_json_lines
-from .style import (FAINT, INK, PALETTE, SCENARIO, Missing, caption, color, config, figure, interval, label, models, need, policy,
-                        results, seeds, sheet)
+from .style import (FAINT, INK, PALETTE, SCENARIO, Missing, caption, color, config, figure, interval, label, main_algorithm, models,
+                        need, policy, results, seeds, sheet)
 
 # %% ../nbs/52_result.ipynb #cell-007
 CURVES = {"reward": "reward", "solve_rate": "share of sub-answers solved", "length": "response tokens",
@@ -215,9 +215,8 @@ def rounds(
 def _with_kept(run, frame:"pd.DataFrame")->"pd.DataFrame":
     "Results of the rounds, and those of the policy that was chosen, on the same environments"
     import pandas as pd
-    parameters = config(run).get("parameters", {})
-    if not parameters.get("n_dev"): return frame
-    played = results(run, "ftrl", f"eval/{parameters.get('algorithms', ['grpo'])[0]}.jsonl*")
+    if not config(run).get("parameters", {}).get("n_dev"): return frame
+    played = results(run, "ftrl", f"eval/{main_algorithm(run)}.jsonl*")
     return pd.concat([frame, played[played.id.isin(frame.id)].assign(round="kept")])
 
 # %% ../nbs/52_result.ipynb #cell-034

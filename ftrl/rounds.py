@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from .core import Env, FtrlError, Row, atomic, load, read_json_lines, rng, save, write_json_lines
+from .core import Env, FtrlError, Row, atomic, load, read_json_lines, save, write_json_lines
 from .train import Run, TrainConfig, train
 
 # %% ../nbs/27_rounds.ipynb #cell-005
@@ -60,10 +60,14 @@ def average(
         for file in sorted(p.name for p in first.glob("*.safetensors")):
             try:
                 held = [safe_open(Path(m)/file, "pt") for m in models]
-                mean = {k: (sum(f.get_tensor(k).float() for f in held) / len(held)).to(held[0].get_tensor(k).dtype) for k in held[0].keys()}
+                mean = {k: _mean([f.get_tensor(k) for f in held]) for k in held[0].keys()}
             except (OSError, RuntimeError, SafetensorError) as e: raise FtrlError(f"{', '.join(models)}: {e}; expected policies of one model") from e
             save_file(mean, temp/file, metadata={"format": "pt"})
     return str(out)
+
+def _mean(xs:list):
+    "The mean of tensors, computed in fp32"
+    return (sum(x.float() for x in xs) / len(xs)).to(xs[0].dtype)
 
 # %% ../nbs/27_rounds.ipynb #cell-014
 def rounds(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INK', 'PAPER', 'FAINT', 'PALETTE', 'SCENARIO', 'LABEL', 'CHECKPOINT', 'MAKE', 'FIGURES', 'look', 'label', 'sheet',
-           'caption', 'interval', 'Missing', 'need', 'policy', 'results', 'models', 'color', 'config', 'seeds',
-           'figure', 'save_figure']
+           'caption', 'interval', 'Missing', 'need', 'policy', 'results', 'models', 'color', 'config', 'main_algorithm',
+           'seeds', 'figure', 'save_figure']
 
 # %% ../nbs/50_style.ipynb #cell-002
 import json
@@ -147,6 +147,10 @@ def config(run)->dict:
     "The configuration of a run, empty where there is none"
     path = Path(run)/"config.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+def main_algorithm(run)->str:
+    "The algorithm that a run's side experiments are about: its first"
+    return config(run).get("parameters", {}).get("algorithms", ["grpo"])[0]
 
 def seeds(run)->str:
     "The seed of a run, in words"

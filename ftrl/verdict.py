@@ -14,7 +14,7 @@ from .bench import find
 from .delta import group
 from .gain import gains
 from .result import CELLS, GENERAL, REWARDS
-from .style import INK, Missing, caption, config, figure, label, need, policy, results, seeds, sheet
+from .style import INK, Missing, caption, config, figure, label, main_algorithm, need, policy, results, seeds, sheet
 from .core import read_json_lines, finished
 from .table import bootstrap, lined
 
@@ -148,7 +148,7 @@ def judge(
     "The paper's claims (section 6), one a line"
     import pandas as pd
     given = config(run).get("parameters", {})
-    name, start = given.get("algorithms", ["grpo"])[0], "cold" if given.get("cold_steps", 1) else "base"
+    name, start = main_algorithm(run), "cold" if given.get("cold_steps", 1) else "base"
     return pd.DataFrame([*tool_use(run, name, start), *general_stays(run, name, start), *balance(run), *where_updates(run, name),
                          *what_carries(run), *understanding(run, name, start), *reasoning_helps(run)])
 
