@@ -1,4 +1,5 @@
-# make reproduce   sets everything up and runs the whole method once, small (two cores, no GPU, 15 minutes)
+# make reproduce   sets everything up and runs the whole method once, small (two cores, no GPU, 15 minutes);
+#                  PROFILE=record JOBS=2: another profile, its seeds side by side
 # make test        sets everything up and runs all tests
 # make install     the environment alone, in .venv, with what the notebooks, tests and docs need
 # make prepare     library, README and notebooks brought in line with the notebooks' sources
@@ -12,6 +13,7 @@ READY  := $(VENV)/.ready
 TESTED := $(VENV)/.tested
 PROFILE ?= tiny
 RUN     ?= runs/$(PROFILE)
+JOBS    ?= 1
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # packages are compiled when they are first imported, not all at once while they are installed; so that must be allowed
@@ -20,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE =
 .PHONY: reproduce test install prepare record lab docs clean
 
 reproduce: $(if $(filter tiny,$(PROFILE)),$(READY),$(TESTED))
-	$(BIN)/ftrl reproduce --profile $(PROFILE) --out $(RUN)
+	$(BIN)/ftrl reproduce --profile $(PROFILE) --out $(RUN) --jobs $(JOBS)
 
 test: $(TESTED)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal tests

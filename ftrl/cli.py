@@ -318,10 +318,11 @@ def figures(
 def reproduce(
     out: Annotated[str, Opt("--out", help="The run directory")],
     profile: Annotated[str, Opt(help="smoke, tiny, cpu, record, small, paper, or a YAML file of parameters")] = "tiny",
+    jobs: Annotated[int, Opt(help="Seeds side by side, each with its share of the cores")] = 1,
 ):
     "The whole method in six notebooks; what is done is skipped."
     from ftrl.reproduce import reproduce as run, summary
-    print("\n" + summary(run(profile, out)))
+    print("\n" + summary(run(profile, out, jobs=jobs)))
 
 # %% ../nbs/90_cli.ipynb #cell-049
 BENCHMARKS = {"update": "ftrl.speed:bench_update", "rollout": "ftrl.perf_rollout:bench_rollout",

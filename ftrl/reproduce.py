@@ -7,10 +7,12 @@ __all__ = ['STEPS', 'APART', 'KEPT', 'AGAIN', 'Run', 'record', 'settings', 'step
            'base', 'keep_metrics']
 
 # %% ../nbs/70_reproduce.ipynb #cell-002
-import json, os, platform, shutil, sys, time
+import json, os, platform, shutil, sys, threading, time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from .core import FtrlError, atomic, dumps, read_json_lines, finished, write_json_lines
 from .record import write as write_report
@@ -153,20 +155,43 @@ def _again(run:Run, seed:int)->Run:
     if not (other/"envs").is_symlink(): (other/"envs").symlink_to("../envs")
     return other
 
-def _walk(run:Run, values:dict)->list[tuple[Run, str, dict]]:
-    "Every notebook to run: where, which, and with what"
+def _plan(run:Run, values:dict)->list[list[list[tuple[Run, str, dict]]]]:
+    "What to run (where, which notebook, with what): groups after one another, in each the seeds that may run side by side"
     first, *more = values.get("seeds") or [values.get("seed", 0)]
     main = [(run, name, values | {"seed": first}) for name in STEPS]
-    return main[:3] + [(_again(run, s), name, values | APART | {"seed": s}) for s in more for name in STEPS[1:4]] + main[3:]
+    others = [[(_again(run, s), name, values | APART | {"seed": s}) for name in STEPS[1:4]] for s in more]
+    return [[main[:1]], [main[1:5], *others], [main[5:]]]
 
 # %% ../nbs/70_reproduce.ipynb #cell-029
+def _seed(todo:list[tuple[Run, str, dict]], progress:bool, bar:bool=False)->None:
+    "The notebooks of a seed, one after another"
+    for where, name, mine in todo:
+        if progress: print(f"{where.out.name}: {name}", flush=True)
+        step(where, name, mine, bar)
+
+def _side_by_side(seeds:list, jobs:int, progress:bool)->None:
+    "As many processes at once; the first that fails is reported when the others are done"
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _bound, (os.getpid(), threads)) as pool:
+        for one in [pool.submit(_seed, todo, progress) for todo in seeds]: one.result()
+
+def _bound(parent:int, threads:int)->None:
+    "Make this process end with its parent, and its notebooks keep to some threads"
+    def watch():
+        while os.getppid() == parent: time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+# %% ../nbs/70_reproduce.ipynb #cell-031
 def reproduce(
     profile:str="tiny", # `smoke`, `tiny`, `cpu`, `record`, `small`, `paper`, or a YAML file
     out:str="runs/tiny", # Where the run goes
-    progress:bool=True, # Bars on the terminal
+    progress:bool=True, # Say what runs; bars on a terminal
+    jobs:int=1, # Seeds side by side
 )->Run:
     "Run the six notebooks in order; what is done is skipped"
-    from tqdm import tqdm
+    if jobs < 1: raise FtrlError(f"jobs must be at least 1, got {jobs}")
     values, run = settings(profile), Run(out)
     config = run/"config.json"
     if config.exists() and (old := json.loads(config.read_text())["parameters"]) != values:
@@ -174,17 +199,15 @@ def reproduce(
         raise FtrlError(f"{out} holds a run with other parameters ({changed}); choose another --out, or remove it")
     if not config.exists(): record(run, machine=_machine())
     run.once("config.json", lambda p: p.write_text(dumps({"profile": str(profile), "parameters": values}) + "\n"))
-    bar = tqdm(_walk(run, values), desc=run.out.name, disable=not (progress and sys.stderr.isatty()),
-               bar_format="{desc}: {n_fmt}/{total_fmt} {postfix} [{elapsed}]")
     with _after(run):
-        for where, name, mine in bar:
-            bar.set_postfix_str(f"{where.out.name} {name}")
-            if bar.disable and progress: print(f"{where.out.name}: {name}", flush=True)
-            step(where, name, mine, progress and not bar.disable)
+        for seeds in _plan(run, values):
+            if min(jobs, len(seeds)) > 1: _side_by_side(seeds, min(jobs, len(seeds)), progress)
+            else:
+                for todo in seeds: _seed(todo, progress, progress and sys.stderr.isatty())
     run.once("report/index.html", lambda p: write_report(run.out, p))
     return run
 
-# %% ../nbs/70_reproduce.ipynb #cell-032
+# %% ../nbs/70_reproduce.ipynb #cell-034
 def summary(
     run:Run, # A finished run
 )->str:
@@ -195,7 +218,7 @@ def summary(
     took = ", ".join(f"{k} {v:.0f} s" for k, v in sorted(seconds.items()))
     return "\n".join([(run/"table.md").read_text().rstrip(), "", *(f"{near(p)}" for p in figures), "", took])
 
-# %% ../nbs/70_reproduce.ipynb #cell-035
+# %% ../nbs/70_reproduce.ipynb #cell-037
 KEPT = ("config.json", "metrics.json", "table.md", "envs/*", "rows/*", "train/*/metrics.jsonl", "delta/*", "notebooks/*.ipynb",
         "intervene/*.jsonl", *(f"{part}/**/*.jsonl" for part in ("dev", "eval", "rounds", "ablation", "transfer")))
 AGAIN = tuple(f"seed*/{part}" for part in KEPT if not part.startswith("envs"))
@@ -222,7 +245,7 @@ def _keep(path:Path, to:Path, long:int=1 << 17)->Path:
     write_json_lines(read_json_lines(path), to)
     return to
 
-# %% ../nbs/70_reproduce.ipynb #cell-038
+# %% ../nbs/70_reproduce.ipynb #cell-040
 def base(
     run:Run, # The run
     model:str, # `random`, or any model that transformers can load
@@ -244,7 +267,7 @@ def _random(out:Path)->None:
     LlamaForCausalLM(config).save_pretrained(out)
     tokenizer.save_pretrained(out)
 
-# %% ../nbs/70_reproduce.ipynb #cell-040
+# %% ../nbs/70_reproduce.ipynb #cell-042
 def keep_metrics(
     run:Run, # The run
     name:str, # A policy

@@ -12,15 +12,16 @@ FINAL = ("envs/*.jsonl", "rows/*", "models/*/model.safetensors", "eval/*", "roun
          "seed1/rows/*", "seed1/models/*/model.safetensors", "table.md", "delta/*", "figures/*")
 
 
-def start(out):
-    env = os.environ | {"TQDM_DISABLE": "1"}
-    command = [sys.executable, "-c", "from ftrl.cli import main; main()", "reproduce", "--profile", "smoke", "--out", str(out)]
+def start(out, jobs=1):
+    env = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from ftrl.cli import main; main()", "reproduce", "--profile", "smoke", "--out", str(out),
+               "--jobs", str(jobs)]
     return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             start_new_session=True)
 
 
-def finish(out):
-    run = start(out)
+def finish(out, jobs=1):
+    run = start(out, jobs)
     said, errors = run.communicate(timeout=400)
     assert run.returncode == 0, errors[-3000:]
     return said
@@ -51,13 +52,13 @@ def other_parameters(whole, tmp_path):
 
 
 def killed(out):
-    "A run that is killed in the middle of three steps"
+    "A run, its seeds side by side, that is killed in the middle of three steps; what it had started ends with it"
     for step in ("2_collect", "3_train", "4_evaluate"):
-        run, log = start(out), out / "logs" / f"{step}.log"
+        run, log = start(out, jobs=2), out / "logs" / f"{step}.log"
         while run.poll() is None and not log.exists(): time.sleep(0.2)
         time.sleep(4)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
+        os.kill(run.pid, signal.SIGKILL)
+        run.communicate(timeout=30)
 
 
 def test_reproduce(tmp_path):
@@ -67,5 +68,5 @@ def test_reproduce(tmp_path):
     again(whole)
     other_parameters(whole, tmp_path)
     killed(out)
-    finish(out)
+    finish(out, jobs=2)
     assert digest(out) == digest(whole)
