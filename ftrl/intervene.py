@@ -6,7 +6,7 @@
 __all__ = ['THIRDS', 'inside', 'Variant', 'variants', 'Pair', 'put', 'assemble', 'intervene', 'outcome']
 
 # %% ../nbs/41_intervene.ipynb #cell-002
-import json, re, shutil
+import json, re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -104,13 +104,11 @@ def assemble(
 )->Path:
     "Write a variant as a checkpoint"
     from safetensors.torch import save_file
-    from ftrl.checkpoint import local
+    from ftrl.checkpoint import beside
     out, shards = Path(out), {}
     if out.exists(): raise FtrlError(f"{out} is there already; expected a new folder")
     out.mkdir(parents=True)
-    for folder in map(local, (pair.base, pair.tuned)):
-        for p in (*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.txt"), *folder.glob("*.model")):
-            if not p.name.startswith(("adapter", "model.safetensors")): shutil.copy(p, out)
+    for checkpoint in (pair.base, pair.tuned): beside(checkpoint, out)
     for name, (a, b) in pair.both.items(): shards.setdefault(Path(a.file).name, []).append(name)
     for file, names in shards.items():
         save_file({n: pair.value(n, variant.share(n, pair.layers)) for n in names}, out/file, metadata={"format": "pt"})

@@ -51,12 +51,15 @@ def average(
     out, # Directory of their mean; what is there is kept
 )->str: # It
     "The mean of several policies' weights, as a policy"
+    from ftrl.checkpoint import beside
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
     first, out = Path(models[0]), Path(out)
     if out.exists(): return str(out)
     with atomic(out) as temp:
-        shutil.copytree(first, temp, ignore=shutil.ignore_patterns("*.safetensors", "train.json", "metrics.jsonl", "README.md", "checkpoint-*"))
+        temp.mkdir()
+        beside(first, temp)
+        if (index := first/"model.safetensors.index.json").exists(): shutil.copy(index, temp)
         for file in sorted(p.name for p in first.glob("*.safetensors")):
             try:
                 held = [safe_open(Path(m)/file, "pt") for m in models]
