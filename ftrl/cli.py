@@ -217,6 +217,7 @@ def train(
     mode: Annotated[str, Opt(help="step: one turn from every row; episode: environments played to their end")] = "step",
     rounds: Annotated[int, Opt(help="Collect with the policy, train, and again, so many times")] = 0,
     each: Annotated[Optional[int], Opt(help="Environments of a round; default: all")] = None,
+    aggregate: Annotated[bool, Opt("--aggregate", help="Train on the rows of all rounds so far, not the last one's alone")] = False,
     dev: Annotated[int, Opt(help="The last so many environments choose among the rounds and their mean; 0: the last round")] = 0,
     steps: Annotated[Optional[int], Opt(help="Optimizer steps (of a round)")] = None,
     prompts: Annotated[Optional[int], Opt(help="Rows of a step")] = None,
@@ -236,8 +237,8 @@ def train(
     config, rows = _config(profile, algorithm, reward, {"seed": seed} | _options(set_), given), load(_input(path))
     if plan: return print(cost(model, config, typical(rows, model), int(os.environ.get("WORLD_SIZE", 1))))
     if rounds and (mode, lora) != ("step", None): raise FtrlError("--rounds goes with --mode step and without --lora")
-    if dev and not rounds: raise FtrlError("--dev chooses between rounds; give --rounds too")
-    if rounds: return print(several(rows, model, out, config, rounds, each, dev))
+    if (dev or aggregate) and not rounds: raise FtrlError("--dev and --aggregate are about rounds; give --rounds too")
+    if rounds: return print(several(rows, model, out, config, rounds, each, aggregate, dev))
     print(run(rows, model, out, config, adapter(lora) if lora else None, mode))
 
 # %% ../nbs/90_cli.ipynb #cell-035

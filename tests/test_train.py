@@ -194,6 +194,16 @@ def test_the_best_of_rounds_and_mean_is_kept(home, tmp_path):
     assert run.policy == str(made[max(marks, key=marks.get)]) and len(run.metrics) == 4
     with pytest.raises(FtrlError, match="dev must be from 0 to 5"): rounds(rows, str(home/"model"), tmp_path, n=1, dev=6)
 
+def test_a_round_may_train_on_the_rows_of_all(home, tmp_path):
+    from ftrl.core import load
+    from ftrl.rounds import rounds
+    from ftrl.train import TrainConfig
+    for name, aggregate in (("alone", False), ("together", True)):
+        rounds(load(home/"rows.jsonl"), str(home/"model"), tmp_path/name, TrainConfig(**SMALL | {"steps": 1}), n=2, each=2, aggregate=aggregate, max_turns=2)
+    met = [len(load(tmp_path/f"together/round{k}/rows.parquet")) for k in (1, 2)]
+    trained = lambda name: int(json.loads((tmp_path/name/"round2/policy/train.json").read_text())["rows"].split()[0])
+    assert (trained("alone"), trained("together")) == (met[1], sum(met))
+
 def test_two_processes_train_one_policy(home, tmp_path):
     profile = Path(__file__).parents[1]/"ftrl/profiles/cpu.yaml"
     launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(profile), "--main_process_port", "0")
