@@ -238,7 +238,7 @@ def train(
     if plan: return print(cost(model, config, typical(rows, model), int(os.environ.get("WORLD_SIZE", 1))))
     if rounds and (mode, lora) != ("step", None): raise FtrlError("--rounds goes with --mode step and without --lora")
     if (dev or aggregate) and not rounds: raise FtrlError("--dev and --aggregate are about rounds; give --rounds too")
-    if rounds: return print(several(rows, model, out, config, rounds, each, aggregate, dev))
+    if rounds: return print(several(rows, model, out, config, rounds, each, dev, aggregate))
     print(run(rows, model, out, config, adapter(lora) if lora else None, mode))
 
 # %% ../nbs/90_cli.ipynb #cell-035

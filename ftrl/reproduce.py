@@ -201,7 +201,7 @@ def reproduce(
     run.once("config.json", lambda p: p.write_text(dumps({"profile": str(profile), "parameters": values}) + "\n"))
     with _after(run):
         for seeds in _plan(run, values):
-            if min(jobs, len(seeds)) > 1: _side_by_side(seeds, min(jobs, len(seeds)), progress)
+            if jobs > 1 and len(seeds) > 1: _side_by_side(seeds, min(jobs, len(seeds)), progress)
             else:
                 for todo in seeds: _seed(todo, progress, progress and sys.stderr.isatty())
     run.once("report/index.html", lambda p: write_report(run.out, p))

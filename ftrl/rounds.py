@@ -10,6 +10,7 @@ import random, shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from .checkpoint import beside
 from .core import Env, FtrlError, Row, atomic, load, read_json_lines, save, write_json_lines
 from .train import Run, TrainConfig, train
 
@@ -61,7 +62,6 @@ def average(
     out, # Directory of their mean; what is there is kept
 )->str: # It
     "The mean of several policies' weights, as a policy"
-    from ftrl.checkpoint import beside
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
     first, out = Path(models[0]), Path(out)
@@ -90,8 +90,8 @@ def rounds(
     config:TrainConfig=TrainConfig(),
     n:int=3, # How many rounds
     each:int | None=None, # Environments of a round; all when None
-    aggregate:bool=False, # Train on the rows of all rounds so far, not the last one's alone
     dev:int=0, # How many environments, the last, are set aside to choose among the rounds and their mean; 0 keeps the last round
+    aggregate:bool=False, # Train on the rows of all rounds so far, not the last one's alone
     **how, # For `collect`: max_turns, max_new_tokens, progress…
 )->Run: # The policy that is kept, and all rounds' metrics
     "Collect with the policy, train on what it met, and again"

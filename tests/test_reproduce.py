@@ -52,9 +52,9 @@ def other_parameters(whole, tmp_path):
 
 
 def killed(out):
-    "A run, its seeds side by side, that is killed in the middle of three steps; what it had started ends with it"
-    for step in ("2_collect", "3_train", "4_evaluate"):
-        run, log = start(out, jobs=2), out / "logs" / f"{step}.log"
+    "A run that is killed in the middle of three steps, first its seeds one after another, then side by side; what it had started ends with it"
+    for jobs, step in ((1, "2_collect"), (2, "3_train"), (2, "4_evaluate")):
+        run, log = start(out, jobs), out / "logs" / f"{step}.log"
         while run.poll() is None and not log.exists(): time.sleep(0.2)
         time.sleep(4)
         os.kill(run.pid, signal.SIGKILL)
