@@ -16,7 +16,7 @@ from .gain import gains
 from .result import CELLS, GENERAL, REWARDS
 from .style import INK, Missing, caption, config, figure, label, main_algorithm, need, policy, results, seeds, sheet
 from .core import read_json_lines, finished
-from .table import bootstrap, lined
+from .table import COLUMNS, bootstrap, lined
 
 # %% ../nbs/54_verdict.ipynb #cell-005
 YES, NO, UNKNOWN = "reproduced", "not reproduced", "not testable here"
@@ -34,11 +34,11 @@ def paired(
     key = [frame.benchmark, frame.scenario, frame.id, frame.groupby(["model", "benchmark", "scenario", "id"]).cumcount()]
     wide = frame.set_index(key).pivot(columns="model", values=metric).dropna()
     if not {before, after} <= set(wide.columns) or wide.empty: raise Missing(f"no items that both {before} and {after} played")
-    change = (wide[after] - wide[before]).rename("change")
-    groups = [g.tolist() for _, g in change.groupby(level=by)] if by else [change.tolist()]
-    return groups, float(wide[before].mean()), float(wide[after].mean())
+    parts = [g for _, g in wide.groupby(level=by)] if by else [wide]
+    mean = lambda name: float(sum(g[name].mean() for g in parts) / len(parts))
+    return [(g[after] - g[before]).tolist() for g in parts], mean(before), mean(after)
 
-# %% ../nbs/54_verdict.ipynb #cell-006
+# %% ../nbs/54_verdict.ipynb #cell-007
 def gain_line(claim:str, groups:list, before:float, after:float)->dict:
     "A claim that something rises"
     mean, low, high = bootstrap(groups)
@@ -51,7 +51,7 @@ def line(claim:str, verdict:str, number=None, low=None, high=None, n=None, why:s
     points = lambda x: None if x is None else 100 * x
     return {"claim": claim, "verdict": verdict, "number": points(number), "low": points(low), "high": points(high), "n": n, "why": why}
 
-# %% ../nbs/54_verdict.ipynb #cell-009
+# %% ../nbs/54_verdict.ipynb #cell-010
 NAMED = {"toolhop": "ToolHop", "taubench": "τ-bench", "rotbench": "RoTBench"}
 
 def tool_use(run, name:str, start:str)->list[dict]:
@@ -70,17 +70,25 @@ def tool_use(run, name:str, start:str)->list[dict]:
 
 def general_stays(run, name:str, start:str)->list[dict]:
     "Does general ability stay?"
-    frame = results(run)
-    frame, claim = frame[frame.benchmark.isin(GENERAL)], "General abilities stay"
-    if frame.empty: return [line(claim, UNKNOWN, why="not played in this run")]
-    groups, before, after = paired(frame, "accuracy", start, name, "benchmark")
-    mean, low, high = bootstrap(groups)
+    frame, claim, found, titled = results(run), "General abilities stay", {}, lambda suite: COLUMNS[suite, "accuracy"]
+    for suite in GENERAL:
+        try: (changes,), *ends = paired(frame[frame.benchmark == suite], "accuracy", start, name, "")
+        except (Missing, KeyError): continue  # one of the two has not played it
+        found[suite] = (changes, *ends)
+    if not found: return [line(claim, UNKNOWN, why="not played in this run")]
+    able = {suite: x for suite, x in found.items() if max(x[1:]) >= FLOOR}
+    why = f"too hard for the model: {', '.join(titled(s) for s in found if s not in able)}" if len(able) < len(found) else ""
+    if not able: return [line(claim, UNKNOWN, why=why)]
+    mean, low, high = bootstrap([changes for changes, *_ in able.values()])
+    before, after = (100 * sum(x[i] for x in able.values()) / len(able) for i in (1, 2))
     verdict = NO if high < 0 else YES if low > -MARGIN else UNKNOWN
-    why = f"mean of {len(groups)} suites, {100 * before:.1f} % before, {100 * after:.1f} % after" + (
-        f"; the interval does not exclude a loss of {100 * MARGIN:.0f} points" if verdict == UNKNOWN else "")
-    return [line(claim, verdict, mean, low, high, sum(map(len, groups)), why)]
+    moved = [f"{titled(suite)} {100 * m:+.1f}" for suite, (changes, *_) in able.items() for m, l, h in [bootstrap([changes])] if l > 0 or h < 0]
+    told = [f"mean of {', '.join(titled(s) for s in able)}: {before:.1f} % before, {after:.1f} % after"]
+    if moved: told.append(f"beyond its own interval: {', '.join(moved)}")
+    if verdict == UNKNOWN: told.append(f"a loss of {100 * MARGIN:.0f} points is not excluded")
+    return [line(claim, verdict, mean, low, high, sum(len(x[0]) for x in able.values()), "; ".join([*told, *[why] * bool(why)]))]
 
-# %% ../nbs/54_verdict.ipynb #cell-011
+# %% ../nbs/54_verdict.ipynb #cell-012
 def balance(run)->list[dict]:
     "Does the balanced reward beat its ablations?"
     claim, lines = "The balanced reward beats {}", []
@@ -93,7 +101,7 @@ def balance(run)->list[dict]:
                           f"Solve-F1 {100 * after:.1f} % with {REWARDS[0]}, {100 * before:.1f} % with {other}"))
     return lines
 
-# %% ../nbs/54_verdict.ipynb #cell-013
+# %% ../nbs/54_verdict.ipynb #cell-014
 def where_updates(run, name:str)->list[dict]:
     "Is the update in the MLPs of the lower layers?"
     import pandas as pd
@@ -120,7 +128,7 @@ def what_carries(run)->list[dict]:
     verdict = YES if low > 0.5 else UNKNOWN if high > 0.5 and share > 0.5 else NO
     return [line(claim, verdict, share, low, high, len(base), f"alone they keep {share:.0%} of the gain; without them {kept:.0%} of it is left")]
 
-# %% ../nbs/54_verdict.ipynb #cell-015
+# %% ../nbs/54_verdict.ipynb #cell-016
 def understanding(run, name:str, start:str)->list[dict]:
     "Is the right next step more readable after training?"
     import pandas as pd
@@ -141,7 +149,7 @@ def reasoning_helps(run)->list[dict]:
     if finished(run, "eval/*-reasoning.jsonl*"): return [line(claim, UNKNOWN, why="see the figure of results with and without reasoning")]
     return [line(claim, UNKNOWN, why="the model has no reasoning mode")]
 
-# %% ../nbs/54_verdict.ipynb #cell-017
+# %% ../nbs/54_verdict.ipynb #cell-018
 def judge(
     run, # A run directory
 )->"pd.DataFrame": # claim, verdict, number, low, high (points), n, why
@@ -160,7 +168,7 @@ def markdown(
     rows = [[x.claim, f"**{x.verdict}**", cell(x), "" if x.n != x.n or x.n is None else f"{x.n:.0f}", x.why] for x in table.itertuples()]
     return lined([["claim", "verdict", "points (95 %)", "n", "why"], ["---", "---", "---:", "---:", "---"], *rows])
 
-# %% ../nbs/54_verdict.ipynb #cell-018
+# %% ../nbs/54_verdict.ipynb #cell-019
 COLOR = {YES: "#009e73", NO: "#d55e00", UNKNOWN: "#8a929c"}
 
 @figure
