@@ -78,7 +78,9 @@ def settings(
     if not path.is_file(): raise FtrlError(f"profile {name!r} is unknown; expected one of {', '.join(known)} or a YAML file")
     values = yaml.safe_load(path.read_text()) or {}
     if not isinstance(values, dict): raise FtrlError(f"{path}: got {type(values).__name__}, expected `parameter: value` lines")
-    if unknown := set(values) - {"seeds"} - set().union(*(_parameters(s) for s in STEPS)):
+    given, others = set(values) - {"seeds", "others"}, values.get("others") or {}
+    if not isinstance(others, dict): raise FtrlError(f"{path}: others is {others!r}, expected `parameter: value` lines")
+    if unknown := (given | set(others)) - set().union(*(_parameters(s) for s in STEPS)):
         raise FtrlError(f"{path}: no run notebook has a parameter {', '.join(sorted(unknown))}")
     return values
 
@@ -159,7 +161,8 @@ def _plan(run:Run, values:dict)->list[list[list[tuple[Run, str, dict]]]]:
     "What to run (where, which notebook, with what): groups after one another, in each the seeds that may run side by side"
     first, *more = values.get("seeds") or [values.get("seed", 0)]
     main = [(run, name, values | {"seed": first}) for name in STEPS]
-    others = [[(_again(run, s), name, values | APART | {"seed": s}) for name in STEPS[1:4]] for s in more]
+    apart = values | APART | (values.get("others") or {})
+    others = [[(_again(run, s), name, apart | {"seed": s}) for name in STEPS[1:4]] for s in more]
     return [[main[:1]], [main[1:5], *others], [main[5:]]]
 
 # %% ../nbs/70_reproduce.ipynb #cell-029
