@@ -218,6 +218,7 @@ def train(
     rounds: Annotated[int, Opt(help="Collect with the policy, train, and again, so many times")] = 0,
     each: Annotated[Optional[int], Opt(help="Environments of a round; default: all")] = None,
     aggregate: Annotated[bool, Opt("--aggregate", help="Train on the rows of all rounds so far, not the last one's alone")] = False,
+    done: Annotated[float, Opt(help="Repeat rows with nothing left to solve until they are this share of a round")] = 0.0,
     dev: Annotated[int, Opt(help="The last so many environments choose among the rounds and their mean; 0: the last round")] = 0,
     steps: Annotated[Optional[int], Opt(help="Optimizer steps (of a round)")] = None,
     prompts: Annotated[Optional[int], Opt(help="Rows of a step")] = None,
@@ -237,8 +238,8 @@ def train(
     config, rows = _config(profile, algorithm, reward, {"seed": seed} | _options(set_), given), load(_input(path))
     if plan: return print(cost(model, config, typical(rows, model), int(os.environ.get("WORLD_SIZE", 1))))
     if rounds and (mode, lora) != ("step", None): raise FtrlError("--rounds goes with --mode step and without --lora")
-    if (dev or aggregate) and not rounds: raise FtrlError("--dev and --aggregate are about rounds; give --rounds too")
-    if rounds: return print(several(rows, model, out, config, rounds, each, dev, aggregate))
+    if (dev or aggregate or done) and not rounds: raise FtrlError("--dev, --aggregate and --done are about rounds; give --rounds too")
+    if rounds: return print(several(rows, model, out, config, rounds, each, dev, aggregate, done))
     print(run(rows, model, out, config, adapter(lora) if lora else None, mode))
 
 # %% ../nbs/90_cli.ipynb #cell-035
