@@ -148,7 +148,7 @@ def _after(run:Run, wait:float=3.0):
     mark.unlink()
 
 # %% ../nbs/70_reproduce.ipynb #cell-026
-APART = {"n_side": 0, "n_world": 0, "n_paper": 0, "rewards": [], "benchmarks": {}}  # what only the first seed does
+APART = {"n_side": 0, "n_world": 0, "n_paper": 0, "rewards": [], "benchmarks": {}, "references": {}}  # what only the first seed does
 
 def _again(run:Run, seed:int)->Run:
     "The folder of another seed, with the environments of the first"
@@ -223,7 +223,7 @@ def summary(
 
 # %% ../nbs/70_reproduce.ipynb #cell-037
 KEPT = ("config.json", "metrics.json", "table.md", "envs/*", "rows/*", "train/*/metrics.jsonl", "delta/*", "notebooks/*.ipynb",
-        "intervene/*.jsonl", *(f"{part}/**/*.jsonl" for part in ("dev", "eval", "rounds", "ablation", "transfer")))
+        "intervene/*.jsonl", *(f"{part}/**/*.jsonl" for part in ("dev", "eval", "rounds", "ablation", "transfer", "reference")))
 AGAIN = tuple(f"seed*/{part}" for part in KEPT if not part.startswith("envs"))
 
 def publish(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CURVES', 'SOLVE', 'CELLS', 'COLUMNS', 'HEADS', 'PAPER_TABLE', 'REWARDS', 'GENERAL', 'curves', 'training', 'summary',
-           'bars', 'scores', 'cells', 'paper_table', 'main_table', 'rewards', 'rounds', 'reasoning', 'general']
+           'bars', 'scores', 'cells', 'paper_table', 'main_table', 'rewards', 'rounds', 'reasoning', 'general',
+           'references']
 
 # %% ../nbs/52_result.ipynb #cell-002
 from pathlib import Path
@@ -248,3 +249,21 @@ def general(
     frame = frame[frame.benchmark.isin(GENERAL)]
     order = [g for g in GENERAL if g in set(frame.benchmark)]
     return _compare(run, "General abilities", frame, ["accuracy"], "benchmark", order, "model", color(models(frame.model)))
+
+# %% ../nbs/52_result.ipynb #2e296708
+@figure
+def references(
+    run, # A run directory with reference/SUITE/NAME.jsonl
+):
+    "Bits per byte of the general suites' reference answers, before and after training"
+    need(run, "reference/*/*.jsonl", "ftrl.reference.reference(SUITE, M), written to RUN/reference/SUITE/NAME.jsonl")
+    frame = results(run, place="reference/*/*.jsonl")
+    order, tint = [g for g in GENERAL if g in set(frame.benchmark)], color(models(frame.model))
+    table = summary(frame, ["benchmark", "model"], ["bits"])
+    fig, ax = sheet("How probable reference answers are", 8, 3.4)
+    bars(ax, table, "benchmark", order, "model", tint)
+    ax.set(ylabel="bits per byte (fewer is better)", ylim=(0, 1.15 * table.high.max()))
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=len(tint))
+    counts = ", ".join(f"{label(b)} {n}" for b, n in frame[frame.model == [*tint][0]].groupby("benchmark", sort=False).size().items())
+    caption(fig, f"n: {counts}; {seeds(run)}. Lines: 95 % bootstrap interval over items.")
+    return fig, table

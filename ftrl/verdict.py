@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['YES', 'NO', 'UNKNOWN', 'MARGIN', 'FLOOR', 'NAMED', 'COLOR', 'paired', 'gain_line', 'line', 'tool_use',
-           'general_stays', 'balance', 'where_updates', 'what_carries', 'understanding', 'reasoning_helps', 'judge',
-           'markdown', 'claims']
+           'general_stays', 'probable_stays', 'balance', 'where_updates', 'what_carries', 'understanding',
+           'reasoning_helps', 'judge', 'markdown', 'claims']
 
 # %% ../nbs/54_verdict.ipynb #cell-002
 import textwrap
@@ -88,6 +88,20 @@ def general_stays(run, name:str, start:str)->list[dict]:
     if verdict == UNKNOWN: told.append(f"a loss of {100 * MARGIN:.0f} points is not excluded")
     return [line(claim, verdict, mean, low, high, sum(len(x[0]) for x in able.values()), "; ".join([*told, *[why] * bool(why)]))]
 
+# %% ../nbs/54_verdict.ipynb #20f9d87d
+def probable_stays(run, name:str, start:str)->list[dict]:
+    "Do the general suites' reference answers stay as probable?"
+    claim, found = "Reference answers of general suites stay as probable", []
+    try: frame = results(run, place="reference/*/*.jsonl")
+    except Missing: return [line(claim, UNKNOWN, why="not scored in this run")]
+    for suite in [s for s in GENERAL if s in set(frame.benchmark)]:
+        (changes,), before, after = paired(frame[frame.benchmark == suite], "bits", start, name, "")
+        found.append((COLUMNS[suite, "accuracy"], [-x / before for x in changes], before, after))
+    mean, low, high = bootstrap([losses for _, losses, *_ in found])
+    verdict = YES if low > -MARGIN else NO if high < 0 else UNKNOWN
+    told = ", ".join(f"{suite} {before:.2f} to {after:.2f}" for suite, _, before, after in found)
+    return [line(claim, verdict, mean, low, high, sum(len(x) for _, x, *_ in found), f"percent fewer bits per byte; bits: {told}")]
+
 # %% ../nbs/54_verdict.ipynb #cell-012
 def balance(run)->list[dict]:
     "Does the balanced reward beat its ablations?"
@@ -157,7 +171,7 @@ def judge(
     import pandas as pd
     given = config(run).get("parameters", {})
     name, start = main_algorithm(run), "cold" if given.get("cold_steps", 1) else "base"
-    return pd.DataFrame([*tool_use(run, name, start), *general_stays(run, name, start), *balance(run), *where_updates(run, name),
+    return pd.DataFrame([*tool_use(run, name, start), *general_stays(run, name, start), *probable_stays(run, name, start), *balance(run), *where_updates(run, name),
                          *what_carries(run), *understanding(run, name, start), *reasoning_helps(run)])
 
 def markdown(
