@@ -42,9 +42,9 @@ class Run:
 def _machine()->dict:
     "What this run runs on"
     import torch
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {"cores": os.cpu_count(), "gpu": gpu, "processor": platform.machine(), "system": platform.system(),
-            "python": platform.python_version(), "torch": torch.__version__}
+    from ftrl.perf import machine
+    found = {k: v for k, v in machine().items() if k != "load"}
+    return found | {"processor": platform.machine(), "system": platform.system(), "torch": torch.__version__}
 
 def record(
     run:Run, # The run

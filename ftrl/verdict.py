@@ -68,6 +68,7 @@ def tool_use(run, name:str, start:str)->list[dict]:
         else: lines.append(gain_line(claim.format(title), *found))
     return lines
 
+# %% ../nbs/54_verdict.ipynb #13a02d90
 def general_stays(run, name:str, start:str)->list[dict]:
     "Does general ability stay?"
     frame, claim, found, titled = results(run), "General abilities stay", {}, lambda suite: COLUMNS[suite, "accuracy"]
