@@ -8,8 +8,8 @@ import time
 
 from conftest import ROOT
 
-FINAL = ("envs/*.jsonl", "rows/*", "models/*/model.safetensors", "eval/*", "rounds/*", "ablation/*", "transfer/*/*", "seed1/eval/*",
-         "seed1/rows/*", "seed1/models/*/model.safetensors", "table.md", "delta/*", "figures/*")
+FINAL = ("envs/*.jsonl", "rows/*", "models/*/model.safetensors", "eval/*", "rounds/*", "ablation/*", "transfer/*/*", "reference/*/*",
+         "seed1/eval/*", "seed1/rows/*", "seed1/models/*/model.safetensors", "table.md", "delta/*", "figures/*")
 
 
 def start(out, jobs=1):
