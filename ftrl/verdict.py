@@ -103,7 +103,7 @@ def probable_stays(run, name:str, start:str)->list[dict]:
     mean, low, high = bootstrap([losses for _, losses, *_ in found])
     verdict = YES if low > -MARGIN else NO if high < 0 else UNKNOWN
     told = ", ".join(f"{suite} {before:.2f} to {after:.2f}" for suite, _, before, after in found)
-    return [line(claim, verdict, mean, low, high, sum(len(x) for _, x, *_ in found), f"percent fewer bits per byte; bits: {told}")]
+    return [line(claim, verdict, mean, low, high, sum(len(x) for _, x, *_ in found), f"percent fewer bits (minus: more); bits per byte: {told}")]
 
 # %% ../nbs/54_verdict.ipynb #cell-012
 def balance(run)->list[dict]:
