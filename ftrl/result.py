@@ -164,7 +164,7 @@ def main_table(
 def _items(frame:"pd.DataFrame")->str:
     "How many items each benchmark has, in words"
     n = frame.groupby(["benchmark", "model"]).size().groupby("benchmark").max()
-    return "n = " + ", ".join(f"{k} items of {b}" for b, k in n.items())
+    return "n = " + ", ".join(f"{k} items of {label(b)}" for b, k in n.items())
 
 # %% ../nbs/52_result.ipynb #cell-025
 def _compare(run, title:str, frame:"pd.DataFrame", metrics:list[str], x:str, order:list[str], hue:str, tint:dict[str, str], note:str=""):
@@ -260,7 +260,7 @@ def references(
     frame = results(run, place="reference/*/*.jsonl")
     order, tint = [g for g in GENERAL if g in set(frame.benchmark)], color(models(frame.model))
     table = summary(frame, ["benchmark", "model"], ["bits"])
-    fig, ax = sheet("How probable reference answers are", 8, 3.4)
+    fig, ax = sheet("Reference answers", 8, 3.4)
     bars(ax, table, "benchmark", order, "model", tint)
     ax.set(ylabel="bits per byte (fewer is better)", ylim=(0, 1.15 * table.high.max()))
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=len(tint))

@@ -207,5 +207,5 @@ def claims(
         y += h
         ax.axhline(y, color="#e3e6e9", lw=.6)
     caption(fig, f"{seeds(run)} where no other is named; reinforcement learning against the policy it started from. Rules: a gain's interval lies above "
-            "zero; a loss of 5 points is excluded; a block alone keeps more than half of the gain.")
+            "zero; a loss of 5 points, or of 5 % of the bits, is excluded; a block alone keeps more than half of the gain.")
     return fig, table
