@@ -24,7 +24,7 @@ LABEL = {"single_hop": "single-hop", "parallel_single_hop": "parallel single-hop
          "parallel_multi_hop": "parallel multi-hop", "base": "base", "cold": "cold start", "grpo": "GRPO",
          "reinforce++": "REINFORCE++", "solve-f1": "Solve-F1", "solve-precision": "Solve-P", "solve-rate": "Solve-R", "solve-pr": "Solve-PR",
          "test": "held-out things", "world": "held-out worlds", "paper": "the paper's rows", "solve_p": "Solve-P", "solve_r": "Solve-R", "solve_f1": "Solve-F1", "mlp": "MLP",
-         "mmlu": "MMLU", "bbh": "BBH", "gsm8k": "GSM8K", "math": "MATH", "humaneval": "HumanEval", "mbpp": "MBPP"}
+         "mmlu": "MMLU", "bbh": "BBH", "gsm8k": "GSM8K", "math": "MATH", "humaneval": "HumanEval", "mbpp": "MBPP", "toolhop": "ToolHop", "taubench": "τ-bench", "rotbench": "RoTBench"}
 CHECKPOINT = {"base": "#9aa3ad", "cold": "#56b4e9", "grpo": "#0072b2", "reinforce++": "#d55e00"}
 
 # %% ../nbs/50_style.ipynb #cell-007
