@@ -167,13 +167,14 @@ def _items(frame:"pd.DataFrame")->str:
     return "n = " + ", ".join(f"{k} items of {label(b)}" for b, k in n.items())
 
 # %% ../nbs/52_result.ipynb #cell-025
-def _compare(run, title:str, frame:"pd.DataFrame", metrics:list[str], x:str, order:list[str], hue:str, tint:dict[str, str], note:str=""):
+def _compare(run, title:str, frame:"pd.DataFrame", metrics:list[str], x:str, order:list[str], hue:str, tint:dict[str, str], note:str="",
+             top:float=1, width:float=6):
     "Grouped bars of metrics, one panel a metric"
     table = summary(frame, [x, hue] if x != hue else [x], metrics)
-    fig, axes = sheet(title, max(4.2 * len(metrics), 6), 3.4, ncols=len(metrics), sharey=True, squeeze=False)
+    fig, axes = sheet(title, max(4.2 * len(metrics), width), 3.4, ncols=len(metrics), sharey=True, squeeze=False)
     for ax, m in zip(axes[0], metrics):
         bars(ax, table[table.metric == m], x, order, hue, tint)
-        ax.set(title=label(m)); ax.set_ylim(0, max(.1, min(1, 1.15 * table.high.max())))
+        ax.set(title=label(m)); ax.set_ylim(0, max(.1, min(top, 1.15 * table.high.max())))
     if x != hue: fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=len(tint))
     caption(fig, f"{_items(frame)}; {seeds(run)}. Lines: 95 % bootstrap interval over items. {note}".strip())
     return fig, table
@@ -258,12 +259,6 @@ def references(
     "Bits per byte of the general suites' reference answers, before and after training"
     need(run, "reference/*/*.jsonl", "ftrl.reference.reference(SUITE, M), written to RUN/reference/SUITE/NAME.jsonl")
     frame = results(run, place="reference/*/*.jsonl")
-    order, tint = [g for g in GENERAL if g in set(frame.benchmark)], color(models(frame.model))
-    table = summary(frame, ["benchmark", "model"], ["bits"])
-    fig, ax = sheet("Reference answers", 8, 3.4)
-    bars(ax, table, "benchmark", order, "model", tint)
-    ax.set(ylabel="bits per byte (fewer is better)", ylim=(0, 1.15 * table.high.max()))
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=len(tint))
-    counts = ", ".join(f"{label(b)} {n}" for b, n in frame[frame.model == [*tint][0]].groupby("benchmark", sort=False).size().items())
-    caption(fig, f"n: {counts}; {seeds(run)}. Lines: 95 % bootstrap interval over items.")
-    return fig, table
+    order = [g for g in GENERAL if g in set(frame.benchmark)]
+    return _compare(run, "Reference answers", frame, ["bits"], "benchmark", order, "model", color(models(frame.model)), "Fewer bits are better.",
+                    top=float("inf"), width=8)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
 from .core import SCENARIOS, Env, FtrlError, atomic, load, read_json_lines, finished
-from .table import bootstrap
+from .table import COLUMNS, bootstrap
 
 # %% ../nbs/50_style.ipynb #cell-005
 INK, PAPER, FAINT = "#22272e", "#ffffff", "#8a929c"
@@ -23,8 +23,8 @@ SCENARIO = dict(zip(SCENARIOS, PALETTE))
 LABEL = {"single_hop": "single-hop", "parallel_single_hop": "parallel single-hop", "multi_hop": "multi-hop",
          "parallel_multi_hop": "parallel multi-hop", "base": "base", "cold": "cold start", "grpo": "GRPO",
          "reinforce++": "REINFORCE++", "solve-f1": "Solve-F1", "solve-precision": "Solve-P", "solve-rate": "Solve-R", "solve-pr": "Solve-PR",
-         "test": "held-out things", "world": "held-out worlds", "paper": "the paper's rows", "solve_p": "Solve-P", "solve_r": "Solve-R", "solve_f1": "Solve-F1", "mlp": "MLP",
-         "mmlu": "MMLU", "bbh": "BBH", "gsm8k": "GSM8K", "math": "MATH", "humaneval": "HumanEval", "mbpp": "MBPP", "toolhop": "ToolHop", "taubench": "τ-bench", "rotbench": "RoTBench"}
+         "test": "held-out things", "world": "held-out worlds", "paper": "the paper's rows", "solve_p": "Solve-P", "solve_r": "Solve-R", "solve_f1": "Solve-F1", "mlp": "MLP", "bits": "bits per byte"} | {
+         b: head.split()[0] for (b, _), head in COLUMNS.items() if b != "ftrl"}
 CHECKPOINT = {"base": "#9aa3ad", "cold": "#56b4e9", "grpo": "#0072b2", "reinforce++": "#d55e00"}
 
 # %% ../nbs/50_style.ipynb #cell-007
