@@ -48,13 +48,13 @@ prepare: $(TESTED)
 
 record: $(READY)
 	rm -rf results/$(notdir $(RUN)) figures
-	$(BIN)/python -c "from ftrl.reproduce import Run, publish; publish(Run('$(RUN)'), 'results/$(notdir $(RUN))', 'figures')"
+	$(BIN)/python -c "from ftrl.runs.reproduce import Run, publish; publish(Run('$(RUN)'), 'results/$(notdir $(RUN))', 'figures')"
 
 lab: $(TESTED)
 	$(BIN)/jupyter lab nbs
 
 docs: $(TESTED)
-	$(BIN)/python -m ftrl.docs
+	$(BIN)/python -m ftrl.runs.docs
 
 clean:
 	rm -rf $(VENV) runs _docs build *.egg-info

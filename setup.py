@@ -18,7 +18,7 @@ setup(
     license="Apache-2.0",
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=["ftrl", "ftrl.*"]),
-    package_data={"ftrl": ["profiles/*"]},
+    package_data={"ftrl.training": ["launch/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={k[: -len(suffix)]: v.split() for k, v in cfg.items() if k.endswith(suffix)},

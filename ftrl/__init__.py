@@ -1,9 +1,9 @@
 __version__ = "0.1.0"
 
-from ftrl.build import build
-from ftrl.collect import collect
-from ftrl.train import train
-from ftrl.bench import evaluate
-from ftrl.delta import diff
-from ftrl.figure import plot
-from ftrl.reproduce import reproduce
+from ftrl.environments.build import build
+from ftrl.training.collect import collect
+from ftrl.training.train import train
+from ftrl.evaluation.bench import evaluate
+from ftrl.weights.delta import diff
+from ftrl.figures.figure import plot
+from ftrl.runs.reproduce import reproduce

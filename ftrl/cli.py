@@ -79,7 +79,7 @@ def build(
     engine: Engine = "local", seed: Seed = 0,
 ):
     "Build verifiable environments, in five stages, each checked by every gate."
-    from ftrl.build import Recipe
+    from ftrl.environments.build import Recipe
     from ftrl.core import SCENARIOS
     _output(out, ".jsonl", ".jsonl.gz")
     if n < 1: raise FtrlError(f"-n {n}: expected at least 1")
@@ -96,7 +96,7 @@ def _levels(text:str)->tuple[int, ...]:
 def _compose(out:str, n:int, recipe, workers:int, engine:str)->None:
     "Build from facts, and report"
     from tqdm import tqdm
-    from ftrl.report import construct
+    from ftrl.environments.report import construct
     recipe.views()  # a world that cannot be had is told before anything is written
     with tqdm(total=n, unit="env", disable=None) as bar:
         report = construct(out, n, recipe, lambda env: bar.update(), workers=workers, engine=engine)
@@ -107,7 +107,7 @@ def _compose(out:str, n:int, recipe, workers:int, engine:str)->None:
 def _world(spec:str, out:str):
     "A built-in world's name, or the world of a file or database"
     if not any(c in spec for c in "./:\\"): return spec
-    from ftrl.tables import beside, make
+    from ftrl.environments.tables import beside, make
     world = make(spec, names=beside(out, spec))
     for why, n in sorted(world.omitted.items()): print(f"{world.name}: {n} left out, {why}", file=sys.stderr)
     return world
@@ -115,7 +115,7 @@ def _world(spec:str, out:str):
 def _ask(author, questions, out, n, worlds, scenario, levels, seed, split, budget)->None:
     "Let a language model write the environments"
     from itertools import islice
-    from ftrl.author import asked, build as write, seeds
+    from ftrl.environments.authors.author import asked, build as write, seeds
     if not author.startswith("openai:"): raise FtrlError(f"--author {author}: expected world or openai:MODEL")
     plain = islice(seeds(_input(questions)), n) if questions else asked(n, worlds, seed=seed, split=split)
     run = write(list(plain), author, out, None, tuple(scenario) if scenario else None, levels, budget, seed=seed, split=split)
@@ -132,7 +132,7 @@ def check(
     "Run every gate on every environment; exit status 1 if one fails."
     from tqdm import tqdm
     from ftrl.core import dumps, stream
-    from ftrl.report import audit, contamination
+    from ftrl.environments.report import audit, contamination
     with tqdm(unit="env", disable=as_json or None) as bar: report = audit(_input(path), lambda *_: bar.update())
     if overlap: report["contamination"] = contamination(r.messages[-1]["content"].rpartition("Question: ")[2] for r in stream(path))
     if as_json: print(dumps(report))
@@ -152,7 +152,7 @@ def show(
     "Print one environment: question, sub-questions, tools."
     from itertools import islice
     from ftrl.core import stream
-    from ftrl.report import describe
+    from ftrl.environments.report import describe
     row = next(islice(stream(_input(path)), max(i, 0), None), None) if i >= 0 else None
     if row is None: raise FtrlError(f"{path} has no row {i}; expected a number from 0 on")
     print(describe(row))
@@ -169,9 +169,9 @@ def collect(
     seed: Seed = 0,
 ):
     "Play environments; every moment of every episode becomes a training row."
-    from ftrl.collect import collect as play
+    from ftrl.training.collect import collect as play
     from ftrl.core import load, save
-    from ftrl.llm import load as load_model
+    from ftrl.models.llm import load as load_model
     rows, out = load(_input(path)), _output(out, *ROWS)
     n = save(play(load_model(model), rows, turns, max_new_tokens, temperature, seed,
                   progress=sys.stderr.isatty()), out)
@@ -185,7 +185,7 @@ def score(
     reward: Reward = "solve-f1",
 ):
     "Score recorded turns with the paper's reward; adds `reward` to each line."
-    from ftrl.reward import score_file
+    from ftrl.training.reward import score_file
     print(f"{out}: {score_file(_input(path), _output(out, '.jsonl', '.jsonl.gz'), reward)} scored")
 
 # %% ../nbs/90_cli.ipynb #cell-030
@@ -199,7 +199,7 @@ def _options(given:list[str] | None)->dict:
 def _config(profile:str | None, algorithm:str, reward:str, options:dict, given:dict):
     "The settings of a training"
     from dataclasses import replace
-    from ftrl.train import TrainConfig
+    from ftrl.training.train import TrainConfig
     known = {None: TrainConfig, "smoke": TrainConfig.smoke, "paper": TrainConfig.paper}
     if profile not in known: raise FtrlError(f"--profile {profile}: expected smoke or paper")
     config = known[profile]()
@@ -232,8 +232,8 @@ def train(
 ):
     "Reinforcement learning on collected rows; resumes where it was broken off."
     from ftrl.core import load
-    from ftrl.rounds import plan as cost, rounds as several, typical
-    from ftrl.train import adapter, train as run
+    from ftrl.training.rounds import plan as cost, rounds as several, typical
+    from ftrl.training.train import adapter, train as run
     given = dict(steps=steps, prompts=prompts, group=group, length=length, lr=lr)
     config, rows = _config(profile, algorithm, reward, {"seed": seed} | _options(set_), given), load(_input(path))
     if plan: return print(cost(model, config, typical(rows, model), int(os.environ.get("WORLD_SIZE", 1))))
@@ -251,7 +251,7 @@ def export(
     reward: Reward = "solve-f1",
 ):
     "Write rows and reward as another trainer reads them."
-    from ftrl.bridge_verl import export as write
+    from ftrl.bridges.verl import export as write
     from ftrl.core import load
     if to != "verl": raise FtrlError(f"--to {to}: expected verl")
     print(f"{write(load(_input(path)), out, reward)}: rows.parquet, reward.py, train.sh")
@@ -275,7 +275,7 @@ def evaluate(
     engine: Engine = "local", seed: Seed = 0,
 ):
     "Play a benchmark; one result line an item, resumed after a break."
-    from ftrl.bench import evaluate as play
+    from ftrl.evaluation.bench import evaluate as play
     how = dict(user=user, compat=compat, trials=trials, max_turns=turns, max_new_tokens=max_new_tokens, temperature=temperature,
                thinking=thinking, seed=seed)
     print(play(bench, model, _output(out, ".jsonl"), data, limit, scenario, sample, sys.stderr.isatty(), engine, **how))
@@ -288,7 +288,7 @@ def table(
     paper: Annotated[bool, Opt(help="Also the paper's rows")] = False,
 ):
     "The results table, averaged as the paper does."
-    from ftrl.table import table as lay
+    from ftrl.evaluation.table import table as lay
     print(lay([_input(p) for p in paths], format, paper))
 
 # %% ../nbs/90_cli.ipynb #cell-042
@@ -300,7 +300,7 @@ def delta(
     rank: Annotated[int, Opt(help="Singular values to look for; 0 leaves the spectrum out")] = 0,
 ):
     "How much each weight moved, by layer and part."
-    from ftrl.delta import diff, save
+    from ftrl.weights.delta import diff, save
     frame = diff(base, tuned, rank=rank, progress=sys.stderr.isatty())
     save(frame, _output(out, ".parquet", ".csv", ".jsonl"))
     print(f"{out}: {len(frame)} weights")
@@ -312,7 +312,7 @@ def figures(
     out: Annotated[Optional[str], Opt(help="Where the figures go; default: figures in the run")] = None,
 ):
     "Draw every figure that a run has results for; name what the others lack."
-    from ftrl.figure import draw
+    from ftrl.figures.figure import draw
     for d in draw(runs, out): print(d)
 
 # %% ../nbs/90_cli.ipynb #cell-046
@@ -323,13 +323,13 @@ def reproduce(
     jobs: Annotated[int, Opt(help="Seeds side by side, each with its share of the cores")] = 1,
 ):
     "The whole method in six notebooks; what is done is skipped."
-    from ftrl.reproduce import reproduce as run, summary
+    from ftrl.runs.reproduce import reproduce as run, summary
     print("\n" + summary(run(profile, out, jobs=jobs)))
 
 # %% ../nbs/90_cli.ipynb #cell-049
-BENCHMARKS = {"update": "ftrl.speed:bench_update", "rollout": "ftrl.perf_rollout:bench_rollout",
-              "sandbox": "ftrl.perf_sandbox:bench_sandbox", "build": "ftrl.report:bench_build",
-              "delta": "ftrl.delta:bench_delta"}
+BENCHMARKS = {"update": "ftrl.training.speed:bench_update", "rollout": "ftrl.training.rollout_speed:bench_rollout",
+              "sandbox": "ftrl.sandbox.speed:bench_sandbox", "build": "ftrl.environments.report:bench_build",
+              "delta": "ftrl.weights.delta:bench_delta"}
 
 @app.command()
 def bench(

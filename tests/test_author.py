@@ -15,15 +15,15 @@ import pytest
 from author_replies import REPLIES, SEEDS
 from conftest import ROOT
 
-from ftrl import author
-from ftrl.author_talk import Answer
-from ftrl.bench import evaluate
-from ftrl.build import build
+from ftrl.environments.authors import author
+from ftrl.environments.authors.talk import Answer
+from ftrl.evaluation.bench import evaluate
+from ftrl.environments.build import build
 from ftrl.chat import call_text
 from ftrl.core import SCENARIOS, Env, FtrlError, load, rng, save
-from ftrl.deploy import gold
-from ftrl.gate import GATES, check, passed
-from ftrl.reward import score
+from ftrl.environments.deploy import gold
+from ftrl.environments.gate import GATES, check, passed
+from ftrl.training.reward import score
 
 
 @contextmanager
@@ -292,7 +292,7 @@ def test_killed(endpoint, tmp_path):
     "Killed in the middle and called again: what was recorded is not paid for again"
     (tmp_path / "q.jsonl").write_text("".join(json.dumps({"question": SEEDS[s][0], "scenario": s}) + "\n"
                                               for s in ("parallel_single_hop", "parallel_multi_hop")))
-    code = (f"from ftrl.author import build; r = build({str(tmp_path / 'q.jsonl')!r}, 'openai:recorded', "
+    code = (f"from ftrl.environments.authors.author import build; r = build({str(tmp_path / 'q.jsonl')!r}, 'openai:recorded', "
             f"{str(tmp_path / 'a.jsonl')!r}, workers=1)\n"
             "print(len(list(r)), r.report['recorded'], r.report['asked'])")
     gate = threading.Event()
@@ -326,7 +326,7 @@ def serve_available():
                     reason="`transformers serve` needs the packages fastapi and uvicorn")
 def test_real_model(endpoint, tmp_path):
     "The default model behind `transformers serve`: replies are rejected with a reason; it can be evaluated there"
-    from ftrl.llm import path
+    from ftrl.models.llm import path
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     log = open(tmp_path / "log", "w")
     server = subprocess.Popen([sys.executable, "-m", "transformers.cli.transformers", "serve",

@@ -3,7 +3,7 @@ import json, os, signal, subprocess, sys, time, tracemalloc
 from dataclasses import replace
 import pytest
 from ftrl import core
-from ftrl.bench import Protocol, evaluate, find
+from ftrl.evaluation.bench import Protocol, evaluate, find
 from ftrl.chat import call_text
 from ftrl.core import Call, FtrlError, Row, dumps, read_json_lines, save, write_json_lines
 
@@ -24,8 +24,8 @@ def data():
 
 SLOW = """
 import sys, time
-from ftrl.bench import evaluate
-from ftrl.llm import Replay
+from ftrl.evaluation.bench import evaluate
+from ftrl.models.llm import Replay
 class Slow(Replay):
     def chat(self, requests, **how):
         time.sleep(0.05)
@@ -56,7 +56,7 @@ def test_a_killed_run_goes_on(tmp_path):
 
 FULL = """
 import resource, signal, sys
-from ftrl.bench import evaluate
+from ftrl.evaluation.bench import evaluate
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))
 evaluate("ftrl", "replay:" + sys.argv[1], sys.argv[3], sys.argv[2], progress=False, width=1)
@@ -106,7 +106,7 @@ def test_memory_is_flat(tmp_path):
     def peak(n):
         save([replace(row(i), tools=dumps([SCHEMA] * 30)) for i in range(n)], tmp_path/f"{n}.jsonl")
         write_json_lines([{"id": row(0).id, "turns": ["Lima"]}], tmp_path/"said.jsonl")
-        from ftrl.llm import Replay, answer
+        from ftrl.models.llm import Replay, answer
         class Same(Replay):
             def chat(self, requests, **how): return [answer("Lima") for _ in requests]
         tracemalloc.start()
@@ -119,7 +119,7 @@ def test_memory_is_flat(tmp_path):
     assert many - few < 300 * 1500  # a kilobyte an item for its key and place; an item itself is 10 kB
 
 def test_gold_is_right_everywhere_in_rotbench(tmp_path):
-    from ftrl.bench_rotbench import rows
+    from ftrl.evaluation.rotbench import rows
     where = data()/"rotbench/First_Turn"
     write_json_lines([{"id": i, "turns": [x["answer"][-1]]} for i, x in enumerate(rows(where), 1)], tmp_path/"said.jsonl")
     start = time.process_time()

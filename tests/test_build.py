@@ -2,16 +2,16 @@
 import hashlib, json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
-from ftrl.build import Recipe, build, write
+from ftrl.environments.build import Recipe, build, write
 from ftrl.chat import call_text
 from ftrl.core import Env, load, verify
-from ftrl.deploy import gold
-from ftrl.reward import score
-from ftrl.sandbox import shared
+from ftrl.environments.deploy import gold
+from ftrl.training.reward import score
+from ftrl.sandbox.sandbox import shared
 
 BUILD = """
 import sys
-from ftrl.build import Recipe, write
+from ftrl.environments.build import Recipe, write
 if __name__ == "__main__":
     write(sys.argv[1], int(sys.argv[2]), Recipe(("geography", "chemistry"), seed=3, difficulty=(0, 2, 4)), every=2, workers=int(sys.argv[3]))
 """

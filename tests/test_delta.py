@@ -5,8 +5,9 @@ import pytest
 pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file
-from ftrl import delta, llm
-from ftrl.checkpoint import weights
+from ftrl.weights import delta
+from ftrl.models import llm
+from ftrl.models.checkpoint import weights
 from ftrl.core import FtrlError
 
 SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,

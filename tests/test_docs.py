@@ -14,7 +14,7 @@ def make_site(root):
         if (ROOT/name).is_dir(): shutil.copytree(ROOT/name, root/name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "models"))
     for name in ("CHANGELOG.md", "LOG.md"):
         if (ROOT/name).exists(): shutil.copy(ROOT/name, root)
-    from ftrl.docs import build
+    from ftrl.runs.docs import build
     return build(root)
 
 
@@ -81,7 +81,7 @@ def server(site):
 def test_site(tmp_path):
     pytest.importorskip("zensical", reason="zensical is not installed: pip install zensical")
     site = make_site(tmp_path)
-    from ftrl.docs import broken
+    from ftrl.runs.docs import broken
     pages = sorted(p.name for p in site.glob("*.html") if p.name != "404.html")
     assert {p.stem + ".html" for p in (ROOT/"nbs").glob("[0-9]*.ipynb")} | {"index.html", "api.html", "figures.html"} <= set(pages)
     assert broken(site) == []
@@ -94,7 +94,8 @@ def test_site(tmp_path):
 
 
 def test_a_report_in_a_browser(tmp_path):
-    from ftrl import figure, record
+    from ftrl.figures import figure
+    from ftrl.runs import record
     from ftrl.core import write_json_lines
     write_json_lines([{"step": i, "reward": i / 10} for i in range(10)], tmp_path/"train"/"grpo"/"metrics.jsonl")
     figure.draw(tmp_path)

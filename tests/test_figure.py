@@ -3,10 +3,11 @@ import json
 
 import pytest
 
-from ftrl import figure, record, style
-from ftrl.build import build
+from ftrl.figures import figure, style
+from ftrl.runs import record
+from ftrl.environments.build import build
 from ftrl.core import FtrlError, save, write_json_lines
-from ftrl.gold import gold
+from ftrl.training.gold import gold
 
 
 @pytest.fixture(scope="module")

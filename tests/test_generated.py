@@ -31,7 +31,7 @@ def differing(fresh: Path, pattern: str) -> list[str]:
     return sorted(n for n in names if read(fresh / n) != read(ROOT / n))
 
 
-@pytest.mark.parametrize("pattern", ["ftrl/*.py", "README.md", "nbs/**/*.ipynb"])
+@pytest.mark.parametrize("pattern", ["ftrl/**/*.py", "README.md", "nbs/**/*.ipynb"])
 def test_generated(fresh, pattern):
     assert differing(fresh, pattern) == [], "run `make prepare` and commit what it changes"
 

@@ -9,8 +9,8 @@ pytest.importorskip("ray", reason="ray is not installed: pip install ftrl[ray]")
 CLUSTER = """
 import os, signal, subprocess, sys, threading, time
 import ray
-from ftrl.bench import evaluate
-from ftrl.build import Recipe, write
+from ftrl.evaluation.bench import evaluate
+from ftrl.environments.build import Recipe, write
 from ftrl.core import load, save, write_json_lines
 
 def victims(name):

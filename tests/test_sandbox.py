@@ -2,10 +2,10 @@
 import json, math, os, random, re, signal, socket, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 import pytest
-from ftrl import sandbox as module, worker
+from ftrl.sandbox import sandbox as module, worker
 from ftrl.core import FtrlError, data_dir
-from ftrl.confine import layers
-from ftrl.sandbox import Sandbox
+from ftrl.sandbox.confine import layers
+from ftrl.sandbox.sandbox import Sandbox
 
 LIMIT = .5
 SECRET = "correct-horse-battery-staple"
@@ -342,7 +342,7 @@ def gone(pids, seconds):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_dies_with_its_host():
-    code = ("import os, sys, threading, time\nfrom ftrl.sandbox import Sandbox\ns = Sandbox(allow_weak=True); z = s.start()\n"
+    code = ("import os, sys, threading, time\nfrom ftrl.sandbox.sandbox import Sandbox\ns = Sandbox(allow_weak=True); z = s.start()\n"
             "threading.Thread(target=s.call, args=('def f():\\n while True: pass', 'f', {})).start()\n"
             "if os.fork() == 0: time.sleep(60)\n"   # a child that inherits the line
             "time.sleep(.3); print(z.process.pid, flush=True); time.sleep(60)")

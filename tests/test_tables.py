@@ -17,7 +17,7 @@ pytest.importorskip("duckdb", reason="the extra `tables` is not installed")
 import duckdb
 
 from ftrl.core import FtrlError
-from ftrl.tables import make, read_names
+from ftrl.environments.tables import make, read_names
 
 WOODS, THINGS = "Oak Pine Elm Ash Fir Yew".split(), "Lamp Chair Desk Shelf Stool Table Bench".split()
 MAKERS = [(i, f"{n} Works", ("Peru", "Chile", "Kenya")[i % 3], 1950 + i) for i, n in enumerate(
@@ -94,7 +94,7 @@ def test_names_file(tmp_path):
 def test_stable(tmp_path):
     "The same facts in the same order in processes of other hash seeds"
     path = sqlite(tmp_path / "shop.db")
-    code = ("import sys, hashlib; from ftrl.tables import make; w = make(sys.argv[1], limit=20); "
+    code = ("import sys, hashlib; from ftrl.environments.tables import make; w = make(sys.argv[1], limit=20); "
             "print(hashlib.sha256(repr([(i, r.phrases, list(r.facts.items())) for i, r in w.relations.items()]).encode()).hexdigest())")
     run = lambda seed: subprocess.run([sys.executable, "-c", code, path], env=os.environ | {"PYTHONHASHSEED": seed},
                                       capture_output=True, text=True, check=True).stdout
@@ -258,8 +258,8 @@ def test_postgres(postgres, tmp_path):
 
 def test_build(tmp_path):
     "Environments from a file pass every gate, and the same call gives the same bytes"
-    from ftrl.build import build
-    from ftrl.gate import check, passed
+    from ftrl.environments.build import build
+    from ftrl.environments.gate import check, passed
     world = make(sqlite(tmp_path / "shop.db"))
     envs = list(build(8, worlds=[world], seed=3, difficulty=(0, 2)))
     assert [e.world for e in envs] == ["shop"] * 8 and all(passed(check(e)) for e in envs)

@@ -35,7 +35,7 @@ def batch(lengths, seed=1, width=12):
 def trainer(model, tmp_path, shared, tokenizer, peft=None, **options):
     from trl import GRPOConfig
     from datasets import Dataset
-    from ftrl.trainer import StepTrainer
+    from ftrl.training.trainer import StepTrainer
     args = GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_completion_length=12,
                       report_to="none", use_cpu=True, bf16=False, **{"gradient_checkpointing": False, **options})
     return StepTrainer(model, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=args, shared=shared,
@@ -98,7 +98,7 @@ def test_equal_rewards_are_left_out_without_changing_a_gradient(tmp_path, tokeni
     for name in g1: assert (g1[name] - g2[name]).norm() <= 1e-4 * g1[name].norm() + 1e-9, name
 
 def test_bf16_is_as_near_to_fp32_as_stock_is(tmp_path, tokenizer):
-    from ftrl.prefix import groups_of, pack, share
+    from ftrl.training.prefix import groups_of, pack, share
     inputs = batch([(300, [12] * 4)])
     ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], 1) for k in ("ids", "mask"))
     model = share(network("Llama"))
@@ -130,8 +130,8 @@ def home(tmp_path_factory, tokenizer):
 JOB = """
 import json, os, signal, sys
 from ftrl.core import load
-from ftrl.train import TrainConfig, train
-from ftrl.trainer import Record
+from ftrl.training.train import TrainConfig, train
+from ftrl.training.trainer import Record
 home, out, config = sys.argv[1:]
 def on_log(self, args, state, control, logs=None, **kwargs):
     if str(state.global_step) == os.environ.get("KILLED_AT"): os.kill(os.getpid(), signal.SIGKILL)
@@ -176,7 +176,7 @@ def test_a_killed_run_resumes_bit_for_bit(more, home, tmp_path):
 @pytest.mark.parametrize("algorithm", ["grpo", "reinforce++", "rloo"])
 def test_every_algorithm_raises_the_reward(algorithm, home, tmp_path):
     from ftrl.core import load
-    from ftrl.train import TrainConfig, train
+    from ftrl.training.train import TrainConfig, train
     options = dict(bf16=False, beta=0.001, entropy_coef=0.001, save_steps=100, warmup_steps=0)
     run = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(algorithm, steps=30, prompts=6, group=8, length=8, lr=1e-2, options=options))
     reward = [x["reward"] for x in run.metrics]
@@ -185,8 +185,8 @@ def test_every_algorithm_raises_the_reward(algorithm, home, tmp_path):
 
 def test_the_best_of_rounds_and_mean_is_kept(home, tmp_path):
     from ftrl.core import load, read_json_lines
-    from ftrl.rounds import rounds
-    from ftrl.train import TrainConfig
+    from ftrl.training.rounds import rounds
+    from ftrl.training.train import TrainConfig
     rows = load(home/"rows.jsonl")
     run = rounds(rows, str(home/"model"), tmp_path, TrainConfig(**SMALL | {"steps": 2}), n=2, each=2, dev=2, max_turns=2)
     made = {"round1": tmp_path/"round1/policy", "round2": tmp_path/"round2/policy", "average": tmp_path/"average"}
@@ -196,8 +196,8 @@ def test_the_best_of_rounds_and_mean_is_kept(home, tmp_path):
 
 def test_a_round_may_train_on_the_rows_of_all(home, tmp_path):
     from ftrl.core import load
-    from ftrl.rounds import rounds
-    from ftrl.train import TrainConfig
+    from ftrl.training.rounds import rounds
+    from ftrl.training.train import TrainConfig
     for name, aggregate in (("alone", False), ("together", True)):
         rounds(load(home/"rows.jsonl"), str(home/"model"), tmp_path/name, TrainConfig(**SMALL | {"steps": 1}), n=2, each=2, aggregate=aggregate, max_turns=2)
     met = [len(load(tmp_path/f"together/round{k}/rows.parquet")) for k in (1, 2)]
@@ -205,7 +205,7 @@ def test_a_round_may_train_on_the_rows_of_all(home, tmp_path):
     assert (trained("alone"), trained("together")) == (met[1], sum(met))
 
 def test_two_processes_train_one_policy(home, tmp_path):
-    profile = Path(__file__).parents[1]/"ftrl/profiles/cpu.yaml"
+    profile = Path(__file__).parents[1]/"ftrl/training/launch/cpu.yaml"
     launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(profile), "--main_process_port", "0")
     job(home, tmp_path/"two", SMALL | {"algorithm": "reinforce++"}, launch)
     assert [x["step"] for x in record(tmp_path/"two")] == [1, 2, 3, 4, 5, 6]
@@ -213,7 +213,7 @@ def test_two_processes_train_one_policy(home, tmp_path):
 
 def test_bad_input_is_said_before_training(home, tmp_path):
     from ftrl.core import load
-    from ftrl.train import TrainConfig, train
+    from ftrl.training.train import TrainConfig, train
     rows, config = load(home/"rows.jsonl"), TrainConfig(**SMALL)
     for data, model, settings, word in (([], home/"model", config, "no row left"), (rows, tmp_path, config, "no tokenizer"),
                                         ([replace(rows[0], unsolved_set="{}")], home/"model", config, "unsolved"),
@@ -227,7 +227,7 @@ def test_bad_input_is_said_before_training(home, tmp_path):
 def test_episode_mode_plays_whole_episodes(home, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from ftrl.core import load
-    from ftrl.train import TrainConfig, train
+    from ftrl.training.train import TrainConfig, train
     config = TrainConfig(**SMALL | {"steps": 2, "length": 24})
     run = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", config, mode="episode")
     assert [x["step"] for x in run.metrics] == [1, 2] and all("solve_rate" in x and "calls" in x for x in run.metrics)
@@ -236,7 +236,7 @@ def test_episode_mode_plays_whole_episodes(home, tmp_path):
 def test_mini_batches_and_lora(home, tmp_path):
     peft = pytest.importorskip("peft")
     from ftrl.core import load
-    from ftrl.train import TrainConfig, train
+    from ftrl.training.train import TrainConfig, train
     options = SMALL["options"] | {"steps_per_generation": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "beta": 0.01}
     run = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"options": options}),
                 peft=peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
@@ -245,12 +245,12 @@ def test_mini_batches_and_lora(home, tmp_path):
 @pytest.mark.parametrize("name", ["cpu", "gpu", "fsdp", "deepspeed"])
 def test_profiles_are_read_by_accelerate(name):
     from accelerate.commands.config.config_args import load_config_from_file
-    config = load_config_from_file(str(Path(__file__).parents[1]/f"ftrl/profiles/{name}.yaml"))
+    config = load_config_from_file(str(Path(__file__).parents[1]/f"ftrl/training/launch/{name}.yaml"))
     assert config.num_processes >= 1 and config.compute_environment.value == "LOCAL_MACHINE"
 
 def test_equal_groups_are_sampled_again(home, tmp_path):
     from ftrl.core import load
-    from ftrl.train import TrainConfig, train
+    from ftrl.training.train import TrainConfig, train
     options = SMALL["options"] | {"resample": 2}
     once = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"once", TrainConfig(**SMALL))
     more = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"more", TrainConfig(**SMALL | {"options": options}))
@@ -268,7 +268,7 @@ def test_a_full_disk_loses_nothing(home, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_change(home, tmp_path):
     from ftrl.core import load
-    from ftrl.train import TrainConfig, train
+    from ftrl.training.train import TrainConfig, train
     with pytest.raises(FtrlError, match="loss|grad_norm|KL"):
         train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"lr": 1e18, "options": SMALL["options"] | {"max_grad_norm": 1e9}}))
     assert not (tmp_path/"run/model.safetensors").exists()
