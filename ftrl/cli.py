@@ -42,8 +42,8 @@ def _say(what)->int:
 # %% ../nbs/90_cli.ipynb #cell-008
 def _input(path:str)->str:
     "A file that is there"
-    from ftrl.core import find
-    return str(find(path))
+    from ftrl.files import find_file
+    return str(find_file(path))
 
 def _output(path:str, *endings:str)->str:
     "A place that can be written to, with an ending that says the format"
@@ -131,10 +131,11 @@ def check(
 ):
     "Run every gate on every environment; exit status 1 if one fails."
     from tqdm import tqdm
-    from ftrl.core import dumps, stream
+    from ftrl.core import dumps
+    from ftrl.files import stream_rows
     from ftrl.environments.report import audit, contamination
     with tqdm(unit="env", disable=as_json or None) as bar: report = audit(_input(path), lambda *_: bar.update())
-    if overlap: report["contamination"] = contamination(r.messages[-1]["content"].rpartition("Question: ")[2] for r in stream(path))
+    if overlap: report["contamination"] = contamination(r.messages[-1]["content"].rpartition("Question: ")[2] for r in stream_rows(path))
     if as_json: print(dumps(report))
     else:
         for r in report["rejected"]: print(*(f"{r['id']}: {gate}: {why}" for gate, why in r["failed"].items()), sep="\n")
@@ -151,9 +152,9 @@ def show(
 ):
     "Print one environment: question, sub-questions, tools."
     from itertools import islice
-    from ftrl.core import stream
+    from ftrl.files import stream_rows
     from ftrl.environments.report import describe
-    row = next(islice(stream(_input(path)), max(i, 0), None), None) if i >= 0 else None
+    row = next(islice(stream_rows(_input(path)), max(i, 0), None), None) if i >= 0 else None
     if row is None: raise FtrlError(f"{path} has no row {i}; expected a number from 0 on")
     print(describe(row))
     for name, source in row.code.items() if code else (): print(f"\n# {name}\n{source}")
@@ -170,10 +171,10 @@ def collect(
 ):
     "Play environments; every moment of every episode becomes a training row."
     from ftrl.training.collect import collect as play
-    from ftrl.core import load, save
-    from ftrl.models.llm import load as load_model
-    rows, out = load(_input(path)), _output(out, *ROWS)
-    n = save(play(load_model(model), rows, turns, max_new_tokens, temperature, seed,
+    from ftrl.files import load_rows, save_rows
+    from ftrl.models.llm import load_model
+    rows, out = load_rows(_input(path)), _output(out, *ROWS)
+    n = save_rows(play(load_model(model), rows, turns, max_new_tokens, temperature, seed,
                   progress=sys.stderr.isatty()), out)
     print(f"{out}: {n} rows from {len(rows)} environments")
 
@@ -231,11 +232,11 @@ def train(
     seed: Seed = 0,
 ):
     "Reinforcement learning on collected rows; resumes where it was broken off."
-    from ftrl.core import load
+    from ftrl.files import load_rows
     from ftrl.training.rounds import plan as cost, rounds as several, typical
     from ftrl.training.train import adapter, train as run
     given = dict(steps=steps, prompts=prompts, group=group, length=length, lr=lr)
-    config, rows = _config(profile, algorithm, reward, {"seed": seed} | _options(set_), given), load(_input(path))
+    config, rows = _config(profile, algorithm, reward, {"seed": seed} | _options(set_), given), load_rows(_input(path))
     if plan: return print(cost(model, config, typical(rows, model), int(os.environ.get("WORLD_SIZE", 1))))
     if rounds and (mode, lora) != ("step", None): raise FtrlError("--rounds goes with --mode step and without --lora")
     if (dev or aggregate or done) and not rounds: raise FtrlError("--dev, --aggregate and --done are about rounds; give --rounds too")
@@ -252,9 +253,9 @@ def export(
 ):
     "Write rows and reward as another trainer reads them."
     from ftrl.bridges.verl import export as write
-    from ftrl.core import load
+    from ftrl.files import load_rows
     if to != "verl": raise FtrlError(f"--to {to}: expected verl")
-    print(f"{write(load(_input(path)), out, reward)}: rows.parquet, reward.py, train.sh")
+    print(f"{write(load_rows(_input(path)), out, reward)}: rows.parquet, reward.py, train.sh")
 
 # %% ../nbs/90_cli.ipynb #cell-038
 @app.command()

@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 @pytest.fixture(scope="session")
 def data():
     "The benchmark data, or a skip that says where to put it"
-    from ftrl.core import data_dir
+    from ftrl.files import data_dir
     if data_dir() is None: pytest.skip("no benchmark data: set FTRL_DATA to a folder that holds it")
     return data_dir()
 

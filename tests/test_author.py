@@ -20,7 +20,8 @@ from ftrl.environments.authors.talk import Answer
 from ftrl.evaluation.bench import evaluate
 from ftrl.environments.build import build
 from ftrl.chat import call_text
-from ftrl.core import SCENARIOS, Env, FtrlError, load, rng, save
+from ftrl.core import SCENARIOS, Env, FtrlError, rng
+from ftrl.files import load_rows, save_rows
 from ftrl.environments.deploy import gold
 from ftrl.environments.gate import GATES, check, passed
 from ftrl.training.reward import score
@@ -101,7 +102,7 @@ def test_whole_build(scenario, endpoint, tmp_path):
     assert env.scenario == scenario and env.question == question
     assert set(GATES) < set(env.gates) and passed(check(env))
     assert len(env.distractors) >= 1 + min(difficulty, 2)
-    row, = load(tmp_path / "a.jsonl")
+    row, = load_rows(tmp_path / "a.jsonl")
     assert Env.from_row(row) == env
     for i, calls in enumerate(gold(env)):   # the production reward of each gold turn is its maximum
         turn, left = score(call_text(calls), row), len(calls)
@@ -314,7 +315,7 @@ def test_killed(endpoint, tmp_path):
         gate.set()
         out, _ = run().communicate(timeout=60)
     built, known, asked = map(int, out.split())
-    assert known == 12 and asked == len(seen) - 13 and built == len(load(tmp_path / "a.jsonl")) == 2
+    assert known == 12 and asked == len(seen) - 13 and built == len(load_rows(tmp_path / "a.jsonl")) == 2
 
 
 def serve_available():
@@ -352,7 +353,7 @@ def test_real_model(endpoint, tmp_path):
                              scenario="single_hop", repairs=1, limit=24)
         assert list(again) == [] and again.report["asked"] == 0
         assert again.report["reasons"] == report["reasons"]
-        save([e.row() for e in build(2, ["chemistry"], scenarios=["single_hop"], seed=1)], tmp_path / "rows.jsonl")
+        save_rows([e.row() for e in build(2, ["chemistry"], scenarios=["single_hop"], seed=1)], tmp_path / "rows.jsonl")
         played = list(evaluate("ftrl", name, tmp_path / "r.jsonl", tmp_path / "rows.jsonl", progress=False, max_new_tokens=24, max_turns=2))
         assert [x["error"] for x in played] == [None, None] and all(0 < x["tokens"] <= 48 for x in played)
     finally: server.kill(); server.wait()

@@ -5,7 +5,8 @@ import pytest
 from ftrl import core
 from ftrl.evaluation.bench import Protocol, evaluate, find
 from ftrl.chat import call_text
-from ftrl.core import Call, FtrlError, Row, dumps, read_json_lines, save, write_json_lines
+from ftrl.core import Call, FtrlError, Row, dumps
+from ftrl.files import read_json_lines, save_rows, write_json_lines
 
 CAPITAL = 'def find_capital(country):\n    return {"Peru": "Lima", "Chile": "Santiago"}.get(country, "no such country")'
 SCHEMA = {"type": "function", "function": {"name": "find_capital", "description": "", "parameters": {
@@ -36,7 +37,7 @@ evaluate("ftrl", Slow(sys.argv[1]), sys.argv[3], sys.argv[2], progress=False, wi
 
 def test_a_killed_run_goes_on(tmp_path):
     n, out, part = 12, tmp_path/"r.jsonl", tmp_path/".r.jsonl.part"
-    save([row(i) for i in range(n)], tmp_path/"rows.jsonl")
+    save_rows([row(i) for i in range(n)], tmp_path/"rows.jsonl")
     write_json_lines([{"id": row(i).id, "turns": [ask("Peru"), ask("Chile"), "Lima and Santiago"]} for i in range(n)], tmp_path/"said.jsonl")
     command = [sys.executable, "-c", SLOW, *(str(tmp_path/f) for f in ("said.jsonl", "rows.jsonl", "r.jsonl", "asked.txt"))]
     process = subprocess.Popen(command)
@@ -63,7 +64,7 @@ evaluate("ftrl", "replay:" + sys.argv[1], sys.argv[3], sys.argv[2], progress=Fal
 """
 
 def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path):
-    save([row(i) for i in range(8)], tmp_path/"rows.jsonl")
+    save_rows([row(i) for i in range(8)], tmp_path/"rows.jsonl")
     write_json_lines([{"id": row(i).id, "turns": ["Lima"]} for i in range(8)], tmp_path/"said.jsonl")
     files = [str(tmp_path/f) for f in ("said.jsonl", "rows.jsonl", "r.jsonl")]
     broke = subprocess.run([sys.executable, "-c", FULL, *files], capture_output=True, text=True)
@@ -77,13 +78,13 @@ ODD = {"nothing": "", "much": "x" * 100_000, "half a character": "Lima \ud800", 
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_replies_are_scored(tmp_path, name):
-    save([row(0)], tmp_path/"rows.jsonl")
+    save_rows([row(0)], tmp_path/"rows.jsonl")
     (tmp_path/"said.jsonl").write_text(json.dumps({"id": row(0).id, "turns": [ODD[name], "Lima"]}))
     line, = evaluate("ftrl", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", tmp_path/"rows.jsonl", progress=False)
     assert line["error"] is None and line["metrics"]["solve_r"] == 0
 
 def test_a_recording_that_ends_is_an_error_of_its_item(tmp_path):
-    save([row(0), row(1)], tmp_path/"rows.jsonl")
+    save_rows([row(0), row(1)], tmp_path/"rows.jsonl")
     write_json_lines([{"id": row(0).id, "turns": [ask("Peru")]}, {"id": row(1).id, "turns": ["Lima"]}], tmp_path/"said.jsonl")
     short, good = evaluate("ftrl", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", tmp_path/"rows.jsonl", progress=False)
     assert "has 1 turns, turn 2 was asked" in short["error"] and short["metrics"] == {} and good["error"] is None
@@ -97,14 +98,14 @@ def test_a_broken_line_is_named(tmp_path, bench):
     assert sorted(os.listdir(tmp_path)) == ["data.jsonl", "said.jsonl"]
 
 def test_an_unknown_scenario_is_told(tmp_path):
-    save([row(0)], tmp_path/"rows.jsonl")
+    save_rows([row(0)], tmp_path/"rows.jsonl")
     (tmp_path/"said.jsonl").write_text("")
     with pytest.raises(FtrlError, match="expected one of single_hop"):
         evaluate("ftrl", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", tmp_path/"rows.jsonl", scenario="triple_hop", progress=False)
 
 def test_memory_is_flat(tmp_path):
     def peak(n):
-        save([replace(row(i), tools=dumps([SCHEMA] * 30)) for i in range(n)], tmp_path/f"{n}.jsonl")
+        save_rows([replace(row(i), tools=dumps([SCHEMA] * 30)) for i in range(n)], tmp_path/f"{n}.jsonl")
         write_json_lines([{"id": row(0).id, "turns": ["Lima"]}], tmp_path/"said.jsonl")
         from ftrl.models.llm import Replay, answer
         class Same(Replay):

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from ftrl.environments.build import Recipe, build, write
 from ftrl.chat import call_text
-from ftrl.core import Env, load, verify
+from ftrl.core import Env, verify
+from ftrl.files import load_rows
 from ftrl.environments.deploy import gold
 from ftrl.training.reward import score
 from ftrl.sandbox.sandbox import shared
@@ -28,7 +29,7 @@ def test_same_bytes_in_other_processes_and_under_other_hash_seeds(tmp_path, envs
     write(tmp_path / "a.jsonl", 12, Recipe(("geography", "chemistry"), seed=3, difficulty=(0, 2, 4)))
     assert start(tmp_path, tmp_path / "b.jsonl", 12, workers=2, hashseed="77").wait() == 0
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
-    assert [r.id for r in load(tmp_path / "a.jsonl")] == [e.id for e in envs]
+    assert [r.id for r in load_rows(tmp_path / "a.jsonl")] == [e.id for e in envs]
 
 def test_killed_build_goes_on_to_the_same_bytes(tmp_path):
     recipe = Recipe(("geography", "chemistry"), seed=3, difficulty=(0, 2, 4))

@@ -96,7 +96,7 @@ def test_site(tmp_path):
 def test_a_report_in_a_browser(tmp_path):
     from ftrl.figures import figure
     from ftrl.runs import record
-    from ftrl.core import write_json_lines
+    from ftrl.files import write_json_lines
     write_json_lines([{"step": i, "reward": i / 10} for i in range(10)], tmp_path/"train"/"grpo"/"metrics.jsonl")
     figure.draw(tmp_path)
     with browser(tmp_path/"profile") as b: assert b.visit(record.write(tmp_path).as_uri()) == []

@@ -6,7 +6,8 @@ import pytest
 from ftrl.figures import figure, style
 from ftrl.runs import record
 from ftrl.environments.build import build
-from ftrl.core import FtrlError, save, write_json_lines
+from ftrl.core import FtrlError
+from ftrl.files import save_rows, write_json_lines
 from ftrl.training.gold import gold
 
 
@@ -15,7 +16,7 @@ def run(tmp_path_factory):
     "A run directory with environments, a perfect policy, one that never calls, and a training log"
     run = tmp_path_factory.mktemp("run")
     envs = list(build(8, worlds=["geography"], split="test"))
-    save(envs, run/"envs"/"test.jsonl")
+    save_rows(envs, run/"envs"/"test.jsonl")
     for name, talk, f1 in (("base", lambda e: e.row().messages + [{"role": "assistant", "content": "I do not know."}], 0.0), ("grpo", gold, 1.0)):
         write_json_lines([{"id": e.id, "benchmark": "ftrl", "scenario": e.scenario, "error": None, "messages": talk(e),
                            "metrics": {"solve_p": f1, "solve_r": f1, "solve_f1": f1}} for e in envs], run/"eval"/f"{name}.jsonl")

@@ -11,7 +11,7 @@ import os, signal, subprocess, sys, threading, time
 import ray
 from ftrl.evaluation.bench import evaluate
 from ftrl.environments.build import Recipe, write
-from ftrl.core import load, save, write_json_lines
+from ftrl.files import load_rows, save_rows, write_json_lines
 
 def victims(name):
     said = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
@@ -35,7 +35,7 @@ if __name__ == "__main__":
     write(out + "/local.jsonl", 64, recipe)
     assert open(out + "/ray.jsonl", "rb").read() == open(out + "/local.jsonl", "rb").read()
 
-    rows, killed = load(out + "/local.jsonl"), []
+    rows, killed = load_rows(out + "/local.jsonl"), []
     write_json_lines([{"id": r.id, "turns": ["I do not know."]} for r in rows], out + "/said.jsonl")
     how = dict(data=out + "/local.jsonl", progress=False, trials=12)
     threading.Thread(target=kill_one, args=("play_share", killed), daemon=True).start()

@@ -3,7 +3,8 @@ import json, math, os, random, re, signal, socket, subprocess, sys, tempfile, th
 from pathlib import Path
 import pytest
 from ftrl.sandbox import sandbox as module, worker
-from ftrl.core import FtrlError, data_dir
+from ftrl.core import FtrlError
+from ftrl.files import data_dir
 from ftrl.sandbox.confine import layers
 from ftrl.sandbox.sandbox import Sandbox
 

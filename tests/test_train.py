@@ -114,7 +114,7 @@ def test_bf16_is_as_near_to_fp32_as_stock_is(tmp_path, tokenizer):
 def home(tmp_path_factory, tokenizer):
     "A model directory and rows whose reward a random byte model can move: any text is worth more than none"
     from ftrl.chat import prepare
-    from ftrl.core import save
+    from ftrl.files import save_rows
     folder = tmp_path_factory.mktemp("home")
     model = network("Llama")
     model.generation_config.eos_token_id = 1
@@ -124,12 +124,12 @@ def home(tmp_path_factory, tokenizer):
     row = lambda i: Row([{"role": "user", "content": f"Question {i}: capital of Peru?"}], dumps([{"type": "function", "function": {
         "name": "find", "description": "", "parameters": {"type": "object", "properties": {}}}}]), dumps({"find": code}),
         '{"find": ["Lima"]}', 0.0, "self/single_hop", "train", "Lima" if i % 2 else "a")
-    save([row(i) for i in range(6)], folder/"rows.jsonl")
+    save_rows([row(i) for i in range(6)], folder/"rows.jsonl")
     return folder
 
 JOB = """
 import json, os, signal, sys
-from ftrl.core import load
+from ftrl.files import load_rows
 from ftrl.training.train import TrainConfig, train
 from ftrl.training.trainer import Record
 home, out, config = sys.argv[1:]
@@ -137,7 +137,7 @@ def on_log(self, args, state, control, logs=None, **kwargs):
     if str(state.global_step) == os.environ.get("KILLED_AT"): os.kill(os.getpid(), signal.SIGKILL)
     known(self, args, state, control, logs, **kwargs)
 known, Record.on_log = Record.on_log, on_log
-print(train(load(home + "/rows.jsonl"), home + "/model", out, TrainConfig(**json.loads(config))))
+print(train(load_rows(home + "/rows.jsonl"), home + "/model", out, TrainConfig(**json.loads(config))))
 """
 SMALL = dict(steps=6, prompts=2, group=4, length=6, lr=1e-3, options=dict(save_steps=2, bf16=False, warmup_steps=0))
 
@@ -175,19 +175,19 @@ def test_a_killed_run_resumes_bit_for_bit(more, home, tmp_path):
 
 @pytest.mark.parametrize("algorithm", ["grpo", "reinforce++", "rloo"])
 def test_every_algorithm_raises_the_reward(algorithm, home, tmp_path):
-    from ftrl.core import load
+    from ftrl.files import load_rows
     from ftrl.training.train import TrainConfig, train
     options = dict(bf16=False, beta=0.001, entropy_coef=0.001, save_steps=100, warmup_steps=0)
-    run = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(algorithm, steps=30, prompts=6, group=8, length=8, lr=1e-2, options=options))
+    run = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(algorithm, steps=30, prompts=6, group=8, length=8, lr=1e-2, options=options))
     reward = [x["reward"] for x in run.metrics]
     assert sum(reward[-5:]) / 5 > sum(reward[:5]) / 5 + 0.05, reward
     assert all(k in run.metrics[-1] for k in ("step", "loss", "reward", "reward_std", "solve_rate", "length", "kl", "entropy", "tokens", "seconds"))
 
 def test_the_best_of_rounds_and_mean_is_kept(home, tmp_path):
-    from ftrl.core import load, read_json_lines
+    from ftrl.files import load_rows, read_json_lines
     from ftrl.training.rounds import rounds
     from ftrl.training.train import TrainConfig
-    rows = load(home/"rows.jsonl")
+    rows = load_rows(home/"rows.jsonl")
     run = rounds(rows, str(home/"model"), tmp_path, TrainConfig(**SMALL | {"steps": 2}), n=2, each=2, dev=2, max_turns=2)
     made = {"round1": tmp_path/"round1/policy", "round2": tmp_path/"round2/policy", "average": tmp_path/"average"}
     marks = {name: sum(x["metrics"]["solve_f1"] for x in read_json_lines(tmp_path/f"dev/{name}.jsonl")) for name in made}
@@ -195,12 +195,12 @@ def test_the_best_of_rounds_and_mean_is_kept(home, tmp_path):
     with pytest.raises(FtrlError, match="dev must be from 0 to 5"): rounds(rows, str(home/"model"), tmp_path, n=1, dev=6)
 
 def test_a_round_may_train_on_the_rows_of_all(home, tmp_path):
-    from ftrl.core import load
+    from ftrl.files import load_rows
     from ftrl.training.rounds import rounds
     from ftrl.training.train import TrainConfig
     for name, aggregate in (("alone", False), ("together", True)):
-        rounds(load(home/"rows.jsonl"), str(home/"model"), tmp_path/name, TrainConfig(**SMALL | {"steps": 1}), n=2, each=2, aggregate=aggregate, max_turns=2)
-    met = [len(load(tmp_path/f"together/round{k}/rows.parquet")) for k in (1, 2)]
+        rounds(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/name, TrainConfig(**SMALL | {"steps": 1}), n=2, each=2, aggregate=aggregate, max_turns=2)
+    met = [len(load_rows(tmp_path/f"together/round{k}/rows.parquet")) for k in (1, 2)]
     trained = lambda name: int(json.loads((tmp_path/name/"round2/policy/train.json").read_text())["rows"].split()[0])
     assert (trained("alone"), trained("together")) == (met[1], sum(met))
 
@@ -212,9 +212,9 @@ def test_two_processes_train_one_policy(home, tmp_path):
     assert weights(tmp_path/"two").keys() == weights(home/"model").keys()
 
 def test_bad_input_is_said_before_training(home, tmp_path):
-    from ftrl.core import load
+    from ftrl.files import load_rows
     from ftrl.training.train import TrainConfig, train
-    rows, config = load(home/"rows.jsonl"), TrainConfig(**SMALL)
+    rows, config = load_rows(home/"rows.jsonl"), TrainConfig(**SMALL)
     for data, model, settings, word in (([], home/"model", config, "no row left"), (rows, tmp_path, config, "no tokenizer"),
                                         ([replace(rows[0], unsolved_set="{}")], home/"model", config, "unsolved"),
                                         (rows, home/"model", replace(config, length=5000), "too long")):
@@ -226,19 +226,19 @@ def test_bad_input_is_said_before_training(home, tmp_path):
 
 def test_episode_mode_plays_whole_episodes(home, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from ftrl.core import load
+    from ftrl.files import load_rows
     from ftrl.training.train import TrainConfig, train
     config = TrainConfig(**SMALL | {"steps": 2, "length": 24})
-    run = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", config, mode="episode")
+    run = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", config, mode="episode")
     assert [x["step"] for x in run.metrics] == [1, 2] and all("solve_rate" in x and "calls" in x for x in run.metrics)
     AutoModelForCausalLM.from_pretrained(run.policy), AutoTokenizer.from_pretrained(run.policy)
 
 def test_mini_batches_and_lora(home, tmp_path):
     peft = pytest.importorskip("peft")
-    from ftrl.core import load
+    from ftrl.files import load_rows
     from ftrl.training.train import TrainConfig, train
     options = SMALL["options"] | {"steps_per_generation": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "beta": 0.01}
-    run = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"options": options}),
+    run = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"options": options}),
                 peft=peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
     assert len(run.metrics) == 6 and weights(tmp_path/"run").keys() == weights(home/"model").keys()  # merged
 
@@ -249,11 +249,11 @@ def test_profiles_are_read_by_accelerate(name):
     assert config.num_processes >= 1 and config.compute_environment.value == "LOCAL_MACHINE"
 
 def test_equal_groups_are_sampled_again(home, tmp_path):
-    from ftrl.core import load
+    from ftrl.files import load_rows
     from ftrl.training.train import TrainConfig, train
     options = SMALL["options"] | {"resample": 2}
-    once = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"once", TrainConfig(**SMALL))
-    more = train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"more", TrainConfig(**SMALL | {"options": options}))
+    once = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"once", TrainConfig(**SMALL))
+    more = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"more", TrainConfig(**SMALL | {"options": options}))
     assert more.metrics[0]["tokens"] > once.metrics[0]["tokens"] or once.metrics[0]["equal_groups"] == 0
 
 def test_a_full_disk_loses_nothing(home, tmp_path):
@@ -267,8 +267,8 @@ def test_a_full_disk_loses_nothing(home, tmp_path):
     assert [x["step"] for x in record(tmp_path/"run")] == [1, 2, 3, 4, 5, 6]
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_change(home, tmp_path):
-    from ftrl.core import load
+    from ftrl.files import load_rows
     from ftrl.training.train import TrainConfig, train
     with pytest.raises(FtrlError, match="loss|grad_norm|KL"):
-        train(load(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"lr": 1e18, "options": SMALL["options"] | {"max_grad_norm": 1e9}}))
+        train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"lr": 1e18, "options": SMALL["options"] | {"max_grad_norm": 1e9}}))
     assert not (tmp_path/"run/model.safetensors").exists()

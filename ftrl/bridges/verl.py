@@ -10,7 +10,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from ..chat import call_text, from_message
-from ..core import COLUMNS, FtrlError, Row, atomic, dumps
+from ..core import FtrlError, Row, dumps
+from ..files import COLUMNS, atomic
 
 # %% ../../nbs/bridges/00_verl.ipynb #cell-005
 SYSTEM = ("# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with function signatures "

@@ -12,14 +12,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import SCENARIOS, Env, FtrlError, _dict, _row, atomic, dumps, rng
+from ..core import SCENARIOS, Env, FtrlError, dumps, rng
+from ..files import plain, checked_row, atomic
 from .deploy import deploy, gold
 from .document import document, shingles
 from .gate import GATES, check, passed
 from .integrate import integrate
 from .scale import scale
 from .scenario import Plan, decompose
-from .world import View, World, load, names
+from .world import View, World, load_world, world_names
 
 # %% ../../nbs/environments/12_build.ipynb #cell-005
 def compose(
@@ -69,9 +70,9 @@ class Recipe:
 @patch
 def views(self:Recipe)->list[View]:
     "The worlds as this split sees them"
-    if self.worlds is None: worlds = [w for w in map(load, names()) if w.held_out == (self.split == "world")]
-    else: worlds = [w if isinstance(w, World) else load(w) for w in self.worlds]
-    if not worlds: raise FtrlError(f"no world for split {self.split!r}; expected names among {', '.join(names())}")
+    if self.worlds is None: worlds = [w for w in map(load_world, world_names()) if w.held_out == (self.split == "world")]
+    else: worlds = [w if isinstance(w, World) else load_world(w) for w in self.worlds]
+    if not worlds: raise FtrlError(f"no world for split {self.split!r}; expected names among {', '.join(world_names())}")
     return [w.view(self.split) for w in worlds]
 
 @patch
@@ -253,7 +254,7 @@ def write(
         for line in f: _recall(line, seen, progress)
     with open(part.path, "a", encoding="utf-8", newline="\n") as f:
         for i, env in enumerate(stream(recipe, n, start=state["n"], seen=seen, rejected=rejected, **kwargs), state["n"] + 1):
-            f.write(dumps(_dict(env.row())) + "\n")
+            f.write(dumps(plain(env.row())) + "\n")
             if progress: progress(env)
             if i % every == 0: f.flush(); part.save({"n": i, "bytes": f.tell(), "rejected": dict(rejected)})
     finish(part, Path(out))
@@ -262,7 +263,7 @@ def write(
 # %% ../../nbs/environments/12_build.ipynb #cell-045
 def _recall(line:str, seen:Seen, progress):
     "Count an environment that an earlier run wrote"
-    env = Env.from_row(_row(json.loads(line), "part"))
+    env = Env.from_row(checked_row(json.loads(line), "part"))
     seen.add(env)
     if progress: progress(env)
 

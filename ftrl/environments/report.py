@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from .build import Recipe, write
-from ..core import SCENARIOS, Env, FtrlError, Row, atomic, data_dir, dumps, load, stream
+from ..core import SCENARIOS, Env, FtrlError, Row, dumps
+from ..files import atomic, data_dir, load_rows, stream_rows
 from .gate import GATES, Verdict, check, passed, trial
 
 # %% ../../nbs/environments/13_report.ipynb #cell-005
@@ -60,7 +61,7 @@ def audit(
 )->dict: # Rows, rows that passed, failures by gate, the first failures
     "Judge every row of a file"
     out, failed, n = [], Counter(), 0
-    for n, row in enumerate(stream(path), 1):
+    for n, row in enumerate(stream_rows(path), 1):
         verdicts = check(row)
         bad = [v for v in verdicts if not v.ok]
         failed.update(v.gate for v in bad)
@@ -98,7 +99,7 @@ def grams(text:str, k:int=13)->set[str]:
 def _texts(path:Path)->Iterator[str]:
     "The lines or rows of a benchmark file as text"
     import gzip
-    if path.suffix == ".parquet": yield from (r.messages[0]["content"] for r in load(path)); return
+    if path.suffix == ".parquet": yield from (r.messages[0]["content"] for r in load_rows(path)); return
     opened = gzip.open(path, "rt", errors="replace") if path.suffix == ".gz" else open(path, errors="replace")
     with opened as f:
         for line in f: yield line

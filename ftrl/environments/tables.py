@@ -10,7 +10,8 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import FtrlError, atomic, dumps
+from ..core import FtrlError, dumps
+from ..files import atomic
 from .database import Database, connect, need
 from .proposal import propose
 from .wording import identifier, show, words

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VALUES', 'SMALL', 'SHARE', 'Kind', 'quantity', 'amount', 'verifiable', 'Relation', 'inverse', 'most', 'count',
-           'World', 'held', 'View', 'names', 'load']
+           'World', 'held', 'View', 'world_names', 'load_world']
 
 # %% ../../nbs/environments/00_world.ipynb #cell-002
 import importlib, pkgutil, re
@@ -215,16 +215,16 @@ def view(self:World, split:str="train")->View:
     return views[split]
 
 # %% ../../nbs/environments/00_world.ipynb #cell-036
-def names()->list[str]:
+def world_names()->list[str]:
     "The built-in worlds"
     from ftrl.environments import worlds
     return sorted(m.name for m in pkgutil.iter_modules(worlds.__path__))
 
 @lru_cache(None)
-def load(
+def load_world(
     spec:str, # A built-in world's name, a table's file, or a database address
 )->World:
     "The world of this name, or one made from tables"
     if re.search(r"[./:\\]", spec): return importlib.import_module("ftrl.environments.tables").make(spec)
-    if spec not in names(): raise FtrlError(f"world {spec!r} is unknown; expected one of {', '.join(names())}, or a file")
+    if spec not in world_names(): raise FtrlError(f"world {spec!r} is unknown; expected one of {', '.join(world_names())}, or a file")
     return importlib.import_module(f"ftrl.environments.worlds.{spec}").make()

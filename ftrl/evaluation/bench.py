@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..models import llm
 from .anatomy import faults
-from ..core import FtrlError, atomic, data_dir, dumps, read_json_lines
+from ..core import FtrlError, dumps
+from ..files import atomic, data_dir, read_json_lines
 from ..models.llm import LLM
 from ..training.rollout import Episode, play
 
@@ -61,7 +62,7 @@ class Bench:
     def faults(self, e:Episode)->dict[str, int]: return faults(e.steps, e.tools, e.stop, getattr(getattr(e, "row", None), "unsolved", None) or None)
     def players(self, agent:LLM, protocol:Protocol)->dict[str, LLM]:
         "Who plays, by the names that episodes ask for"
-        return {"agent": agent} | ({"user": llm.load(protocol.user)} if protocol.user else {})
+        return {"agent": agent} | ({"user": llm.load_model(protocol.user)} if protocol.user else {})
     def first(self, items:Iterator[Item], limit:int|None)->Iterator[Item]:
         "The first items; some benchmarks play each of them in several scenarios"
         return itertools.islice(items, limit)
@@ -259,7 +260,7 @@ def _share(bench:str, model:str, protocol:Protocol, data, which:dict, keys:froze
 
 def _loaded(model:str, thinking:bool | None=None)->LLM:
     "A model by its name, with or without reasoning"
-    return llm.load(model, **({} if thinking is None else {"thinking": thinking}))
+    return llm.load_model(model, **({} if thinking is None else {"thinking": thinking}))
 
 _kept = functools.cache(_loaded)
 
@@ -289,7 +290,7 @@ def _cluster(engine:str, model)->None:
 # %% ../../nbs/evaluation/01_bench.ipynb #cell-038
 def evaluate(
     bench:str, # One of `NAMES`
-    model:str|LLM, # A name for `llm.load`, or a model
+    model:str|LLM, # A name for `llm.load_model`, or a model
     out:str|Path, # results.jsonl
     data=None, # A local copy; default $FTRL_DATA, then ../shared/data, then the hub
     limit:int|None=None, # Only the first items

@@ -7,7 +7,8 @@ __all__ = ['Ftrl']
 
 # %% ../../nbs/evaluation/02_ftrl.ipynb #cell-002
 from .bench import Bench, Item, register
-from ..core import SCENARIOS, FtrlError, data_dir, stream
+from ..core import SCENARIOS, FtrlError
+from ..files import data_dir, stream_rows
 from ..training.rollout import ToolEpisode
 
 # %% ../../nbs/evaluation/02_ftrl.ipynb #cell-004
@@ -18,7 +19,7 @@ class Ftrl(Bench):
     grouped, max_turns, files = False, 20, ("ftrl/test.jsonl", "ftrl/test_a.parquet")
 
     def items(self, data):
-        for row in stream(data): yield Item(row.id, row.data_source.split("/")[-1], row)
+        for row in stream_rows(data): yield Item(row.id, row.data_source.split("/")[-1], row)
 
     def episode(self, item, key, protocol):
         if not sum(map(len, item.data.unsolved.values())):

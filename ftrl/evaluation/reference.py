@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from .bench import GENERAL, Item, find, sampled
 from .suites import ASK
 from ..core import FtrlError
-from ..models.llm import Local, Request, load
+from ..models.llm import Local, Request, load_model
 from ..training.prefix import Group, logprobs, share
 
 # %% ../../nbs/evaluation/08_reference.ipynb #cell-005
@@ -63,7 +63,7 @@ def reference(
 )->Iterator[dict]: # id, benchmark, scenario, metrics: bits, and ranked where there are choices
     "How probable the reference answers of a suite are"
     if suite not in GENERAL: raise FtrlError(f"suite {suite!r} has no reference answers; expected one of {', '.join(GENERAL)}")
-    bench, policy = find(suite), load(model, engine=False)
+    bench, policy = find(suite), load_model(model, engine=False)
     if not isinstance(policy, Local): raise FtrlError(f"model {model!r}: its probabilities are not to be had; expected smollm2, a directory or a hub id")
     share(policy.model)
     run = {"model": policy.name, "mark": policy.mark, "harness": "ftrl, reference 1"}

@@ -11,7 +11,8 @@ from collections import Counter
 from pathlib import Path
 from .. import chat
 from .bench import Bench, Item, register
-from ..core import FtrlError, data_dir, dumps, read_json_lines
+from ..core import FtrlError, dumps
+from ..files import data_dir, read_json_lines
 from ..training.rollout import Episode
 
 # %% ../../nbs/evaluation/05_rotbench.ipynb #cell-005

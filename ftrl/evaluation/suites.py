@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from .. import chat
 from ..sandbox import sandbox
 from .bench import Bench, Item, register
-from ..core import FtrlError, cache_dir, data_dir, dumps, read_json_lines, write_json_lines
+from ..core import FtrlError, dumps
+from ..files import cache_dir, data_dir, read_json_lines, write_json_lines
 from ..models.llm import LLM, Request, _cached_only
 
 # %% ../../nbs/evaluation/06_suites.ipynb #cell-005

@@ -12,7 +12,8 @@ from collections import Counter
 from pathlib import Path
 from .anatomy import FAULTS
 from .bench import find
-from ..core import FtrlError, data_dir, dumps, read_json_lines
+from ..core import FtrlError, dumps
+from ..files import data_dir, read_json_lines
 
 # %% ../../nbs/evaluation/07_table.ipynb #cell-005
 def read(

@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from .. import chat
 from ..sandbox import sandbox
 from .bench import Bench, Item, register
-from ..core import FtrlError, data_dir, dumps, find, read_json_lines
+from ..core import FtrlError, dumps
+from ..files import data_dir, find_file, read_json_lines
 from ..models.llm import LLM, Request, answer, clean
 from ..training.rollout import Episode
 
@@ -25,7 +26,7 @@ TABLES = {"retail": ("orders", "products", "users"), "airline": ("flights", "res
 
 def _read(path:Path):
     "A JSON file, plain or gzipped"
-    path = find(path)
+    path = find_file(path)
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as f:
         try: return json.load(f)
         except ValueError as e: raise FtrlError(f"{path}: not JSON ({e})") from e

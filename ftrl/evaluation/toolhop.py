@@ -10,7 +10,8 @@ import gzip, json
 from pathlib import Path
 from .. import chat
 from .bench import Bench, Item, register
-from ..core import FtrlError, Row, data_dir, dumps, read_json_lines, verify
+from ..core import FtrlError, Row, dumps, verify
+from ..files import data_dir, read_json_lines
 from ..training.rollout import Episode, ToolEpisode
 
 # %% ../../nbs/evaluation/03_toolhop.ipynb #cell-005

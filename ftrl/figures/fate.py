@@ -8,7 +8,8 @@ __all__ = ['CALLS', 'ENDS', 'GOOD_TO_BAD', 'fates', 'anatomies', 'errors', 'diff
 # %% ../../nbs/figures/04_fate.ipynb #cell-002
 from collections import Counter
 from pathlib import Path
-from ..core import SCENARIOS, Env, load, read_json_lines, solve, verify
+from ..core import SCENARIOS, Env, solve, verify
+from ..files import load_rows, read_json_lines
 from .style import (FAINT, INK, PALETTE, SCENARIO, Missing, caption, color, figure, interval, label, models, need, policy, results,
                         seeds, sheet)
 
@@ -52,7 +53,7 @@ def anatomies(
 )->"pd.DataFrame": # model, of (calls or episodes), fate, count
     "The fates of all calls and episodes of every policy"
     import pandas as pd
-    rows, out = {r.id: r for r in load(need(run, "envs/test.jsonl", "envs/test.jsonl")[0])}, []
+    rows, out = {r.id: r for r in load_rows(need(run, "envs/test.jsonl", "envs/test.jsonl")[0])}, []
     for path in need(run, "eval/*.jsonl", "eval"):
         counts = Counter()
         for line in read_json_lines(path):
@@ -99,7 +100,7 @@ def errors(
 def _sizes(run)->"pd.DataFrame":
     "Results with the size of their environments"
     import pandas as pd
-    rows = load(need(run, "envs/test.jsonl", "envs/test.jsonl")[0])
+    rows = load_rows(need(run, "envs/test.jsonl", "envs/test.jsonl")[0])
     size = {r.id: {"sub-questions": sum(map(len, r.unsolved.values())), "tools": len(r.toolset)} for r in rows}
     frame = results(run, "ftrl", "eval/*.jsonl")
     frame = frame[frame.id.isin(list(size)) & frame.solve_f1.notna()]

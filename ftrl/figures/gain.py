@@ -11,7 +11,7 @@ from pathlib import Path
 from .result import SOLVE, bars, curves, summary
 from .style import (CHECKPOINT, INK, PALETTE, Missing, caption, color, figure, label, main_algorithm, models, need,
                         results, seeds, sheet)
-from ..core import finished
+from ..files import finished
 from ..evaluation.table import bootstrap, chance
 
 # %% ../../nbs/figures/05_gain.ipynb #cell-007

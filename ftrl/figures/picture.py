@@ -9,7 +9,8 @@ __all__ = ['WIDE', 'TALL', 'PITCH_X', 'PITCH_Y', 'HEAD', 'PAPER_DATA', 'depths',
 # %% ../../nbs/figures/01_picture.ipynb #cell-002
 import textwrap
 from pathlib import Path
-from ..core import SCENARIOS, Env, load
+from ..core import SCENARIOS, Env
+from ..files import load_rows
 from .style import (FAINT, INK, SCENARIO, Missing, caption, config, figure, label, need, policy, seeds, sheet)
 
 # %% ../../nbs/figures/01_picture.ipynb #cell-007
@@ -84,7 +85,7 @@ def _typical(envs:list[Env], scenario:str, size:int)->Env | None:
 
 def environments(run, *splits:str)->list[Env]:
     "The environments of a run; rows without `env` are passed over"
-    rows = [r for s in splits for r in load(need(run, f"envs/{s}.jsonl", f"envs/{s}.jsonl")[0])]
+    rows = [r for s in splits for r in load_rows(need(run, f"envs/{s}.jsonl", f"envs/{s}.jsonl")[0])]
     envs = [Env.from_row(r) for r in rows if r.meta]
     if not envs: raise Missing(f"{run}/envs has no rows with an `env` column; make them with `ftrl build`")
     return envs

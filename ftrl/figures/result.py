@@ -10,7 +10,8 @@ __all__ = ['CURVES', 'SOLVE', 'CELLS', 'COLUMNS', 'HEADS', 'PAPER_TABLE', 'REWAR
 # %% ../../nbs/figures/02_result.ipynb #cell-002
 from pathlib import Path
 from ..evaluation.bench import find, means
-from ..core import SCENARIOS, read_json_lines
+from ..core import SCENARIOS
+from ..files import read_json_lines
 from .style import (FAINT, INK, PALETTE, SCENARIO, Missing, caption, color, config, figure, interval, label, main_algorithm, models,
                         need, policy, results, seeds, sheet)
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
-from ..core import SCENARIOS, Env, FtrlError, atomic, load, read_json_lines, finished
+from ..core import SCENARIOS, Env, FtrlError
+from ..files import atomic, load_rows, read_json_lines, finished
 from ..evaluation.table import COLUMNS, bootstrap
 
 # %% ../../nbs/figures/00_style.ipynb #cell-005

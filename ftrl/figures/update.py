@@ -135,8 +135,8 @@ def probing(
 ):
     "How readable the next tool and argument are, by layer, base against tuned"
     import pandas as pd
-    frame = pd.read_parquet(need(run, "delta/probes.parquet", "python -c \"from ftrl.core import load; from ftrl.weights.probe import probes; "
-        "probes({'base': BASE, 'grpo': TUNED}, load('RUN/rows/round1.parquet')).to_parquet('HERE')\"")[0])
+    frame = pd.read_parquet(need(run, "delta/probes.parquet", "python -c \"from ftrl.files import load_rows; from ftrl.weights.probe import probes; "
+        "probes({'base': BASE, 'grpo': TUNED}, load_rows('RUN/rows/round1.parquet')).to_parquet('HERE')\"")[0])
     tint = color(models(frame.model))
     fig, axes = sheet("How readable the right next step is", 10, 3.4, ncols=2, sharey=True)
     for ax, (target, part) in zip(axes, frame.groupby("target", sort=False)):

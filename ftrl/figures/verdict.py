@@ -15,7 +15,7 @@ from ..weights.delta import group
 from .gain import gains
 from .result import CELLS, GENERAL, REWARDS
 from .style import INK, Missing, caption, config, figure, label, main_algorithm, need, policy, results, seeds, sheet
-from ..core import read_json_lines, finished
+from ..files import read_json_lines, finished
 from ..evaluation.table import bootstrap, lined
 
 # %% ../../nbs/figures/06_verdict.ipynb #cell-005

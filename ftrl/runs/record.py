@@ -8,7 +8,8 @@ __all__ = ['STYLE', 'page', 'write']
 # %% ../../nbs/runs/7_record.ipynb #cell-002
 import base64, html, json
 from pathlib import Path
-from ..core import FtrlError, atomic, finished
+from ..core import FtrlError
+from ..files import atomic, finished
 from ..figures.style import FIGURES, config
 
 # %% ../../nbs/runs/7_record.ipynb #cell-005

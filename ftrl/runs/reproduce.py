@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from ..core import FtrlError, atomic, dumps, read_json_lines, finished, write_json_lines
+from ..core import FtrlError, dumps
+from ..files import atomic, read_json_lines, finished, write_json_lines
 from .record import write as write_report
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-005

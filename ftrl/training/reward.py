@@ -110,10 +110,10 @@ def score_file(
     reward:str="solve-f1", # One of `REWARDS`
 )->int: # How many were scored
     "Score recorded responses; the output has one line for each line of the input, in order"
-    from ftrl.core import _lines, _row, write_json_lines
+    from ftrl.files import numbered_lines, checked_row, write_json_lines
     def lines():
-        for i, x in _lines(path):
-            row, text = _row(x, f"{path} line {i}"), x.get("response")
+        for i, x in numbered_lines(path):
+            row, text = checked_row(x, f"{path} line {i}"), x.get("response")
             if not isinstance(text, str):
                 raise FtrlError(f"{path} line {i}: `response` is {type(text).__name__}; expected the turn's text")
             yield x | {"reward": score(text, row, reward).value}

@@ -10,7 +10,8 @@ import time
 from dataclasses import replace
 from .. import chat
 from ..models import llm
-from ..core import Call, data_dir, load
+from ..core import Call
+from ..files import data_dir, load_rows
 from ..models.llm import LLM, Local
 from ..perf import benchmark, case
 from .rollout import rollout
@@ -111,12 +112,12 @@ def bench_rollout(
     "What `ftrl bench rollout` prints"
     from ftrl.environments.build import build
     from ftrl.training.speed import bench_generate
-    local, exact = llm.load(model), llm.load(model, dtype="float32")
+    local, exact = llm.load_model(model), llm.load_model(model, dtype="float32")
     ours = [e.row() for e in build(32, seed=1, split="test")]
     cases = [versus("environments of ours, 80 tokens a turn", local, ours, k, max_turns=6, max_new_tokens=80),
              versus("the same in float32, for the texts", exact, ours[::4], k, max_turns=3, max_new_tokens=48)]
     if data_dir():
-        rows = load(data_dir()/"ftrl/test_a.parquet")
+        rows = load_rows(data_dir()/"ftrl/test_a.parquet")
         rows = rows[::max(100 // n, 1)][:n]
         cases += [versus("the paper's rows", local, rows, k, max_new_tokens=max_new_tokens),
                   versus("the paper's rows, five turns of 80 tokens", local, rows, k, 5, max_turns=5, max_new_tokens=80)]

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from ..models.checkpoint import beside
-from ..core import Env, FtrlError, Row, atomic, load, read_json_lines, save, write_json_lines
+from ..core import Env, FtrlError, Row
+from ..files import atomic, load_rows, read_json_lines, save_rows, write_json_lines
 from .train import Run, TrainConfig, train
 
 # %% ../../nbs/training/10_rounds.ipynb #cell-005
@@ -68,7 +69,7 @@ def best(
 
 def _played(model:str, rows:list[Row], how:dict)->list[dict]:
     "What a policy scores on each row"
-    from ftrl.models.llm import load as policy
+    from ftrl.models.llm import load_model as policy
     from ftrl.training.rollout import rollout
     return [{"id": t.row.id, "metrics": t.metrics} for t in rollout(policy(model), rows, **how)]
 
@@ -153,10 +154,10 @@ def met(
     "The step rows of a round, collected once"
     if not path.exists():
         from ftrl.training.collect import collect
-        from ftrl.models.llm import load as policy
+        from ftrl.models.llm import load_model as policy
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(collect(policy(model), envs, **how), path)
-    return list(load(path))
+        save_rows(collect(policy(model), envs, **how), path)
+    return list(load_rows(path))
 
 # %% ../../nbs/training/10_rounds.ipynb #cell-028
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import math, os, shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from ..core import Env, FtrlError, Row, atomic, dumps, read_json_lines, rng
+from ..core import Env, FtrlError, Row, dumps, rng
+from ..files import atomic, read_json_lines
 from ..chat import prepare, render
 
 # %% ../../nbs/training/09_train.ipynb #cell-005
@@ -386,7 +387,7 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
 
 # %% ../../nbs/training/09_train.ipynb #cell-048
 def calls(
-    policy, # A language model from `llm.load`
+    policy, # A language model from `llm.load_model`
     rows:Sequence[Row], # Rows to try
     n:int=8, # How many
 )->float: # Share of first turns with a readable call

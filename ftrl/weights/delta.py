@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from ..core import FtrlError, atomic
+from ..core import FtrlError
+from ..files import atomic
 from ..models.checkpoint import BLOCKS, PARTS, Adapted, Weight, number, pairs, part, weights
 
 # %% ../../nbs/weights/00_delta.ipynb #cell-005

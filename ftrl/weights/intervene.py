@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from ..core import FtrlError, atomic, read_json_lines, finished
+from ..core import FtrlError
+from ..files import atomic, read_json_lines, finished
 from ..models.checkpoint import BLOCKS, Adapted, number, pairs, part, weights
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-005
@@ -130,12 +131,12 @@ def intervene(
 )->"pd.DataFrame": # The table of `outcome`
     "Evaluate variants between two checkpoints with one loaded model"
     from ftrl.evaluation.bench import evaluate
-    from ftrl.models.llm import Local, load
+    from ftrl.models.llm import Local, load_model
     chosen, out = list(chosen), Path(out)
     for name, path in (known or {}).items(): _adopt(path, out/f"{name}.jsonl", limit)
     for v in chosen:
         if (out/f"{v.name}.jsonl").exists(): continue
-        if "policy" not in locals(): pair, policy, now = Pair(base, tuned), load(str(base)), {}
+        if "policy" not in locals(): pair, policy, now = Pair(base, tuned), load_model(str(base)), {}
         put(policy.model, pair, v, now)
         fresh = Local(policy.model, policy.tokenizer, f"{Path(str(tuned)).name} {v.name}", policy.batch)
         fresh.mark = f"{policy.mark} {v.name}"

@@ -49,7 +49,7 @@ def choices(
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-013
 def states(
-    policy, # A local model, as `ftrl.llm.load` gives it
+    policy, # A local model, as `ftrl.llm.load_model` gives it
     rows:Iterable[Row], # Whose prompts are read
 ):
     "The last prompt token's state after every layer: an array of (rows, layers, width)"
@@ -132,19 +132,19 @@ def _among(
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-027
 def probes(
-    models:dict, # Name -> what `ftrl.llm.load` takes; the first gives the points
+    models:dict, # Name -> what `ftrl.llm.load_model` takes; the first gives the points
     rows:list[Row], # Rows with an `env` column
     folds:int=5, # Parts of the cross-validation
 )->"pd.DataFrame": # model, layer, target, accuracy, low, high, chance, n
     "How readable the next step is in every layer of several models"
     import pandas as pd
-    from ftrl.models.llm import load
+    from ftrl.models.llm import load_model
     from ftrl.evaluation.table import bootstrap
     rows = [r for r in rows if r.meta]
     asked, out, points = choices(rows), [], None
     if not asked: raise FtrlError("no row has a gold next step; expected rows with an `env` column, made by `ftrl build` or `ftrl collect`")
     for name, spec in models.items():
-        policy = load(str(spec)) if not hasattr(spec, "model") else spec
+        policy = load_model(str(spec)) if not hasattr(spec, "model") else spec
         points = points or embed(policy, sorted({t for c in asked for t in c.candidates}))
         seen = states(policy, rows)
         for target in ("tool", "argument"):

@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from .stages import copied, decompose, deploy, document, integrate, scale
 from .talk import Budget, Desk, Endpoint, Rejected, Stopped, Transcript
 from ..build import Seen
-from ...core import SCENARIOS, Env, FtrlError, _dict, _lines, _open, atomic, dumps, find, rng
+from ...core import SCENARIOS, Env, FtrlError, dumps, rng
+from ...files import plain, numbered_lines, open_text, atomic, find_file
 
 # %% ../../../nbs/environments/authors/03_author.ipynb #cell-005
 def seeds(
@@ -24,7 +25,7 @@ def seeds(
 )->list[dict]: # `question`, perhaps `answer` and `scenario`
     "Seed questions, checked"
     if isinstance(source, (str, Path)):
-        if ".json" in Path(source).name: items = [(f"{source} line {i}", x) for i, x in _lines(source)]
+        if ".json" in Path(source).name: items = [(f"{source} line {i}", x) for i, x in numbered_lines(source)]
         else:
             items = [(f"{source} line {i}", x) for i, x in enumerate(_text(source), 1) if x.strip()
                      and x[0] != "#"]
@@ -36,7 +37,7 @@ def seeds(
 
 def _text(path)->list[str]:
     "The lines of a text file"
-    try: return find(path).read_text(encoding="utf-8").splitlines()
+    try: return find_file(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as e:
         raise FtrlError(f"{path}: not UTF-8 text ({e}); expected one question per line") from e
 
@@ -231,7 +232,7 @@ def build(
 # %% ../../../nbs/environments/authors/03_author.ipynb #cell-030
 def _written(envs:Iterator[Env], out)->Iterator[Env]:
     "The same environments, and a file of them in the end"
-    with atomic(out) as temp, _open(temp, "wt") as f:
+    with atomic(out) as temp, open_text(temp, "wt") as f:
         for env in envs:
-            f.write(dumps(_dict(env.row())) + "\n")
+            f.write(dumps(plain(env.row())) + "\n")
             yield env
