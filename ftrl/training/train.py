@@ -328,10 +328,10 @@ def _ids(x)->list[int]: return [] if x is None else [x] if isinstance(x, int) el
 # %% ../../nbs/training/09_train.ipynb #cell-042
 def _tokens(conversation:list[dict], tools:list[dict], tokenizer)->dict:
     "Token ids of a conversation, and labels on what the assistant says"
-    from ftrl.chat import _objects
+    from ftrl.chat import control_marks, template_message
     from trl.chat_template_utils import get_training_chat_template
     template = None if "generation %}" in tokenizer.chat_template else get_training_chat_template(tokenizer)
-    x = tokenizer.apply_chat_template([_objects(m) for m in conversation], tools=tools, return_dict=True,
+    x = tokenizer.apply_chat_template([template_message(m, control_marks(tokenizer)) for m in conversation], tools=tools, return_dict=True,
                                       return_assistant_tokens_mask=True, chat_template=template)
     return {"input_ids": x["input_ids"], "labels": [i if m else -100 for i, m in zip(x["input_ids"], x["assistant_masks"])]}
 
