@@ -70,7 +70,7 @@ class Recipe:
 @patch
 def views(self:Recipe)->list[View]:
     "The worlds as this split sees them"
-    if self.worlds is None: worlds = [w for w in map(load_world, world_names()) if w.held_out == (self.split == "world")]
+    if self.worlds is None: worlds = [w for w in map(load_world, world_names(installed=False)) if w.held_out == (self.split == "world")]
     else: worlds = [w if isinstance(w, World) else load_world(w) for w in self.worlds]
     if not worlds: raise FtrlError(f"no world for split {self.split!r}; expected names among {', '.join(world_names())}")
     return [w.view(self.split) for w in worlds]
