@@ -49,7 +49,8 @@ def _loaded(text:str):
 def _call(segment:str)->Call | None:
     "The call in the text between an opening mark and the next closing one; None if it cannot be read"
     if not segment.startswith(MARKS[0]): return None
-    return call_of(_loaded(segment.lstrip(MARKS[0]).strip()))  # lstrip takes characters: a doubled mark goes too
+    # lstrip takes characters, not a mark: a doubled mark goes too
+    return call_of(_loaded(segment.lstrip(MARKS[0]).strip()))
 
 # %% ../nbs/03_chat.ipynb #cell-014
 END_TOKENS = ("<|endoftext|>", "<|im_end|>")
@@ -123,19 +124,23 @@ def _native_call(c)->Call:
     "One of a message's `tool_calls`"
     function = c.get("function") if isinstance(c, dict) else None
     if not isinstance(function, dict): return Call("", {}, error="the call names no function")
-    id, name, arguments = c.get("id") or "", function.get("name"), function.get("arguments")
-    if isinstance(arguments, str) and arguments.strip(): arguments = _loaded(arguments)
-    elif not arguments and not isinstance(arguments, list): arguments = {}  # None, "" or {}: a tool without parameters
+    id, name = c.get("id") or "", function.get("name")
     if not isinstance(name, str) or not name:
-        return Call("" if name is None else str(name), {}, id, "the name of the function is no text")
+        return Call(dumps(name), {}, id, "the name of the function is no text")
+    arguments = _arguments(function.get("arguments"))
     if isinstance(arguments, dict): return Call(name, arguments, id)
     return Call(name, {}, id, "the arguments are no JSON object")
+
+def _arguments(x):
+    "Arguments as they came, parsed if they are text"
+    if x is None or x == "": return {}  # a tool without parameters
+    return _loaded(x) if isinstance(x, str) else x
 
 def _joined(content)->str:
     "The text of a message's content, which may come in parts"
     if not isinstance(content, list): return str(content or "")
-    texts = [p if isinstance(p, str) else p.get("text") for p in content if isinstance(p, (str, dict))]
-    return "".join(t for t in texts if isinstance(t, str))
+    texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    return "".join(text for text in texts if isinstance(text, str))
 
 # %% ../nbs/03_chat.ipynb #cell-027
 def from_message(
@@ -153,7 +158,9 @@ _SYSTEM = r"""
     {{- '<|im_start|>system\n' + system }}
     {%- if tools %}
         {{- ('\n\n' if system else '') + 'You can call these tools:\n<tools>\n' }}
-        {%- for tool in tools %}{{- (tool.function if tool.function is defined else tool) | tojson + '\n' }}{%- endfor %}
+        {%- for tool in tools %}
+            {{- (tool.function if tool.function is defined else tool) | tojson + '\n' }}
+        {%- endfor %}
         {{- '</tools>\nTo call one, write its name and arguments as JSON:\n<tool_call>\n' }}
         {{- '{"name": ..., "arguments": {...}}\n</tool_call>' }}
     {%- endif %}
@@ -203,7 +210,8 @@ def prepare(
     "Give a tokenizer whose chat template knows no tools the Hermes template"
     if "tools" in template_of(tokenizer): return tokenizer
     end = "<|im_end|>" if "<|im_end|>" in tokenizer.get_vocab() else tokenizer.eos_token
-    if end is None: raise FtrlError("the tokenizer has no end-of-sequence token; expected one, since turns end with it")
+    if end is None:
+        raise FtrlError("the tokenizer has no end-of-sequence token; expected one, since turns end with it")
     tokenizer.chat_template = HERMES.replace("<|im_end|>", end)
     return tokenizer
 
@@ -254,7 +262,10 @@ def render(
     import jinja2
     marks = control_marks(prepare(tokenizer))
     told = [template_message(m, marks) for m in messages]
-    try: return tokenizer.apply_chat_template(told, tools=tools or None, tokenize=False, add_generation_prompt=generate, **kwargs)
+    how = dict(tokenize=False, add_generation_prompt=generate) | kwargs
+    try: return tokenizer.apply_chat_template(told, tools=tools or None, **how)
     except (jinja2.TemplateError, TypeError, KeyError, RecursionError) as e:
-        raise FtrlError(f"the chat template of {getattr(tokenizer, 'name_or_path', '') or 'this model'} does not take this "
-                        f"conversation ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''})") from e
+        name = getattr(tokenizer, "name_or_path", "") or "this model"
+        why = (str(e).splitlines() or [""])[0]
+        raise FtrlError(f"the chat template of {name} does not take this conversation "
+                        f"({type(e).__name__}: {why})") from e

@@ -77,7 +77,8 @@ def normal(
     if isinstance(x, dict): return {str(k): normal(v) for k, v in x.items()}
     if isinstance(x, (set, frozenset)): return sorted((normal(v) for v in x), key=dumps)
     if isinstance(x, (list, tuple)): return [normal(v) for v in x]
-    return x if x is None or isinstance(x, (str, int, float, bool)) else str(x)
+    if x is None or isinstance(x, (str, int, float, bool)): return x
+    return str(x)
 
 # %% ../nbs/01_files.ipynb #cell-018
 def differences(
@@ -113,7 +114,7 @@ def _note(file, **what)->None:
 # %% ../nbs/01_files.ipynb #cell-023
 @dataclass
 class Claim:
-    "An output that is ours while the `with` lasts; `done` holds what `finish` was told, None while it is unfinished"
+    "An output that is ours while the `with` lasts; `done` is what `finish` was told, None before"
     path: Path
     about: dict
     done: dict | None
@@ -152,7 +153,8 @@ def claim(
     with open(note, "a+b") as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
-            raise FtrlError(f"{path}: another process is writing it; wait for it, or choose another --out") from e
+            raise FtrlError(f"{path}: another process is writing it; wait for it, "
+                            "or choose another --out") from e
         said = {} if force else _notes(file)
         if "about" in said: _same(path, said["about"], about)
         else: _fresh(path, note, file, about, force)
@@ -213,13 +215,17 @@ def _text_lines(path:Path)->Iterator[tuple[int, str]]:
             for i in itertools.count(1):
                 line = f.readline(LINE)
                 if not line: return
-                if len(line) == LINE: raise FtrlError(f"{path} line {i}: longer than {LINE >> 20} MB; expected JSON lines")
+                if len(line) == LINE: raise _not_lines(path, i, f"longer than {LINE >> 20} MB")
                 blank = 0 if line.strip() else blank + 1
-                if blank > BLANK: raise FtrlError(f"{path} line {i}: {BLANK:,} blank lines in a row; expected JSON lines")
+                if blank > BLANK: raise _not_lines(path, i, f"{BLANK:,} blank lines in a row")
                 if not blank: yield i, line
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as e:
         raise FtrlError(f"{path}: not UTF-8 text or a broken .gz file ({e})") from e
     except OSError as e: raise FtrlError(f"{path}: cannot be read ({e.strerror or e})") from e
+
+def _not_lines(path:Path, i:int, why:str)->FtrlError:
+    "What to say of a file that holds something else than lines of JSON"
+    return FtrlError(f"{path} line {i}: {why}; expected JSON lines")
 
 # %% ../nbs/01_files.ipynb #cell-036
 def parsed(
@@ -228,7 +234,8 @@ def parsed(
 ):
     "A JSON value; what is not JSON, or too deep to read, raises `FtrlError`"
     try: x = json.loads(text)
-    except RecursionError: raise FtrlError(f"{where}: JSON nested too deeply; expected a row or a record") from None
+    except RecursionError:
+        raise FtrlError(f"{where}: JSON nested too deeply; expected a row or a record") from None
     except ValueError as e: raise FtrlError(f"{where}: not JSON ({e})") from e
     return clean(x) if "\\ud" in text or "\\uD" in text else x
 
@@ -239,7 +246,8 @@ def numbered_lines(
     path = find_file(path)
     for i, line in _text_lines(path):
         x = parsed(line, f"{path} line {i}")
-        if not isinstance(x, dict): raise FtrlError(f"{path} line {i}: got {type(x).__name__}, expected an object")
+        if not isinstance(x, dict):
+            raise FtrlError(f"{path} line {i}: got {type(x).__name__}, expected an object")
         yield i, x
 
 # %% ../nbs/01_files.ipynb #cell-038
@@ -260,18 +268,23 @@ def write_json_lines(
     return n
 
 # %% ../nbs/01_files.ipynb #cell-041
-COLUMNS = {"messages": list, "tools": str, "codes": str, "unsolved_set": str, "solve_rate": float, "data_source": str,
-           "split": str, "answer": str}
+COLUMNS = {"messages": list, "tools": str, "codes": str, "unsolved_set": str, "solve_rate": float,
+           "data_source": str, "split": str, "answer": str}
 _JSON = {"tools": list, "codes": dict, "unsolved_set": dict, "env": dict}
 
 def _columns(x:dict, where:str)->None:
     "Is every column there, and of its type?"
     for name, kind in COLUMNS.items():
-        if name not in x: raise FtrlError(f"{where}: column `{name}` is missing; expected {', '.join(COLUMNS)}")
-        value, kinds = x[name], (int, float) if kind is float else kind
-        if name == "answer" and value is None: continue  # an answer that nobody knows
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise FtrlError(f"{where}: column `{name}` is {type(value).__name__}; expected {kind.__name__}")
+        if name not in x:
+            raise FtrlError(f"{where}: column `{name}` is missing; expected {', '.join(COLUMNS)}")
+        if name == "answer" and x[name] is None: continue  # an answer that nobody knows
+        if not _is(x[name], kind):
+            raise FtrlError(f"{where}: column `{name}` is {type(x[name]).__name__}; expected {kind.__name__}")
+
+def _is(value, kind:type)->bool:
+    "Is a value of a column's type? Whole numbers pass for fractions, truth values for nothing else"
+    if isinstance(value, bool): return False
+    return isinstance(value, (int, float) if kind is float else kind)
 
 # %% ../nbs/01_files.ipynb #cell-043
 def _inside(x:dict, where:str)->dict:
@@ -289,41 +302,59 @@ def _inside(x:dict, where:str)->dict:
 def _texts(xs:dict, where:str)->None:
     "Are the values lists of texts?"
     for tool, answers in xs.items():
-        if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
-            raise FtrlError(f"{where}: `unsolved_set` holds {dumps(answers)[:60]} for {tool!r}; expected a list of texts")
+        listed = answers if isinstance(answers, list) else [None]
+        if all(isinstance(answer, str) for answer in listed): continue
+        raise FtrlError(f"{where}: `unsolved_set` holds {dumps(answers)[:60]} for {tool!r}; "
+                        "expected a list of texts")
 
 # %% ../nbs/01_files.ipynb #cell-045
 def _content(message:dict, where:str):
     "The text of a message; parts are joined"
     content = message.get("content")
+    if isinstance(content, str): return content
+    if content is None and message["role"] == "assistant": return None  # it only called
     if isinstance(content, list):
-        parts = [p if isinstance(p, str) else p.get("text") if isinstance(p, dict) else None for p in content]
-        if all(isinstance(p, str) for p in parts): return "".join(parts)
-    elif isinstance(content, str) or (content is None and message.get("role") == "assistant"): return content
+        parts = [_part(part) for part in content]
+        if None not in parts: return "".join(parts)
     raise FtrlError(f"{where}: a message has no text, but {dumps(content)[:60]}; expected `content`, a text")
 
-def _tool_call(c, where:str)->dict:
-    "A call in chat form; a flat one is put into its function"
-    if isinstance(c, dict) and "function" not in c and isinstance(c.get("name"), str):
-        c = {"id": c.get("id"), "type": "function", "function": {k: c.get(k) for k in ("name", "arguments")}}
-    if not (isinstance(c, dict) and isinstance(c.get("function"), dict) and isinstance(c["function"].get("name"), str)):
-        raise FtrlError(f"{where}: `tool_calls` holds {dumps(c)[:60]}; expected {{\"function\": {{\"name\", \"arguments\"}}}}")
-    return c
+def _part(part)->str | None:
+    "The text of one part of a content"
+    text = part.get("text") if isinstance(part, dict) else part
+    return text if isinstance(text, str) else None
 
 # %% ../nbs/01_files.ipynb #cell-047
+def _tool_call(call, where:str)->dict:
+    "A call in chat form; a flat one is put into its function"
+    if isinstance(call, dict) and "function" not in call and "name" in call:
+        function = {"name": call["name"], "arguments": call.get("arguments")}
+        call = {"id": call.get("id"), "type": "function", "function": function}
+    function = call.get("function") if isinstance(call, dict) else None
+    if isinstance(function, dict) and isinstance(function.get("name"), str): return call
+    raise FtrlError(f"{where}: `tool_calls` holds {dumps(call)[:60]}; expected objects with a `function` "
+                    "that has a `name` and `arguments`")
+
+# %% ../nbs/01_files.ipynb #cell-049
 def checked_message(
     m, # A chat message from anywhere
     where:str, # Names its place in errors
 )->dict: # The same object where nothing had to change
     "A chat message with a role, a text, and calls in chat form"
     if not (isinstance(m, dict) and isinstance(m.get("role"), str)):
-        raise FtrlError(f"{where}: `messages` holds {dumps(m)[:60]}; expected objects with `role` and `content`")
+        raise FtrlError(f"{where}: `messages` holds {dumps(m)[:60]}; expected objects with a `role`")
     content, calls = _content(m, where), m.get("tool_calls")
     if content is not m.get("content"): m = {**m, "content": content}
     if not calls: return m
-    if not isinstance(calls, list): raise FtrlError(f"{where}: `tool_calls` is {type(calls).__name__}; expected a list")
-    found = [_tool_call(c, where) for c in calls]
-    return m if all(a is b for a, b in zip(found, calls)) else {**m, "tool_calls": found}
+    if not isinstance(calls, list):
+        raise FtrlError(f"{where}: `tool_calls` is {type(calls).__name__}; expected a list")
+    found = [_tool_call(call, where) for call in calls]
+    return {**m, "tool_calls": found} if found != calls else m
+
+# %% ../nbs/01_files.ipynb #cell-051
+def _holds(xs, kind:type, name:str, where:str)->None:
+    "Are all of them of this type?"
+    if not all(isinstance(x, kind) for x in xs):
+        raise FtrlError(f"{where}: column `{name}` holds something else than {kind.__name__}s")
 
 def checked_row(
     x:dict, # A row as JSON or Arrow gives it
@@ -333,16 +364,13 @@ def checked_row(
     _columns(x, where)
     found = _inside(x, where)
     _texts(found["unsolved_set"], where)
-    for name in ("tools", "codes"):
-        inner = dict if name == "tools" else str
-        items = found[name] if name == "tools" else found[name].values()
-        if not all(isinstance(i, inner) for i in items):
-            raise FtrlError(f"{where}: column `{name}` holds something else than {inner.__name__}s")
+    _holds(found["tools"], dict, "tools", where)
+    _holds(found["codes"].values(), str, "codes", where)
     env = x.get("env")
     known = {c: x[c] for c in COLUMNS} | {"messages": [checked_message(m, where) for m in x["messages"]]}
     return Row(**known, env=dumps(env) if isinstance(env, dict) else env)
 
-# %% ../nbs/01_files.ipynb #cell-051
+# %% ../nbs/01_files.ipynb #cell-055
 def plain(row:Row)->dict:
     "A row as a plain dict; `env` only where there is one"
     found = {c: getattr(row, c) for c in COLUMNS}
@@ -359,7 +387,7 @@ def _flat(message:dict)->dict:
     if not calls: return {k: v for k, v in message.items() if k != "tool_calls"}
     return {**message, "tool_calls": [{**c, "function": _argument_text(c["function"])} for c in calls]}
 
-# %% ../nbs/01_files.ipynb #cell-052
+# %% ../nbs/01_files.ipynb #cell-056
 def _present(x:dict, keep:tuple=())->dict:
     "Without its nulls"
     return {k: v for k, v in x.items() if v is not None or k in keep}
@@ -369,10 +397,11 @@ def _lean(message)->dict:
     if not isinstance(message, dict): return message
     message = _present(message, ("content",))
     calls = message.get("tool_calls")
-    if isinstance(calls, list): message["tool_calls"] = [_present(c) if isinstance(c, dict) else c for c in calls]
+    if isinstance(calls, list):
+        message["tool_calls"] = [_present(c) if isinstance(c, dict) else c for c in calls]
     return message
 
-# %% ../nbs/01_files.ipynb #cell-055
+# %% ../nbs/01_files.ipynb #cell-059
 def stream_rows(
     path, # .jsonl, .jsonl.gz or .parquet
 )->Iterator[Row]:
@@ -380,7 +409,9 @@ def stream_rows(
     if str(path).endswith(".parquet"): yield from _stream_parquet(find_file(path))
     elif str(path).removesuffix(".gz").endswith((".jsonl", ".json")):
         for i, x in numbered_lines(path): yield checked_row(x, f"{path} line {i}")
-    else: raise FtrlError(f"{path}: unknown kind of file; expected a name ending in .jsonl, .jsonl.gz or .parquet")
+    else:
+        raise FtrlError(f"{path}: unknown kind of file; expected a name ending in .jsonl, .jsonl.gz "
+                        "or .parquet")
 
 def _batches(path)->Iterator[dict]:
     "The records of a parquet file"
@@ -390,9 +421,10 @@ def _batches(path)->Iterator[dict]:
             for batch in file.iter_batches(256): yield from batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as e:
         if isinstance(e, FtrlError): raise
-        raise FtrlError(f"{path}: not a parquet file, or a broken one ({str(e).splitlines()[0][:160]})") from e
+        why = (str(e).splitlines() or [type(e).__name__])[0]
+        raise FtrlError(f"{path}: not a parquet file, or a broken one ({why[:160]})") from e
 
-# %% ../nbs/01_files.ipynb #cell-056
+# %% ../nbs/01_files.ipynb #cell-060
 def _stream_parquet(path)->Iterator[Row]:
     "Rows of a parquet file, a batch at a time"
     for i, x in enumerate(_batches(path), 1):
@@ -405,7 +437,7 @@ def load_rows(
     "Read all rows of a file"
     return list(stream_rows(path))
 
-# %% ../nbs/01_files.ipynb #cell-058
+# %% ../nbs/01_files.ipynb #cell-062
 def _schema():
     "The Arrow schema of no rows"
     import pyarrow as pa
@@ -416,11 +448,11 @@ def _schema():
 def _arrow(rows:list[Row]):
     "Rows as an Arrow table"
     import pyarrow as pa
-    xs = [plain(r) | {"messages": [_flat(m) for m in r.messages]} for r in rows]
-    if any("env" in x for x in xs): xs = [x | {"env": x.get("env")} for x in xs]
-    return pa.Table.from_pylist(xs, schema=None if xs else _schema())
+    found = [plain(r) | {"messages": [_flat(m) for m in r.messages]} for r in rows]
+    if any("env" in x for x in found): found = [{"env": None} | x for x in found]
+    return pa.Table.from_pylist(found, schema=None if found else _schema())
 
-# %% ../nbs/01_files.ipynb #cell-059
+# %% ../nbs/01_files.ipynb #cell-063
 def save_rows(
     rows:Iterable[Row | Env], # What to write, in order; environments are written as fresh rows
     path, # .jsonl, .jsonl.gz or .parquet
@@ -433,7 +465,7 @@ def save_rows(
     with atomic(path) as temp: pq.write_table(table, temp)
     return table.num_rows
 
-# %% ../nbs/01_files.ipynb #cell-062
+# %% ../nbs/01_files.ipynb #cell-066
 def as_rows(
     data, # A file, or rows, environments, their dicts or a `datasets.Dataset`
 )->list[Row]: # At least one
@@ -455,7 +487,7 @@ def _as_row(x, i:int)->Row:
     if isinstance(messages, list): x = {**x, "messages": [_lean(m) for m in messages]}
     return checked_row(x, f"item {i}")
 
-# %% ../nbs/01_files.ipynb #cell-065
+# %% ../nbs/01_files.ipynb #cell-069
 def to_dataset(
     rows:Iterable[Row], # Rows of any kind
 ):
@@ -470,7 +502,7 @@ def from_dataset(
     rows = ({**x, "messages": [_lean(m) for m in x["messages"]]} for x in dataset)
     return [checked_row(x, f"dataset row {i}") for i, x in enumerate(rows)]
 
-# %% ../nbs/01_files.ipynb #cell-068
+# %% ../nbs/01_files.ipynb #cell-072
 def cache_dir()->Path:
     "Where converted models are kept: `$FTRL_CACHE`, or `~/.cache/ftrl`"
     return Path(os.environ.get("FTRL_CACHE") or Path.home()/".cache"/"ftrl")

@@ -14,7 +14,7 @@ from .core import FtrlError
 
 # %% ../nbs/02_registry.ipynb #cell-005
 class Registry(Mapping):
-    "Records of one kind by name, in the order they were added; unknown names raise `FtrlError` with those known"
+    "Records of one kind by name, in the order they were added; unknown names raise `FtrlError`"
     def __init__(self,
         group:str, # Of entry points, such as `ftrl.worlds`
         noun:str, # What a record is called in errors
@@ -53,15 +53,17 @@ def register(self:Registry, name:str)->Callable:
 def discover(registry:Registry)->None:
     "Import the modules of `home`, and note what entry points offer; done once"
     if registry.offered is not None: return
-    registry.offered = {e.name: e for e in entry_points(group=registry.group)}  # set first: a module of `home` may look
+    # set before the imports: a module of `home` may look something up while it is imported
+    registry.offered = {entry.name: entry for entry in entry_points(group=registry.group)}
     if not registry.home: return
     package = importlib.import_module(registry.home)
-    for module in pkgutil.iter_modules(package.__path__): importlib.import_module(f"{registry.home}.{module.name}")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{registry.home}.{module.name}")
 
 def _loaded_entry(registry:Registry, name:str):
     "A record that an installed package offers"
     entry = registry.offered[name]
     try: return entry.load()
     except Exception as e:  # whatever their module does wrong
-        raise FtrlError(f"{registry.noun} {name!r} of the installed package cannot be loaded from {entry.value!r}: "
-                        f"{type(e).__name__}: {e}") from e
+        raise FtrlError(f"{registry.noun} {name!r} of the installed package cannot be loaded "
+                        f"from {entry.value!r}: {type(e).__name__}: {e}") from e
