@@ -16,9 +16,9 @@ from fastcore.basics import patch
 from .. import chat
 from ..sandbox import sandbox
 from .bench import Bench, Item, register
-from ..core import FtrlError, dumps
+from ..core import FtrlError, clean, dumps
 from ..files import data_dir, find_file, read_json_lines
-from ..models.llm import LLM, Request, answer, clean
+from ..models.llm import LLM, Request, answer
 from ..training.rollout import Episode
 
 # %% ../../nbs/evaluation/04_taubench.ipynb #cell-005

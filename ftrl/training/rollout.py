@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, ThreadPoolExecutor, wait
 from tqdm.auto import tqdm
 from .. import chat
-from ..core import FtrlError, Row, Step, Trajectory, solve
-from ..models.llm import LLM, Reply, Request, clean
+from ..core import FtrlError, Row, Step, Trajectory, clean, solve
+from ..models.llm import LLM, Reply, Request
 from .reward import replies
 
 # %% ../../nbs/training/01_rollout.ipynb #cell-005
