@@ -12,7 +12,8 @@ from .bench import GENERAL, Item, find, sampled
 from .suites import ASK
 from ..core import FtrlError
 from ..models.llm import Local, Request, load_model
-from ..training.prefix import Group, logprobs, share
+from ..training.packed import Group
+from ..training.prefix import logprobs, share
 
 # %% ../../nbs/evaluation/08_reference.ipynb #cell-005
 def _choices(x:dict)->list[str]:

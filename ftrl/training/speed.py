@@ -196,7 +196,8 @@ def bench_generate(
     import torch
     from transformers import AutoModelForCausalLM
     from ftrl.models.llm import path
-    from ftrl.training.prefix import generate, share
+    from ftrl.training.generate import generate
+    from ftrl.training.prefix import share
     device, kind = "cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16 if dtype == "bf16" else torch.float32
     load = lambda: AutoModelForCausalLM.from_pretrained(path(model), dtype=kind).to(device).eval()
     ours, stock = share(load()), load()

@@ -291,13 +291,14 @@ def _digest(rows:Sequence)->str:
 def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, peft=None, mode:str="step"):
     "The TRL trainer of a run"
     from transformers import PrinterCallback
-    from ftrl.training.prefix import supported
-    from ftrl.training.trainer import Record, StepTrainer
+    from ftrl.training.prefix import shareable
+    from ftrl.training.record import Record
+    from ftrl.training.trainer import StepTrainer
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     visits = order(rows, config.steps * config.prompts, args.seed, config.options.get("curriculum", False))
     make = _episodes if mode == "episode" else _steps
     trainer = StepTrainer(network, args=args, processing_class=tokenizer, algorithm=config.algorithm, peft_config=peft,
-                          shared=config.options.get("shared", supported(network)),
+                          shared=config.options.get("shared", shareable(network)),
                           resample=config.options.get("resample", 0), **make(rows, visits, network, tokenizer, config),
                           callbacks=[Record(Path(args.output_dir)/"metrics.jsonl", config.algorithm)])
     if mode == "episode": trainer._env_tools = {str(i): r.toolset for i, r in enumerate(rows)}  # schemas as the row has them
@@ -372,7 +373,8 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import SFTConfig
-    from ftrl.training.trainer import GoldTrainer, Record
+    from ftrl.training.gold_trainer import GoldTrainer
+    from ftrl.training.record import Record
     defaults = dict(per_device_train_batch_size=config.envs * config.variants, gradient_accumulation_steps=1, bf16=_bf16(),
                     gradient_checkpointing=False, lr_scheduler_type="cosine", warmup_steps=min(5, config.steps // 10 + 1),
                     logging_steps=1, save_steps=max(1, config.steps // 2), save_total_limit=1, report_to="none", disable_tqdm=True,
