@@ -10,13 +10,19 @@ __all__ = ['OPTIONS', 'STRATEGIES', 'OPTIONS_AT', 'TOTAL', 'generalize', 'Option
 import random
 from dataclasses import dataclass, replace
 from .compute import OPERATIONS
-from ..core import FtrlError, ToolDoc, rng
-from .document import Tool, alike, document, function, name, said
-from .integrate import integrate, label, widen
-from .scenario import Hop, Plan, decompose
+from ..core import FtrlError
+from .document import Tool, alike, document, function, joined, said
+from .integrate import widen
+from .scenario import Hop, Plan
 from .world import View
 
 # %% ../../nbs/environments/09_scale.ipynb #cell-005
+def _offers(theme, view)->list[str]:
+    "All that a tool of this theme could be asked"
+    domain, family = theme
+    if domain: return [x.id for x in view.out.get(domain, ())]
+    return [x.id for x in OPERATIONS.values() if x.service == family]
+
 def generalize(
     tool:Tool, # The tool
     plan:Plan, # What is asked
@@ -25,14 +31,14 @@ def generalize(
     most:int=5, # Choices it offers at most
 )->Tool:
     "A tool that can be asked more than the question needs"
-    asked = {h.ask.id for h in plan.hops}
-    pool = [x.id for x in view.out.get(tool.theme[0], ())] if tool.theme[0] else \
-        [o.id for o in OPERATIONS.values() if o.service == tool.theme[1]]
-    pool = [i for i in pool if i not in asked and i not in tool.asks]
-    asks = [*tool.asks, *r.sample(pool, min(len(pool), max(0, r.randint(most - 2, most) - len(tool.asks))))]
-    if asks == list(tool.asks): return tool
+    of = {hop.id: hop.ask.id for hop in plan.hops}
+    taken = {*of.values(), *tool.asks}
+    pool = [ask for ask in _offers(tool.theme, view) if ask not in taken]
+    wanted = r.randint(most - 2, most) - len(tool.asks)
+    asks = [*tool.asks, *r.sample(pool, min(len(pool), max(0, wanted)))]
+    if len(asks) == len(tool.asks): return tool
     r.shuffle(asks)
-    return widen(tool, asks, view, r, {h.id: h.ask.id for h in plan.hops})
+    return widen(tool, asks, view, r, of)
 
 # %% ../../nbs/environments/09_scale.ipynb #cell-008
 @dataclass(frozen=True)
@@ -43,53 +49,116 @@ class Option:
     code: str           # Python lines; they see `value` and the parameter
     numeric: bool = False  # Only for tools that return numbers
 
-def _flag(name, default, text, code, **kw): return Option(name, {"type": "boolean", "description": text, "default": default}, code, **kw)
-def _choice(name, values, text, code, **kw):
-    return Option(name, {"type": "string", "description": text, "enum": values, "default": values[0]}, code, **kw)
+OPTIONS:dict[str, Option] = {}
+
+def _option(name:str, schema:dict, code:str, numeric:bool=False)->Option:
+    "Add an option; its code is written with an empty first line"
+    OPTIONS[name] = Option(name, schema, code.strip("\n"), numeric)
+    return OPTIONS[name]
+
+# %% ../../nbs/environments/09_scale.ipynb #cell-010
+def _choice(name:str, values:list[str], text:str, code:str)->Option:
+    "An option with a few values"
+    schema = {"type": "string", "description": text, "enum": values, "default": values[0]}
+    return _option(name, schema, code)
+
+_choice("letter_case", ["original", "upper", "lower"], "Letter case of the returned text.", """
+if letter_case == "upper":
+    value = value.upper()
+elif letter_case == "lower":
+    value = value.lower()
+""")
+_choice("output_format", ["text", "json"],
+        "Whether to return plain text or a JSON object with the field 'value'.", """
+if output_format == "json":
+    value = {"value": value}
+""")
 
 # %% ../../nbs/environments/09_scale.ipynb #cell-011
-OPTIONS = {o.name: o for o in [
-    _choice("letter_case", ["original", "upper", "lower"], "Letter case of the returned text.",
-            'if letter_case == "upper":\n    value = value.upper()\nelif letter_case == "lower":\n    value = value.lower()'),
-    _choice("output_format", ["text", "json"], "Whether to return plain text or a JSON object with the field 'value'.",
-            'if output_format == "json":\n    value = {"value": value}'),
-    _choice("quotes", ["none", "single", "double"], "Quotation marks to put around the returned text.",
-            'value = {"none": "", "single": "\'", "double": \'"\'}[quotes].join(("", value, "")) if quotes != "none" else value'),
-    _choice("spacing", ["normal", "underscore", "hyphen"], "What separates the words of the returned text.",
-            'if spacing != "normal":\n    value = value.replace(" ", "_" if spacing == "underscore" else "-")'),
-    _flag("ascii_only", False, "Whether to replace accented letters by plain ones. Default is false.",
-          'if ascii_only:\n    import unicodedata\n    value = unicodedata.normalize("NFKD", value).encode("ascii", "ignore").decode()'),
-    _flag("thousands_separator", True, "Whether large numbers keep their commas. Default is true.",
-          'if not thousands_separator:\n    value = value.replace(",", "")', numeric=True),
-    _flag("include_unit", True, "Whether the unit is written behind a number. Default is true.",
-          'if not include_unit and value[:1].isdigit():\n    value = value.split(" ")[0]', numeric=True),
-    _flag("include_length", False, "Whether to append the number of characters of the value. Default is false.",
-          'if include_length:\n    value += " - " + str(len(value)) + " characters"'),
-]}
+_mark = """{"none": "", "single": "'", "double": '"'}[quotes]"""
+_choice("quotes", ["none", "single", "double"], "Quotation marks to put around the returned text.",
+        f'value = {_mark}.join(("", value, "")) if quotes != "none" else value')
+_choice("spacing", ["normal", "underscore", "hyphen"], "What separates the words of the returned text.", """
+if spacing != "normal":
+    value = value.replace(" ", "_" if spacing == "underscore" else "-")
+""")
 
-# %% ../../nbs/environments/09_scale.ipynb #cell-013
-def _add(*options:Option): OPTIONS.update({o.name: o for o in options})
+# %% ../../nbs/environments/09_scale.ipynb #cell-014
+def _flag(name:str, default:bool, text:str, code:str, numeric:bool=False)->Option:
+    "An option that is on or off"
+    return _option(name, {"type": "boolean", "description": text, "default": default}, code, numeric)
 
-_add(
-    Option("max_length", {"type": "integer", "description": "Cut the returned text after this many characters.",
-                          "minimum": 1, "maximum": 500}, 'if max_length is not None:\n    value = value[:max_length]'),
-    Option("min_length", {"type": "integer", "description": "Refuse values shorter than this many characters.",
-                          "minimum": 0, "default": 0}, 'if len(value) < min_length:\n    return "Error: the value is shorter than \'min_length\'."'),
-    Option("significant_digits", {"type": "number", "description": "Round numbers to this many significant digits.",
-                                  "minimum": 1, "maximum": 15},
-           'if significant_digits is not None and value[:1].isdigit():\n    head, _, tail = value.partition(" ")\n'
-           '    head = float(f"{float(head.replace(\',\', \'\')):.{int(significant_digits)}g}")\n'
-           '    value = f"{head:,} {tail}".strip()', numeric=True),
-    Option("exclude_words", {"type": "array", "description": "Refuse values that contain one of these words.",
-                             "items": {"type": "string"}},
-           'for word in exclude_words or []:\n    if word.casefold() in value.casefold():\n'
-           '        return "Error: the value contains an excluded word."'),
-    Option("layout", {"type": "object", "description": "How to lay out the returned text.", "properties": {
-        "indent": {"type": "integer", "description": "Blanks before the text.", "minimum": 0, "maximum": 20},
-        "bullet": {"type": "boolean", "description": "Whether to begin with a bullet."}}},
-           'if layout:\n    value = " " * layout.get("indent", 0) + ("- " if layout.get("bullet") else "") + value'))
+_flag("ascii_only", False, "Whether to replace accented letters by plain ones. Default is false.", """
+if ascii_only:
+    import unicodedata
+    value = unicodedata.normalize("NFKD", value).encode("ascii", "ignore").decode()
+""")
+_flag("thousands_separator", True, "Whether large numbers keep their commas. Default is true.", """
+if not thousands_separator:
+    value = value.replace(",", "")
+""", numeric=True)
 
-# %% ../../nbs/environments/09_scale.ipynb #cell-016
+# %% ../../nbs/environments/09_scale.ipynb #cell-015
+_flag("include_unit", True, "Whether the unit is written behind a number. Default is true.", """
+if not include_unit and value[:1].isdigit():
+    value = value.split(" ")[0]
+""", numeric=True)
+_flag("include_length", False,
+      "Whether to append the number of characters of the value. Default is false.", """
+if include_length:
+    value += " - " + str(len(value)) + " characters"
+""")
+
+# %% ../../nbs/environments/09_scale.ipynb #cell-018
+def _limit(kind:str, text:str, **limits)->dict:
+    "The schema of a number within limits"
+    return {"type": kind, "description": text, **limits}
+
+_longest = _limit("integer", "Cut the returned text after this many characters.", minimum=1, maximum=500)
+_shortest = _limit("integer", "Refuse values shorter than this many characters.", minimum=0, default=0)
+_digits = _limit("number", "Round numbers to this many significant digits.", minimum=1, maximum=15)
+
+_option("max_length", _longest, """
+if max_length is not None:
+    value = value[:max_length]
+""")
+_option("min_length", _shortest, """
+if len(value) < min_length:
+    return "Error: the value is shorter than 'min_length'."
+""")
+_option("significant_digits", _digits, """
+if significant_digits is not None and value[:1].isdigit():
+    head, _, tail = value.partition(" ")
+    head = float(f"{float(head.replace(',', '')):.{int(significant_digits)}g}")
+    value = f"{head:,} {tail}".strip()
+""", numeric=True)
+
+# %% ../../nbs/environments/09_scale.ipynb #cell-021
+_excluded = {
+    "type": "array", "description": "Refuse values that contain one of these words.",
+    "items": {"type": "string"}}
+_indent = _limit("integer", "Blanks before the text.", minimum=0, maximum=20)
+_bullet = {"type": "boolean", "description": "Whether to begin with a bullet."}
+_layout = {
+    "type": "object", "description": "How to lay out the returned text.",
+    "properties": {"indent": _indent, "bullet": _bullet}}
+
+_option("exclude_words", _excluded, """
+for word in exclude_words or []:
+    if word.casefold() in value.casefold():
+        return "Error: the value contains an excluded word."
+""")
+_option("layout", _layout, """
+if layout:
+    value = " " * layout.get("indent", 0) + ("- " if layout.get("bullet") else "") + value
+""")
+
+# %% ../../nbs/environments/09_scale.ipynb #cell-024
+def _in_order(names)->tuple[str, ...]:
+    "Options in the order in which their code has to run"
+    ordered = [name for name in OPTIONS if name in names]
+    return tuple(sorted(ordered, key="output_format".__eq__))
+
 def expand(
     tool:Tool, # The tool
     r:random.Random, # Where choices come from
@@ -99,38 +168,52 @@ def expand(
     "A tool with more parameters, all optional and all effective"
     pool = [o for o in OPTIONS.values() if o.name not in tool.properties and (numeric or not o.numeric)]
     chosen = r.sample(pool, min(more, len(pool)))
-    properties = dict(tool.properties) | {o.name: o.schema for o in chosen}
-    text = f"{tool.doc.description} Optional parameters choose {_list([o.name.replace('_', ' ') for o in chosen])}."
-    doc = replace(tool.doc, description=text, parameters=function(properties, tool.doc.parameters["required"]))
-    order = {n: i for i, n in enumerate(OPTIONS)}  # `output_format` must come last: it makes an object of the text
-    options = sorted((*tool.options, *(o.name for o in chosen)), key=lambda n: (n == "output_format", order[n]))
-    return replace(tool, doc=doc, options=tuple(options))
+    names = [option.name for option in chosen]
+    said_so = joined([name.replace("_", " ") for name in names])
+    properties = tool.properties | {option.name: option.schema for option in chosen}
+    parameters = function(properties, tool.doc.parameters["required"])
+    text = f"{tool.doc.description} Optional parameters choose {said_so}."
+    doc = replace(tool.doc, description=text, parameters=parameters)
+    return replace(tool, doc=doc, options=_in_order((*tool.options, *names)))
 
-def _list(words:list[str])->str:
-    "Words joined as English joins them"
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+# %% ../../nbs/environments/09_scale.ipynb #cell-027
+def _as_object(schema, wrap)->dict:
+    "The schema of a subject that is given as an object"
+    named = {"type": "string", "description": schema["description"]}
+    match = {"type": "string", "description": "How to compare names.", "enum": ["ignore_case", "exact"]}
+    text = f"What to look up, by its {wrap}."
+    properties = {wrap: named, "match": match}
+    return {"type": "object", "description": text, "properties": properties, "required": [wrap]}
 
-# %% ../../nbs/environments/09_scale.ipynb #cell-019
+def _with(tool, name, schema)->Tool:
+    "The tool with another schema of one parameter"
+    parameters = function(tool.properties | {name: schema}, tool.doc.parameters["required"])
+    return replace(tool, doc=replace(tool.doc, parameters=parameters))
+
+# %% ../../nbs/environments/09_scale.ipynb #cell-029
 def retype(
     tool:Tool, # The tool
     r:random.Random, # Where choices come from
 )->Tool:
     "A tool whose subject is an object, or whose numbers may be text"
-    properties = dict(tool.properties)
-    if not tool.key:
-        if "numbers" in properties:
-            properties["numbers"] = {**properties["numbers"], "items": {"type": ["number", "string"]}}
-        return replace(tool, doc=replace(tool.doc, parameters=function(properties, tool.doc.parameters["required"])))
-    if tool.wrap: return tool
-    wrap, old = r.choice(("name", "value", "title")), properties[tool.key]
-    properties[tool.key] = {"type": "object", "description": f"What to look up, by its {wrap}.", "properties": {
-        wrap: {"type": "string", "description": old["description"]},
-        "match": {"type": "string", "description": "How to compare names.", "enum": ["ignore_case", "exact"]}}, "required": [wrap]}
-    calls = {h: {**c, tool.key: {wrap: c[tool.key]}} for h, c in tool.calls.items()}
-    doc = replace(tool.doc, parameters=function(properties, tool.doc.parameters["required"]))
-    return replace(tool, doc=doc, calls=calls, wrap=wrap)
+    if not tool.key and "numbers" in tool.properties:
+        numbers = tool.properties["numbers"] | {"items": {"type": ["number", "string"]}}
+        return _with(tool, "numbers", numbers)
+    if not tool.key or tool.wrap: return tool
+    key, wrap = tool.key, r.choice(("name", "value", "title"))
+    calls = {hop: {**call, key: {wrap: call[key]}} for hop, call in tool.calls.items()}
+    wrapped = _with(tool, key, _as_object(tool.properties[key], wrap))
+    return replace(wrapped, calls=calls, wrap=wrap)
 
-# %% ../../nbs/environments/09_scale.ipynb #cell-022
+# %% ../../nbs/environments/09_scale.ipynb #cell-032
+def _nearest_first(plan, kinds, view, r)->list:
+    "Relations that no hop asks; those about the same kinds of subject tend to come first"
+    asked = {hop.ask.id for hop in plan.hops}
+    pool = [x for x in view.relations.values() if x.id not in asked]
+    r.shuffle(pool)
+    def distance(x): return (x.domain not in kinds) + r.random() * 1.5
+    return sorted(pool, key=distance)
+
 def extend(
     tools:list[Tool], # The tools so far
     plan:Plan, # What is asked
@@ -139,23 +222,24 @@ def extend(
     more:int, # Distractors to add
 )->list[Tool]:
     "Plausible tools that are of no use for the question"
-    asked, kinds = {h.ask.id for h in plan.hops}, {t.theme[0] for t in tools}
-    pool = [x for x in view.relations.values() if x.id not in asked]
-    r.shuffle(pool)
-    pool.sort(key=lambda x: (x.domain not in kinds) + r.random() * 1.5)
-    out, taken = [], {t.name for t in tools}
-    for x in pool:
-        if len(out) == more: break
-        tool = document(Hop("", x, "", "", ""), view, r)
+    pool = _nearest_first(plan, {tool.theme[0] for tool in tools}, view, r)
+    added, taken = [], {tool.name for tool in tools}
+    for relation in pool:
+        if len(added) == more: break
+        tool = document(Hop("", relation, "", "", ""), view, r)
         if tool.name in taken: continue
         taken.add(tool.name)
-        out.append(replace(tool, calls={}))
-    return out
+        added.append(replace(tool, calls={}))
+    return added
 
-# %% ../../nbs/environments/09_scale.ipynb #cell-025
+# %% ../../nbs/environments/09_scale.ipynb #cell-035
 STRATEGIES = ("generalize", "expand", "retype", "extend")
 OPTIONS_AT = ((0, 0), (0, 0), (2, 3), (3, 5), (5, 7))  # extra parameters of a tool at each difficulty
-TOTAL = {"single_hop": (5, 11), "parallel_single_hop": (4, 11), "multi_hop": (9, 15), "parallel_multi_hop": (10, 15)}
+TOTAL = {  # tools in all, where the toolset is extended
+    "single_hop": (5, 11),
+    "parallel_single_hop": (4, 11),
+    "multi_hop": (9, 15),
+    "parallel_multi_hop": (10, 15)}
 
 def strategies(
     difficulty:int, # 0-4
@@ -164,7 +248,39 @@ def strategies(
     if difficulty not in range(5): raise FtrlError(f"difficulty {difficulty!r}; expected 0, 1, 2, 3 or 4")
     return STRATEGIES[:difficulty]
 
-# %% ../../nbs/environments/09_scale.ipynb #cell-028
+# %% ../../nbs/environments/09_scale.ipynb #cell-038
+def _numeric(tool, view)->bool:
+    "Does the tool return numbers?"
+    return not tool.key or any(view.relations[i].range == "number" for i in tool.asks)
+
+def _harder(tool, plan, view, r, difficulty, using)->Tool:
+    "One tool, by the strategies that change a tool"
+    if "generalize" in using and r.random() < .8: tool = generalize(tool, plan, view, r)
+    if "expand" in using:
+        fewest, most = OPTIONS_AT[max(difficulty, 2)]  # the strategy adds something even when asked for alone
+        tool = expand(tool, r, r.randint(fewest, most), _numeric(tool, view))
+    if "retype" in using and r.random() < .5: tool = retype(tool, r)
+    return tool
+
+# %% ../../nbs/environments/09_scale.ipynb #cell-040
+def _numbered(tool, before)->Tool:
+    "The tool under a name of its own, where `before` others have its name"
+    return replace(tool, doc=replace(tool.doc, name=f"{tool.name}_{before + 1}")) if before else tool
+
+def _distinct(tools)->list[Tool]:
+    "Without distractors that are nearly another tool; gold tools of one name are numbered"
+    names, kept, words = [], [], []
+    gold_first = sorted(tools, key=lambda tool: not tool.calls)
+    for tool in gold_first:
+        own = said(tool.doc)
+        taken = any(tool.name == other.name for other in kept)
+        if not tool.calls and (taken or any(alike(own, w) > .8 for w in words)): continue
+        kept.append(_numbered(tool, names.count(tool.name)))
+        names.append(tool.name)
+        words.append(own)
+    return kept
+
+# %% ../../nbs/environments/09_scale.ipynb #cell-043
 def scale(
     tools:list[Tool], # The integrated tools
     plan:Plan, # What is asked
@@ -175,30 +291,9 @@ def scale(
 )->list[Tool]: # In the order the model will see; distractors have no calls
     "Stage 4: the tools made harder, and distractors"
     using = strategies(difficulty) if using is None else using
-    total = r.randint(*TOTAL[plan.scenario]) + 1 if "extend" in using else len(tools) + 1 + min(difficulty, 2)
+    few = len(tools) + 1 + min(difficulty, 2)
+    total = r.randint(*TOTAL[plan.scenario]) + 1 if "extend" in using else few
     tools = tools + extend(tools, plan, view, r, max(1, total - len(tools)))
-    tools = _distinct([_harder(t, plan, view, r, OPTIONS_AT[max(difficulty, 2)], using) for t in tools])
+    tools = _distinct([_harder(tool, plan, view, r, difficulty, using) for tool in tools])
     r.shuffle(tools)
     return tools
-
-def _harder(t:Tool, plan:Plan, view:View, r:random.Random, more:tuple[int, int], using)->Tool:
-    "One tool, by the strategies that change a tool"
-    if "generalize" in using and r.random() < .8: t = generalize(t, plan, view, r)
-    if "expand" in using: t = expand(t, r, r.randint(*more), _numeric(t, view))
-    return retype(t, r) if "retype" in using and r.random() < .5 else t
-
-# %% ../../nbs/environments/09_scale.ipynb #cell-030
-def _distinct(tools:list[Tool])->list[Tool]:
-    "Without distractors that are nearly another tool; gold tools of one name are numbered"
-    out, count = [], {}
-    for t in sorted(tools, key=lambda t: not t.calls):
-        words = said(t.doc)
-        if t.calls:
-            n = count[t.name] = count.get(t.name, 0) + 1
-            out.append((t if n == 1 else replace(t, doc=replace(t.doc, name=f"{t.name}_{n}")), words))
-        elif not any(t.name == o.name or alike(words, w) > .8 for o, w in out): out.append((t, words))
-    return [t for t, _ in out]
-
-def _numeric(tool:Tool, view:View)->bool:
-    "Does the tool return numbers?"
-    return not tool.key or any(view.relations[i].range == "number" for i in tool.asks)
