@@ -107,7 +107,8 @@ def message(
     "A turn as a chat message, its arguments as JSON text"
     calls = []
     for i, c in enumerate(turn.calls):
-        function = {"name": c.name, "arguments": dumps(c.arguments)}
+        arguments = None if c.error else c.arguments  # null is no object: read again, the call is as broken as it was
+        function = {"name": c.name, "arguments": dumps(arguments)}
         calls.append({"id": c.id or f"call_{at}_{i}", "type": "function", "function": function})
     said = {"role": "assistant", "content": turn.content}
     return said | {"tool_calls": calls} if calls else said
@@ -151,7 +152,7 @@ def from_message(
     calls = map(_native_call, calls) if isinstance(calls, (list, tuple)) else ()
     return Turn(_joined(message.get("content")).strip(), tuple(calls))
 
-# %% ../nbs/03_chat.ipynb #cell-030
+# %% ../nbs/03_chat.ipynb #cell-032
 _SYSTEM = r"""
 {%- set system = messages[0].content if messages[0].role == 'system' else '' %}
 {%- if system or tools %}
@@ -168,7 +169,7 @@ _SYSTEM = r"""
 {%- endif %}
 """
 
-# %% ../nbs/03_chat.ipynb #cell-032
+# %% ../nbs/03_chat.ipynb #cell-034
 HERMES = _SYSTEM + r"""
 {%- for m in messages %}
     {%- if m.role == 'tool' %}
@@ -195,7 +196,7 @@ HERMES = _SYSTEM + r"""
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}
 """
 
-# %% ../nbs/03_chat.ipynb #cell-034
+# %% ../nbs/03_chat.ipynb #cell-036
 def template_of(
     tokenizer, # A transformers tokenizer
 )->str: # The template for conversations with tools; empty if there is none
@@ -215,7 +216,7 @@ def prepare(
     tokenizer.chat_template = HERMES.replace("<|im_end|>", end)
     return tokenizer
 
-# %% ../nbs/03_chat.ipynb #cell-036
+# %% ../nbs/03_chat.ipynb #cell-038
 TOOL_MARKS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>")
 
 def defused(
@@ -235,7 +236,7 @@ def control_marks(
     written = re.findall(r"<\|[^|<>\s]+\|>", template_of(tokenizer))
     return sorted({*tokenizer.all_special_tokens, *written})
 
-# %% ../nbs/03_chat.ipynb #cell-039
+# %% ../nbs/03_chat.ipynb #cell-041
 def template_message(
     message:dict, # A chat message
     marks:Iterable[str]=(), # The tokenizer's control marks
@@ -250,7 +251,7 @@ def template_message(
         calls.append({**c, "function": {"name": read.name, "arguments": read.arguments}})
     return {**message, "tool_calls": calls}
 
-# %% ../nbs/03_chat.ipynb #cell-042
+# %% ../nbs/03_chat.ipynb #cell-044
 def render(
     messages:list[dict], # The conversation so far
     tools:list[dict] | None, # Tool schemas
