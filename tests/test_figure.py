@@ -53,7 +53,7 @@ def test_numbers_of_the_figures(run):
 
 def test_report_holds_every_figure(run):
     figure.draw(run)
-    text = record.write(run).read_text()
+    text = record.write_report(run).read_text()
     for png in (run/"figures").glob("*.png"): assert f'<figure id="{png.stem}">' in text
     assert "http://" not in text.replace("http://www.w3.org", "")
 

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from ..core import FtrlError, dumps
 from ..files import atomic, read_json_lines, finished, write_json_lines
-from .record import write as write_report
+from .record import write_report
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-005
 @dataclass(frozen=True)
