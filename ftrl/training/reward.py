@@ -9,9 +9,10 @@ __all__ = ['REWARDS', 'Reward', 'weigh', 'speech', 'replies', 'strike', 'Score',
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from ..chat import Turn, parse, spoken
+from ..chat import Turn, parse
 from ..core import Call, FtrlError, Row, bare, solve
 from ..files import checked_row, file_digest, numbered_lines, produced, write_json_lines
+from ..forms import HERMES_FORM, Form, form_for, turn_of
 from ..registry import Registry
 from ..sandbox.sandbox import shared
 if TYPE_CHECKING: from ftrl.sandbox.sandbox import Sandbox
@@ -100,6 +101,12 @@ class Score:
     solved: int
     kind: str
 
+def _read_turn(text:str, row:Row, form:Form|None, thoughts:bool)->Turn:
+    "A turn as the reward sees it"
+    as_paper = parse(text)
+    if form is None: form = HERMES_FORM if as_paper.calls else form_for(text) or HERMES_FORM
+    return as_paper if thoughts and form is HERMES_FORM else turn_of(text, form, row.toolset)
+
 def _score(turn:Turn, row:Row, said:list[str], reward:str)->Score:
     "Reward one turn whose calls have been answered"
     if not turn.calls:
@@ -115,10 +122,11 @@ def scores(
     reward:str="solve-f1", # One of `REWARDS`
     sandbox:"Sandbox | None"=None, # Default: the one this process shares
     thoughts:bool=True, # Read calls and answers inside `<think>…</think>` too, as the paper's code does?
+    form:Form|None=None, # How the model writes calls; default: told by the text's marks
 )->list[Score]:
     "Reward many turns (paper section 3)"
     weigh(reward, 0, 1)  # an unknown reward is said before any tool runs
-    turns = [parse(text if thoughts else spoken(text)) for text in texts]
+    turns = [_read_turn(text, row, form, thoughts) for text, row in zip(texts, rows)]
     calls = [call for turn in turns for call in turn.calls]
     codes = [row.code for turn, row in zip(turns, rows) for _ in turn.calls]
     answers = iter(replies(calls, codes, sandbox))
