@@ -8,7 +8,7 @@ from ftrl.runs import record
 from ftrl.environments.build import build
 from ftrl.core import FtrlError
 from ftrl.files import save_rows, write_json_lines
-from ftrl.training.gold import gold
+from ftrl.training.gold import gold_trajectory
 
 
 @pytest.fixture(scope="module")

@@ -319,10 +319,10 @@ def _steps(rows, visits:list[int], network, tokenizer, config:TrainConfig)->dict
 def _episodes(rows, visits:list[int], network, tokenizer, config:TrainConfig)->dict:
     "Data, environments and reward of whole episodes"
     from datasets import Dataset
-    from ftrl.training.episode import factories, reads_calls, reward
+    from ftrl.training.episode import episode_reward, factories, reads_calls
     reads_calls(tokenizer)
     data = {"prompt": [rows[i].messages for i in visits], "environment": [str(i) for i in visits], "row": visits}
-    return dict(train_dataset=Dataset.from_dict(data), environment_factory=factories(rows), reward_funcs=reward)
+    return dict(train_dataset=Dataset.from_dict(data), environment_factory=factories(rows), reward_funcs=episode_reward)
 
 def _ids(x)->list[int]: return [] if x is None else [x] if isinstance(x, int) else list(x)
 
@@ -354,12 +354,12 @@ def cold_start(
 # %% ../../nbs/training/14_train.ipynb #cell-045
 def _examples(envs:list[Env], tokenizer, config:ColdConfig, limit:int)->list[dict]:
     "Tokens of gold trajectories, an environment's variants side by side, in a drawn order"
-    from ftrl.training.gold import variants
+    from ftrl.training.gold import gold_variants
     visits = order([e.row() for e in envs], config.steps * config.envs, config.seed)[:config.steps * config.envs]
     out, seen = [], {}
     for i in visits:
         seen[i] = seen.get(i, -1) + 1
-        found = variants(envs[i], config.variants, config.seed + 1000 * seen[i])
+        found = gold_variants(envs[i], config.variants, config.seed + 1000 * seen[i])
         found = [found[k % len(found)] for k in range(config.variants)]
         tokens = [_tokens(c, [d.schema for d in envs[i].docs], tokenizer) for c in found]
         if all(len(t["input_ids"]) <= limit for t in tokens): out += tokens
