@@ -8,7 +8,7 @@ __all__ = ['MARKS', 'END_TOKENS', 'THOUGHT', 'HERMES', 'TOOL_MARKS', 'Turn', 'ca
            'template_message', 'render']
 
 # %% ../nbs/03_chat.ipynb #cell-002
-import json, re
+import hashlib, json, re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from .core import Call, FtrlError, dumps
@@ -109,7 +109,7 @@ def message(
     for i, c in enumerate(turn.calls):
         arguments = None if c.error else c.arguments  # null is no object: read again, the call is as broken as it was
         function = {"name": c.name, "arguments": dumps(arguments)}
-        calls.append({"id": c.id or f"call_{at}_{i}", "type": "function", "function": function})
+        calls.append({"id": c.id or f"call{at:03}{i:02}", "type": "function", "function": function})
     said = {"role": "assistant", "content": turn.content}
     return said | {"tool_calls": calls} if calls else said
 
@@ -237,18 +237,26 @@ def control_marks(
     return sorted({*tokenizer.all_special_tokens, *written})
 
 # %% ../nbs/03_chat.ipynb #cell-041
+def _short_id(
+    id, # Of a call, from anywhere
+)->str: # Nine letters and digits
+    "A call's id as every template takes it; Mistral's refuses others"
+    if re.fullmatch(r"[A-Za-z0-9]{9}", str(id)): return id
+    return hashlib.sha256(str(id).encode("utf-8", "replace")).hexdigest()[:9]
+
 def template_message(
     message:dict, # A chat message
     marks:Iterable[str]=(), # The tokenizer's control marks
 )->dict:
-    "A message as templates take it: text for content, objects for arguments, no foreign control marks"
+    "A message as templates take it: text for content, objects for arguments, short ids, no foreign control marks"
     content = _joined(message.get("content"))
     if message.get("role") in ("tool", "user"): content = defused(content, marks)
     message = {**message, "content": content}
+    if "tool_call_id" in message: message["tool_call_id"] = _short_id(message["tool_call_id"])
     if not message.get("tool_calls"): return message
     calls = []
     for c, read in zip(message["tool_calls"], from_message(message).calls):
-        calls.append({**c, "function": {"name": read.name, "arguments": read.arguments}})
+        calls.append({**c, "id": _short_id(read.id), "function": {"name": read.name, "arguments": read.arguments}})
     return {**message, "tool_calls": calls}
 
 # %% ../nbs/03_chat.ipynb #cell-044
@@ -260,12 +268,11 @@ def render(
     **kwargs, # What else the template takes, such as `enable_thinking`
 )->str:
     "The prompt text of a conversation"
-    import jinja2
     marks = control_marks(prepare(tokenizer))
     told = [template_message(m, marks) for m in messages]
     how = dict(tokenize=False, add_generation_prompt=generate) | kwargs
     try: return tokenizer.apply_chat_template(told, tools=tools or None, **how)
-    except (jinja2.TemplateError, TypeError, KeyError, RecursionError) as e:
+    except Exception as e:  # a template is a program: it may do anything wrong
         name = getattr(tokenizer, "name_or_path", "") or "this model"
         why = (str(e).splitlines() or [""])[0]
         raise FtrlError(f"the chat template of {name} does not take this conversation "

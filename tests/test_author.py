@@ -327,11 +327,11 @@ def serve_available():
                     reason="`transformers serve` needs the packages fastapi and uvicorn")
 def test_real_model(endpoint, tmp_path):
     "The default model behind `transformers serve`: replies are rejected with a reason; it can be evaluated there"
-    from ftrl.models.llm import path
+    from ftrl.models.embedded import model_path
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     log = open(tmp_path / "log", "w")
     server = subprocess.Popen([sys.executable, "-m", "transformers.cli.transformers", "serve",
-                               path("smollm2"), "--host", "127.0.0.1", "--port", str(port),
+                               model_path("smollm2"), "--host", "127.0.0.1", "--port", str(port),
                                "--device", "cpu"], stdout=log, stderr=log,
                                env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
     try:
@@ -341,7 +341,7 @@ def test_real_model(endpoint, tmp_path):
             try: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1); break
             except OSError: time.sleep(.1)
         endpoint(f"http://127.0.0.1:{port}/v1")
-        name = f"openai:{path('smollm2')}"
+        name = f"openai:{model_path('smollm2')}"
         run = author.build(["What is the capital of Peru?"], name, transcript=tmp_path / "t.jsonl",
                            scenario="single_hop", repairs=1, limit=24, temperature=0.)
         assert list(run) == []

@@ -26,7 +26,7 @@ def data():
 SLOW = """
 import sys, time
 from ftrl.evaluation.bench import evaluate
-from ftrl.models.llm import Replay
+from ftrl.models.replay import Replay
 class Slow(Replay):
     def chat(self, requests, **how):
         time.sleep(0.05)
@@ -107,7 +107,8 @@ def test_memory_is_flat(tmp_path):
     def peak(n):
         save_rows([replace(row(i), tools=dumps([SCHEMA] * 30)) for i in range(n)], tmp_path/f"{n}.jsonl")
         write_json_lines([{"id": row(0).id, "turns": ["Lima"]}], tmp_path/"said.jsonl")
-        from ftrl.models.llm import Replay, answer
+        from ftrl.models.llm import answer
+        from ftrl.models.replay import Replay
         class Same(Replay):
             def chat(self, requests, **how): return [answer("Lima") for _ in requests]
         tracemalloc.start()

@@ -6,7 +6,7 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file
 from ftrl.weights import delta
-from ftrl.models import llm
+from ftrl.models.embedded import embedded_gguf
 from ftrl.models.checkpoint import weights
 from ftrl.core import FtrlError
 
@@ -93,7 +93,7 @@ def test_tied_head(tmp_path):
 
 
 def test_gguf_of_the_default_model():
-    try: file = llm._gguf()
+    try: file = embedded_gguf()
     except FtrlError as e: pytest.skip(f"no default model: {e}")
     frame = delta.diff(file, "smollm2")
     assert len(frame) == 272 and frame.relative.max() < 2e-3   # bf16 rounding of dequantized values

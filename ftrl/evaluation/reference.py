@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from .bench import GENERAL, Item, find, sampled
 from .suites import ASK
 from ..core import FtrlError
-from ..models.llm import Local, Request, load_model
+from ..models.llm import Request, load_model
+from ..models.local import Local
 from ..training.packed import Group
 from ..training.prefix import logprobs, share
 

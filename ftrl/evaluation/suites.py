@@ -16,7 +16,8 @@ from ..sandbox import sandbox
 from .bench import Bench, Item, register
 from ..core import FtrlError, dumps
 from ..files import cache_dir, data_dir, read_json_lines, write_json_lines
-from ..models.llm import LLM, Request, _cached_only
+from ..models.embedded import hub_unreachable
+from ..models.llm import LLM, Request
 
 # %% ../../nbs/evaluation/06_suites.ipynb #cell-005
 def mmlu(text:str, doc:dict)->bool:
@@ -233,7 +234,7 @@ def where(self:General, data=None):
     "A local copy, else the hub's"
     try: return Bench.where(self, data)
     except FtrlError as e:
-        if data is not None or _cached_only(): raise
+        if data is not None or hub_unreachable(): raise
         try: return fetch(self.name)
         except (OSError, ValueError) as x: raise FtrlError(f"{e}; and the hub did not give it ({type(x).__name__})") from x
 

@@ -261,8 +261,8 @@ def _random(out:Path)->None:
     "A tiny Llama with random weights and the default model's tokenizer"
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-    from ftrl.models.llm import path
-    tokenizer = AutoTokenizer.from_pretrained(path("smollm2"))
+    from ftrl.models.embedded import model_path
+    tokenizer = AutoTokenizer.from_pretrained(model_path("smollm2"))
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096,

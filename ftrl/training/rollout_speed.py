@@ -12,7 +12,8 @@ from .. import chat
 from ..models import llm
 from ..core import Call
 from ..files import data_dir, load_rows
-from ..models.llm import LLM, Local
+from ..models.llm import LLM
+from ..models.local import Local
 from ..perf import benchmark, case
 from .rollout import rollout
 

@@ -198,9 +198,9 @@ def plan(
 )->Plan:
     "What a step will cost, before anything is loaded"
     from transformers import AutoConfig
-    from ftrl.models.llm import path
+    from ftrl.models.embedded import model_path
     from ftrl.training.train import micro_batch
-    c = AutoConfig.from_pretrained(path(model))
+    c = AutoConfig.from_pretrained(model_path(model))
     n, (rows, _) = parameters(c), micro_batch(config, prompt, processes, tokens)
     packed = rows // config.group * prompt + rows * config.length
     gib = lambda bytes_: round(bytes_ / 2 ** 30, 2)
@@ -226,8 +226,8 @@ def typical(
     "The length of a row's prompt"
     from transformers import AutoTokenizer
     from ftrl.chat import prepare, render
-    from ftrl.models.llm import path
+    from ftrl.models.embedded import model_path
     if not rows: raise FtrlError("no rows to plan for; expected at least one")
-    tokenizer, some = prepare(AutoTokenizer.from_pretrained(path(model))), list(rows)[::max(1, len(rows) // n)]
+    tokenizer, some = prepare(AutoTokenizer.from_pretrained(model_path(model))), list(rows)[::max(1, len(rows) // n)]
     found = sorted(len(tokenizer(render(r.messages, r.toolset, tokenizer))["input_ids"]) for r in some)
     return found[len(found) // 2]

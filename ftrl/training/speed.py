@@ -120,10 +120,10 @@ def bench_update(
     "The update of a GRPO step against stock TRL"
     import torch
     from trl import GRPOTrainer
-    from ftrl.models.llm import path
+    from ftrl.models.embedded import model_path
     from ftrl.training.trainer import StepTrainer
     if dtype not in ("bf16", "fp32"): raise FtrlError(f"dtype {dtype!r} is unknown; expected bf16 or fp32")
-    device, where, found = "cuda" if torch.cuda.is_available() else "cpu", path(model), []
+    device, where, found = "cuda" if torch.cuda.is_available() else "cpu", model_path(model), []
     rate = gemm_rate(torch.bfloat16 if dtype == "bf16" else torch.float32, device)
     for prompt, group in cases:
         stock, ours = (_trainer(k, where, group, length, dtype) for k in (GRPOTrainer, StepTrainer))
@@ -195,11 +195,11 @@ def bench_generate(
     "Generation of a group against stock `generate`"
     import torch
     from transformers import AutoModelForCausalLM
-    from ftrl.models.llm import path
+    from ftrl.models.embedded import model_path
     from ftrl.training.generate import generate
     from ftrl.training.prefix import share
     device, kind = "cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16 if dtype == "bf16" else torch.float32
-    load = lambda: AutoModelForCausalLM.from_pretrained(path(model), dtype=kind).to(device).eval()
+    load = lambda: AutoModelForCausalLM.from_pretrained(model_path(model), dtype=kind).to(device).eval()
     ours, stock = share(load()), load()
     ids = torch.randint(10, stock.config.vocab_size, (prompts, prompt), generator=torch.Generator().manual_seed(0))
     fixed = dict(max_new_tokens=length, min_new_tokens=length, do_sample=True, temperature=1.0, top_k=0, pad_token_id=0)

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..core import Env, FtrlError, Row, dumps, rng
 from ..files import atomic, read_json_lines
 from ..chat import prepare, render
+from ..models.local import has_bf16
 
 # %% ../../nbs/training/14_train.ipynb #cell-005
 @dataclass(frozen=True)
@@ -110,18 +111,11 @@ def _checkpoint(out:Path)->str | None:
     return str(found[-1].parent) if found else None
 
 # %% ../../nbs/training/14_train.ipynb #cell-016
-def _bf16()->bool:
-    "Does this machine multiply bf16 faster than fp32?"
-    import torch
-    if torch.cuda.is_available(): return torch.cuda.is_bf16_supported()
-    return getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() or \
-           getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-
 def _load(spec:str)->tuple:
     "Model in fp32 and its tokenizer, with a chat template that knows tools"
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from ftrl.models.llm import path
-    where = path(spec)
+    from ftrl.models.embedded import model_path
+    where = model_path(spec)
     if not Path(where).is_dir() and Path(where).is_absolute() or str(where).startswith("."):
         if not Path(where).is_dir(): raise FtrlError(f"{where}: no such directory; give a model directory, a hub id or smollm2")
     try: tokenizer = prepare(AutoTokenizer.from_pretrained(where, padding_side="left"))
@@ -208,7 +202,7 @@ def _arguments(config:TrainConfig, out:Path, prompt:int):
     import torch
     options = {k: v for k, v in config.options.items() if k not in OURS}
     rows, parts = micro_batch(config, prompt, int(os.environ.get("WORLD_SIZE", 1)), 8192 if not torch.cuda.is_available() else 65536)
-    defaults = dict(per_device_train_batch_size=rows, gradient_accumulation_steps=parts, bf16=_bf16(), beta=0.0,
+    defaults = dict(per_device_train_batch_size=rows, gradient_accumulation_steps=parts, bf16=has_bf16(), beta=0.0,
                     gradient_checkpointing=False, lr_scheduler_type="constant_with_warmup", warmup_steps=min(5, config.steps // 10),
                     loss_type="dapo", logging_steps=1, save_steps=max(1, config.steps // 4), save_total_limit=1,
                     report_to="none", logging_nan_inf_filter=False, disable_tqdm=True, remove_unused_columns=False, use_cpu=not torch.cuda.is_available())
@@ -375,7 +369,7 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
     from trl import SFTConfig
     from ftrl.training.gold_trainer import GoldTrainer
     from ftrl.training.record import Record
-    defaults = dict(per_device_train_batch_size=config.envs * config.variants, gradient_accumulation_steps=1, bf16=_bf16(),
+    defaults = dict(per_device_train_batch_size=config.envs * config.variants, gradient_accumulation_steps=1, bf16=has_bf16(),
                     gradient_checkpointing=False, lr_scheduler_type="cosine", warmup_steps=min(5, config.steps // 10 + 1),
                     logging_steps=1, save_steps=max(1, config.steps // 2), save_total_limit=1, report_to="none", disable_tqdm=True,
                     logging_nan_inf_filter=False, train_sampling_strategy="sequential", shuffle_dataset=False, max_length=None, weight_decay=0.0,

@@ -131,7 +131,8 @@ def intervene(
 )->"pd.DataFrame": # The table of `outcome`
     "Evaluate variants between two checkpoints with one loaded model"
     from ftrl.evaluation.bench import evaluate
-    from ftrl.models.llm import Local, load_model
+    from ftrl.models.llm import load_model
+    from ftrl.models.local import Local
     chosen, out = list(chosen), Path(out)
     for name, path in (known or {}).items(): _adopt(path, out/f"{name}.jsonl", limit)
     for v in chosen:
