@@ -17,7 +17,7 @@ from .prefix import causal_model, hidden_states
 class Branches:
     "Keys and values while decoding: every prompt once, a buffer for each completion still growing"
     def __init__(self,
-        prompts:list[list[tuple]], # [layer][prompt] -> keys `[heads, width, length]`, values `[heads, length, width]`
+        prompts:list[list[tuple]], # [layer][prompt] -> keys and values, from `_prompt_cache`
         sizes:list[int], # Completions of each prompt
         length:int, # Tokens of a completion at most
     ):
@@ -44,6 +44,7 @@ def _attend_group(q, own, values, prompt:tuple)->torch.Tensor:
     seen = p[..., :length].reshape(heads, n * share, length) @ prompt_values
     return seen.view(heads, n, share, width).transpose(0, 1) + p[..., length:].transpose(0, 1) @ values
 
+# %% ../../nbs/training/10_generate.ipynb #cell-009
 @patch
 def attend(self:Branches,
     layer:int, # Which one asks
@@ -65,7 +66,7 @@ def attend(self:Branches,
         at += size
     return out.view(n, 1, -1, width)
 
-# %% ../../nbs/training/10_generate.ipynb #cell-009
+# %% ../../nbs/training/10_generate.ipynb #cell-011
 def _first_above(cumulative:torch.Tensor, u:torch.Tensor)->torch.Tensor:
     "The first column of each row whose cumulative sum is above u"
     return torch.searchsorted(cumulative, u, right=True).clamp_(max=cumulative.shape[1] - 1)
@@ -87,7 +88,7 @@ def _drawn(
     column = _first_above(within, rest)
     return (stretch * width + column)[:, 0].clamp_(max=columns - 1)
 
-# %% ../../nbs/training/10_generate.ipynb #cell-010
+# %% ../../nbs/training/10_generate.ipynb #cell-012
 def sample_tokens(
     logits:torch.Tensor, # `[rows, vocabulary]`
     temperature:float=1.0, # 0 takes the most probable token
@@ -97,7 +98,11 @@ def sample_tokens(
     ids = _drawn(logp.exp()) if temperature else logp.argmax(-1)
     return ids, logp.gather(1, ids[:, None])[:, 0]
 
-# %% ../../nbs/training/10_generate.ipynb #cell-013
+# %% ../../nbs/training/10_generate.ipynb #cell-015
+def _prompt_cache(k:torch.Tensor, v:torch.Tensor)->tuple[torch.Tensor, torch.Tensor]:
+    "A prompt's keys and values as decoding multiplies them: `[heads, width, length]` and `[heads, length, width]`"
+    return k.transpose(1, 2).contiguous(), v.contiguous()
+
 def _prefill(core, prompts:list[torch.Tensor], sizes:list[int], length:int)->tuple[Branches, torch.Tensor]:
     "Keys and values of the prompts, and the hidden state that predicts each completion's first token"
     packed = pack([Group(prompt, []) for prompt in prompts])
@@ -105,13 +110,11 @@ def _prefill(core, prompts:list[torch.Tensor], sizes:list[int], length:int)->tup
     hidden = hidden_states(core, packed.ids[None], packed.positions[None], packed)[0]
     ends = torch.tensor([len(prompt) for prompt in prompts]).cumsum(0)
     spans = [slice(end - len(prompt), end) for end, prompt in zip(ends.tolist(), prompts)]
-    kept = []
-    for k, v in packed.cache:
-        kept.append([(k[:, s].transpose(1, 2).contiguous(), v[:, s].contiguous()) for s in spans])
+    kept = [[_prompt_cache(k[:, span], v[:, span]) for span in spans] for k, v in packed.cache]
     times = torch.tensor(sizes, device=hidden.device)
     return Branches(kept, sizes, length), hidden[ends - 1].repeat_interleave(times, 0)
 
-# %% ../../nbs/training/10_generate.ipynb #cell-015
+# %% ../../nbs/training/10_generate.ipynb #cell-017
 def _decode(core, prompts, sizes, length, eos, temperature)->tuple[list[list[int]], list[list[float]]]:
     "Decode the groups of a few prompts together"
     branches, hidden = _prefill(core, prompts, sizes, length)
@@ -135,7 +138,7 @@ def _decode(core, prompts, sizes, length, eos, temperature)->tuple[list[list[int
         hidden = hidden_states(core, token[:, None], (position[alive] + step)[:, None], branches)[:, 0]
     return ids, logps
 
-# %% ../../nbs/training/10_generate.ipynb #cell-016
+# %% ../../nbs/training/10_generate.ipynb #cell-018
 @torch.no_grad()
 def generate(
     model, # A model after `share`

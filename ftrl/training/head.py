@@ -6,6 +6,7 @@
 __all__ = ['LogProbability']
 
 # %% ../../nbs/training/06_head.ipynb #cell-002
+from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
@@ -13,58 +14,75 @@ import torch.nn.functional as F
 def _logits(h, weight, scale:float)->torch.Tensor:
     "One tile of logits in fp32"
     z = F.linear(h, weight)
-    return z.float().mul_(scale) if z.dtype != torch.float32 else z.mul_(scale)
+    if z.dtype != torch.float32: z = z.float()
+    return z.mul_(scale)
 
+def _tile(z, targets)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    "Log-probability, entropy and log-sum-exp of a tile of logits"
+    lse = torch.logsumexp(z, -1)
+    logp = z.gather(-1, targets[:, None]).squeeze(-1) - lse
+    p = (z - lse[:, None]).exp_()
+    entropy = lse - torch.linalg.vecdot(p, z)
+    return logp, entropy, lse
+
+# %% ../../nbs/training/06_head.ipynb #cell-008
+def _logit_gradient(z, targets, lse, entropy, g, g_entropy)->torch.Tensor:
+    "Gradient of a tile of logits, which it overwrites; `g` or `g_entropy` may be None"
+    log_p = z.sub_(lse[:, None])
+    d_entropy = None
+    if g_entropy is not None: d_entropy = (log_p + entropy[:, None]).mul_(-g_entropy[:, None])
+    p = log_p.exp_()
+    if d_entropy is not None: d_entropy.mul_(p)
+    if g is None: return d_entropy
+    d = p.mul_(-g[:, None]) if d_entropy is None else d_entropy.addcmul_(p, g[:, None], value=-1)
+    return d.scatter_add_(1, targets[:, None], g[:, None].to(d.dtype))
+
+# %% ../../nbs/training/06_head.ipynb #cell-011
 class LogProbability(torch.autograd.Function):
     "Log-probability and entropy of targets from hidden states, a tile of rows at a time"
     @staticmethod
     def forward(ctx, h, weight, targets, scale, tile=128):
         kind = h.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype
-        h_, w = h.to(dtype), weight.detach().to(dtype)
-        out = [_tile(_logits(x, w, scale), t) for x, t in zip(h_.split(tile), targets.split(tile))]
-        logp, entropy, lse = map(torch.cat, zip(*out)) if out else [h.new_zeros(0).float()] * 3
-        ctx.save_for_backward(h_, w, targets, entropy, lse)
+        hidden, w = h.to(dtype), weight.detach().to(dtype)
+        tiles = [_tile(_logits(x, w, scale), t) for x, t in zip(hidden.split(tile), targets.split(tile))]
+        nothing = h.new_zeros(0).float()
+        logp, entropy, lse = map(torch.cat, zip(*tiles)) if tiles else (nothing, nothing, nothing)
+        ctx.save_for_backward(hidden, w, targets, entropy, lse)
         ctx.scale, ctx.tile, ctx.dtypes = scale, tile, (h.dtype, weight.dtype)
         ctx.set_materialize_grads(False)
         return logp, entropy
 
     @staticmethod
-    def backward(ctx, g, g_entropy): return *_head_backward(ctx, g, g_entropy), None, None, None
+    def backward(ctx, g, g_entropy):
+        dh, dw = _head_backward(ctx, g, g_entropy)
+        return dh, dw, None, None, None
 
-# %% ../../nbs/training/06_head.ipynb #cell-006
-def _tile(z, targets)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "Log-probability, entropy and log-sum-exp of a tile of logits"
-    lse = torch.logsumexp(z, -1)
-    logp = z.gather(-1, targets[:, None]).squeeze(-1) - lse
-    p = (z - lse[:, None]).exp_()
-    return logp, lse - torch.linalg.vecdot(p, z), lse
+# %% ../../nbs/training/06_head.ipynb #cell-013
+def _spans(start:int, end:int, size:int)->Iterator[slice]:
+    "Consecutive slices of at most `size`"
+    for a in range(start, end, size): yield slice(a, min(a + size, end))
 
-# %% ../../nbs/training/06_head.ipynb #cell-009
-def _logit_gradient(z, targets, lse, entropy, g, g_entropy)->torch.Tensor:
-    "Gradient of a tile of logits, which it overwrites"
-    logp = z.sub_(lse[:, None])
-    d = None if g_entropy is None else (logp + entropy[:, None]).mul_(-g_entropy[:, None])
-    p = logp.exp_()
-    if d is not None: d.mul_(p)
-    if g is not None:
-        d = p.mul_(-g[:, None]) if d is None else d.addcmul_(p, g[:, None], value=-1)
-        d.scatter_add_(1, targets[:, None], g[:, None].to(d.dtype))
+def _stretch_gradient(ctx, rows:slice, g, g_entropy)->torch.Tensor:
+    "Gradient of the logits of many tiles, in the weight's type"
+    h, w, targets, entropy, lse = ctx.saved_tensors
+    d = torch.empty(rows.stop - rows.start, len(w), dtype=w.dtype, device=w.device)
+    for s in _spans(rows.start, rows.stop, ctx.tile):
+        part, part_entropy = (None if x is None else x[s] for x in (g, g_entropy))
+        z = _logit_gradient(_logits(h[s], w, ctx.scale), targets[s], lse[s], entropy[s], part, part_entropy)
+        d[s.start - rows.start:s.stop - rows.start] = z.mul_(ctx.scale)
     return d
 
-# %% ../../nbs/training/06_head.ipynb #cell-011
-def _head_backward(ctx, g, g_entropy, many:int=8)->tuple[torch.Tensor, torch.Tensor]:
-    "Gradients of hidden states and weight; logits are computed again, a tile at a time"
-    h, w, targets, entropy, lse = ctx.saved_tensors
-    part = lambda x, s: None if x is None else x[s]
-    dh, dw = torch.empty_like(h), torch.zeros(w.shape, dtype=torch.float32, device=w.device)
-    for a in range(0, len(h), many * ctx.tile):
-        rows = range(a, min(len(h), a + many * ctx.tile))
-        d = torch.empty(len(rows), len(w), dtype=w.dtype, device=w.device)
-        for b in range(0, len(rows), ctx.tile):
-            s = slice(a + b, min(a + b + ctx.tile, rows.stop))
-            z = _logit_gradient(_logits(h[s], w, ctx.scale), targets[s], lse[s], entropy[s], part(g, s), part(g_entropy, s))
-            d[b:b + ctx.tile] = z.mul_(ctx.scale)
-        dh[rows.start:rows.stop] = d @ w
-        dw += d.t() @ h[rows.start:rows.stop]
-    return dh.to(ctx.dtypes[0]), dw.to(ctx.dtypes[1])
+# %% ../../nbs/training/06_head.ipynb #cell-015
+def _head_backward(ctx, g, g_entropy, many:int=8)->tuple[torch.Tensor | None, torch.Tensor | None]:
+    "Gradients of hidden states and weight; logits are computed again"
+    h, w = ctx.saved_tensors[:2]
+    wants_h, wants_w = ctx.needs_input_grad[:2]
+    dh = torch.empty_like(h) if wants_h else None
+    dw = torch.zeros(w.shape, dtype=torch.float32, device=w.device) if wants_w else None
+    for rows in _spans(0, len(h), many * ctx.tile):
+        d = _stretch_gradient(ctx, rows, g, g_entropy)
+        if wants_h: dh[rows] = d @ w
+        if wants_w: dw += d.t() @ h[rows]
+    h_type, w_type = ctx.dtypes
+    return dh.to(h_type) if wants_h else None, dw.to(w_type) if wants_w else None

@@ -23,52 +23,66 @@ class GatedDown(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         gate, up, w = ctx.saved_tensors
-        act = F.silu(gate)
-        dw = (g.flatten(0, -2).t() @ (act * up).flatten(0, -2)).to(ctx.dtype) if ctx.needs_input_grad[2] else None
-        inner = g @ w
-        return torch.ops.aten.silu_backward(inner * up, gate), inner * act, dw
+        act, dw = F.silu(gate), None
+        if ctx.needs_input_grad[2]:
+            inner = (act * up).flatten(0, -2)
+            dw = (g.flatten(0, -2).t() @ inner).to(ctx.dtype)
+        d_inner = g @ w
+        d_gate = torch.ops.aten.silu_backward(d_inner * up, gate)
+        return d_gate, d_inner * act, dw
 
 # %% ../../nbs/training/07_layer.ipynb #cell-007
+def _is_plain(linear)->bool:
+    "Is this nothing but a weight, and all there?"
+    gathered_later = hasattr(linear.weight, "ds_id")  # DeepSpeed's mark
+    return type(linear) is torch.nn.Linear and linear.bias is None and not gathered_later
+
 def _mlp(self, x):
     "The MLP of a layer"
-    down = self.down_proj
-    if not torch.is_grad_enabled() or type(down) is not torch.nn.Linear or down.bias is not None or hasattr(down.weight, "ds_id"):
-        return down(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
-    return GatedDown.apply(self.gate_proj(x), self.up_proj(x), down.weight)
+    if torch.is_grad_enabled() and _is_plain(self.down_proj):
+        return GatedDown.apply(self.gate_proj(x), self.up_proj(x), self.down_proj.weight)
+    return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
 
 # %% ../../nbs/training/07_layer.ipynb #cell-009
 class RootMeanSquare(torch.autograd.Function):
     "RMSNorm of `x` [..., width] in fp32, given in `dtype`"
     @staticmethod
     def forward(ctx, x, weight, eps, dtype):
-        h = x.float()
-        r = torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps)
+        exact = x.float()
+        r = torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, r)
-        return (weight * (h * r).to(x.dtype)).to(dtype)
+        n = (exact * r).to(x.dtype)
+        return (weight * n).to(dtype)
 
     @staticmethod
     def backward(ctx, g):
         x, weight, r = ctx.saved_tensors
-        n, g = x.float() * r, g.to(torch.promote_types(weight.dtype, x.dtype))
-        dw = (g * n.to(x.dtype)).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        n, dw = x.float() * r, None
+        g = g.to(torch.promote_types(weight.dtype, x.dtype))
+        if ctx.needs_input_grad[1]:
+            per_row = g * n.to(x.dtype)
+            dw = per_row.flatten(0, -2).sum(0).to(weight.dtype)
         dn = (g * weight).float()
-        return (r * (dn - n * (dn * n).mean(-1, keepdim=True))).to(x.dtype), dw, None, None
+        along = (dn * n).mean(-1, keepdim=True)
+        dx = r * (dn - n * along)
+        return dx.to(x.dtype), dw, None, None
 
-# %% ../../nbs/training/07_layer.ipynb #cell-010
+# %% ../../nbs/training/07_layer.ipynb #cell-011
 def _norm(self, x):
-    "A norm of a layer; what comes in fp32 goes to projections, under autocast in its type"
+    "A norm of a layer"
     kind, dtype = x.device.type, torch.promote_types(self.weight.dtype, x.dtype)
+    # fp32 comes from the residual stream, and projections follow; norms of q and k get bf16 and answer as stock does
     if x.dtype == torch.float32 and torch.is_autocast_enabled(kind): dtype = torch.get_autocast_dtype(kind)
     return RootMeanSquare.apply(x, self.weight, self.variance_epsilon, dtype)
 
-# %% ../../nbs/training/07_layer.ipynb #cell-012
+# %% ../../nbs/training/07_layer.ipynb #cell-013
 def keep_less(
     model, # A Llama, Qwen2 or Qwen3 model of transformers; changed in place
 ):
     "Let the layers of a model keep less for the backward pass"
     silu = getattr(model.config, "hidden_act", None) == "silu"
-    for m in model.modules():
-        kind = type(m).__name__
-        if kind.endswith("RMSNorm"): m.forward = MethodType(_norm, m)
-        elif kind.endswith("MLP") and silu: m.forward = MethodType(_mlp, m)
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind.endswith("RMSNorm"): module.forward = MethodType(_norm, module)
+        elif kind.endswith("MLP") and silu: module.forward = MethodType(_mlp, module)
     return model

@@ -75,11 +75,20 @@ def no_signal(
             "take more completions a prompt or a higher temperature, another reward, or other environments")
 
 # %% ../../nbs/training/11_record.ipynb #cell-015
+def _lines(path:Path)->list[dict]:
+    "The whole lines of a record"
+    found = []
+    for text in path.read_text().splitlines() if path.is_file() else ():
+        try: found.append(json.loads(text))
+        except ValueError: continue
+    return found
+
 def _say(text:str)->None:
     "A line beside the progress bar"
     from tqdm.auto import tqdm
     tqdm.write(text, file=sys.stderr)
 
+# %% ../../nbs/training/11_record.ipynb #cell-017
 class Record(TrainerCallback):
     "Writes metrics.jsonl, shows progress, stops a run that has gone wrong"
     def __init__(self,
@@ -104,15 +113,6 @@ class Record(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         "Put the bar away"
         if self.bar is not None: self.bar.close()
-
-# %% ../../nbs/training/11_record.ipynb #cell-017
-def _lines(path:Path)->list[dict]:
-    "The whole lines of a record"
-    found = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
-        try: found.append(json.loads(text))
-        except ValueError: continue
-    return found
 
 # %% ../../nbs/training/11_record.ipynb #cell-019
 @patch

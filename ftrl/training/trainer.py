@@ -182,7 +182,7 @@ def _count(self:StepTrainer, sampling:Rewarded, advantages:torch.Tensor)->None:
     metrics["idle"].append(idle.mean().item())
     metrics["unscored"].append((~sampling.learnable).float().mean().item())
 
-# %% ../../nbs/training/12_trainer.ipynb #cell-026
+# %% ../../nbs/training/12_trainer.ipynb #cell-027
 @patch
 def _rewarded(self:StepTrainer, out:dict, n:int)->Rewarded:
     "A batch of TRL's as an algorithm sees it"
@@ -200,7 +200,7 @@ def _total(self:StepTrainer, x:torch.Tensor)->torch.Tensor:
     "A number added up over processes"
     return self.accelerator.reduce(x, "sum")
 
-# %% ../../nbs/training/12_trainer.ipynb #cell-028
+# %% ../../nbs/training/12_trainer.ipynb #cell-029
 PER_ROW = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "old_per_token_logps",
            "ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio", "tool_mask")
 
@@ -229,7 +229,7 @@ def merged(
         out[key][rows] = taken[by]
     return out
 
-# %% ../../nbs/training/12_trainer.ipynb #cell-031
+# %% ../../nbs/training/12_trainer.ipynb #cell-032
 @patch
 def _again(self:StepTrainer, inputs, out:dict)->dict:
     "Sample groups again that were rewarded alike"
@@ -249,7 +249,7 @@ def _again(self:StepTrainer, inputs, out:dict)->dict:
     tokens = (out["completion_mask"] * out.get("tool_mask", 1)).sum()
     return out | {"num_items_in_batch": self.accelerator.gather(tokens).sum()}
 
-# %% ../../nbs/training/12_trainer.ipynb #cell-033
+# %% ../../nbs/training/12_trainer.ipynb #cell-034
 def active(
     inputs:dict, # A mini-batch
     group:int, # Completions of a prompt
@@ -267,7 +267,7 @@ def _compute_loss(self:StepTrainer, model, inputs):
     if self.shared and self.loss_type == "dapo" and not regularized: inputs = active(inputs, self.num_generations)
     return GRPOTrainer._compute_loss(self, model, inputs)
 
-# %% ../../nbs/training/12_trainer.ipynb #cell-036
+# %% ../../nbs/training/12_trainer.ipynb #cell-037
 @patch
 def training_step(self:StepTrainer, model, inputs, num_items_in_batch=None):
     "TRL's step; a loss that is no number stops it before the weights change"
