@@ -1,5 +1,6 @@
 "Exactness against stock TRL, resuming after a kill, two processes, and the algorithms end to end on tiny models"
 import json, os, signal, subprocess, sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 import pytest, torch
@@ -32,13 +33,13 @@ def batch(lengths, seed=1, width=12):
     out["num_items_in_batch"] = out["completion_mask"].sum()
     return out
 
-def trainer(model, tmp_path, shared, tokenizer, peft=None, **options):
+def trainer(model, tmp_path, shared, tokenizer, peft=None, reference=None, **options):
     from trl import GRPOConfig
     from datasets import Dataset
     from ftrl.training.trainer import StepTrainer
     args = GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_completion_length=12,
                       report_to="none", use_cpu=True, bf16=False, **{"gradient_checkpointing": False, **options})
-    return StepTrainer(model, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=args, shared=shared,
+    return StepTrainer(model, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=args, shared=shared, reference=reference,
                        processing_class=tokenizer, train_dataset=Dataset.from_dict({"prompt": ["a"] * 4}), peft_config=peft)
 
 @pytest.fixture(scope="session")
@@ -273,3 +274,75 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(home, tmp_path
     with pytest.raises(FtrlError, match="loss|grad_norm|KL"):
         train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"lr": 1e18, "options": SMALL["options"] | {"max_grad_norm": 1e9}}))
     assert not (tmp_path/"run/model.safetensors").exists()
+
+# -- what teaches nothing ----------------------------------------------------------------------------------------------------
+
+class Scored:
+    "Rewards by position: a number, or None where a completion cannot be scored"
+    __name__ = "scored"
+    def __init__(self, given): self.given = given
+    def __call__(self, completions, **_): return [self.given[i % len(self.given)] for i in range(len(completions))]
+
+def sampled_steps(model, tmp_path, tokenizer, algorithm, given, cut=False, steps=4, **more):
+    "Real steps with these rewards; with `cut` every completion is too long, and masked"
+    from datasets import Dataset
+    from trl import GRPOConfig
+    from ftrl.training.record import Record
+    from ftrl.training.trainer import StepTrainer
+    said = []
+    args = GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_completion_length=4, max_steps=steps,
+                      report_to="none", use_cpu=True, bf16=False, logging_steps=1, save_strategy="no", disable_tqdm=True, learning_rate=1e-2,
+                      logging_nan_inf_filter=False, mask_truncated_completions=cut, gradient_checkpointing=False, loss_type="dapo", **more)
+    trainer = StepTrainer(model, reward_funcs=Scored(given), args=args, algorithm=algorithm, processing_class=tokenizer,
+                          train_dataset=Dataset.from_dict({"prompt": ["ab", "cd"] * 8}),
+                          callbacks=[Record(tmp_path/"metrics.jsonl", say=said.append)])
+    before = [p.detach().clone() for p in model.parameters()]
+    trainer.train()
+    moved = any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
+    return record(tmp_path), said, moved
+
+@pytest.mark.parametrize("algorithm", ["grpo", "reinforce++", "rloo"])
+@pytest.mark.parametrize("case, given, unscored", [("no reward", [None], 1), ("alike", [1 / 3], 0), ("one left", [None] * 7 + [1.0], 7 / 8)])
+def test_what_teaches_nothing_is_counted_and_moves_nothing(algorithm, case, given, unscored, tmp_path, tokenizer):
+    lines, said, moved = sampled_steps(network("Llama"), tmp_path, tokenizer, algorithm, given)
+    assert [x["step"] for x in lines] == [1, 2, 3, 4]
+    assert all(x["loss"] == 0 and x["grad_norm"] == 0 and x["idle"] == 1 for x in lines)
+    assert all(abs(x["unscored"] - unscored) < 1e-6 for x in lines)
+    assert not moved
+    assert len(said) == 1 and said[0].startswith("step 3: the last 3 samplings taught nothing") and "learning rate" not in said[0]
+
+@pytest.mark.parametrize("algorithm", ["grpo", "reinforce++", "rloo"])
+def test_completions_all_cut_and_masked_give_no_gradient(algorithm, tmp_path, tokenizer):
+    endless = deepcopy(tokenizer)
+    endless.add_tokens([f"<{i}>" for i in range(60)])
+    endless.add_special_tokens({"pad_token": "<none>", "eos_token": "<end>"})  # beyond the model's vocabulary: never sampled
+    model = network("Llama")
+    model.generation_config.eos_token_id = None
+    lines, said, moved = sampled_steps(model, tmp_path, endless, algorithm, [1.0, 0.0, 0.5], cut=True)
+    assert all(x["loss"] == 0 and x["idle"] == 1 and x["unscored"] == 1 and x["cut"] == 1 for x in lines), lines
+    assert not moved and "cut and masked" in said[0]
+
+def test_the_reference_is_the_named_policy(home, tmp_path, tokenizer):
+    "In a later round the KL is to the policy all began with, not to the round's start"
+    from transformers import AutoModelForCausalLM
+    later = network("Llama", seed=3)
+    later.save_pretrained(tmp_path/"later")
+    def start(): return AutoModelForCausalLM.from_pretrained(tmp_path/"later", dtype="float32")
+    own = reference_of(start(), tmp_path, tokenizer)
+    first = reference_of(start(), tmp_path, tokenizer, reference=home/"model")
+    assert own == digest(later) and first == digest(AutoModelForCausalLM.from_pretrained(home/"model", dtype="float32")) != own
+
+def test_an_adapter_can_have_another_reference(home, tmp_path, tokenizer):
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    first = reference_of(network("Llama", seed=3), tmp_path, tokenizer, reference=home/"model", peft=config)
+    assert first == digest(AutoModelForCausalLM.from_pretrained(home/"model", dtype="float32"))
+
+def digest(model): return [round(p.double().norm().item(), 9) for p in model.parameters()]
+
+def reference_of(model, tmp_path, tokenizer, reference=None, peft=None):
+    name = model.config._name_or_path
+    made = trainer(model, tmp_path, True, tokenizer, peft, beta=0.1, reference=reference)
+    assert model.config._name_or_path == name
+    return digest(made.ref_model)

@@ -170,10 +170,15 @@ def _generate_and_score_completions(self:StepTrainer, inputs):
     out = GRPOTrainer._generate_and_score_completions(self, inputs)
     if self.resample and self.model.training: out = self._again(inputs, out)
     sampling = self._rewarded(out, len(inputs))
-    advantages = self.algorithm.advantage(sampling)
+    advantages = _settled(self.algorithm.advantage(sampling), sampling.learnable[sampling.here])
     self._count(sampling, advantages)
     return out | {"advantages": advantages}
 
+def _settled(advantages:torch.Tensor, learnable:torch.Tensor)->torch.Tensor:
+    "Advantages `[here]` or `[here, length]`, 0 for completions that teach nothing"
+    return advantages.masked_fill(~learnable if advantages.ndim == 1 else ~learnable[:, None], 0)
+
+# %% ../../nbs/training/12_trainer.ipynb #cell-027
 @patch
 def _count(self:StepTrainer, sampling:Rewarded, advantages:torch.Tensor)->None:
     "Log how much of a sampling teaches nothing"
@@ -182,7 +187,7 @@ def _count(self:StepTrainer, sampling:Rewarded, advantages:torch.Tensor)->None:
     metrics["idle"].append(idle.mean().item())
     metrics["unscored"].append((~sampling.learnable).float().mean().item())
 
-# %% ../../nbs/training/12_trainer.ipynb #cell-027
+# %% ../../nbs/training/12_trainer.ipynb #cell-029
 @patch
 def _rewarded(self:StepTrainer, out:dict, n:int)->Rewarded:
     "A batch of TRL's as an algorithm sees it"
@@ -200,7 +205,7 @@ def _total(self:StepTrainer, x:torch.Tensor)->torch.Tensor:
     "A number added up over processes"
     return self.accelerator.reduce(x, "sum")
 
-# %% ../../nbs/training/12_trainer.ipynb #cell-029
+# %% ../../nbs/training/12_trainer.ipynb #cell-031
 PER_ROW = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "old_per_token_logps",
            "ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio", "tool_mask")
 
@@ -229,7 +234,7 @@ def merged(
         out[key][rows] = taken[by]
     return out
 
-# %% ../../nbs/training/12_trainer.ipynb #cell-032
+# %% ../../nbs/training/12_trainer.ipynb #cell-034
 @patch
 def _again(self:StepTrainer, inputs, out:dict)->dict:
     "Sample groups again that were rewarded alike"
@@ -249,7 +254,7 @@ def _again(self:StepTrainer, inputs, out:dict)->dict:
     tokens = (out["completion_mask"] * out.get("tool_mask", 1)).sum()
     return out | {"num_items_in_batch": self.accelerator.gather(tokens).sum()}
 
-# %% ../../nbs/training/12_trainer.ipynb #cell-034
+# %% ../../nbs/training/12_trainer.ipynb #cell-036
 def active(
     inputs:dict, # A mini-batch
     group:int, # Completions of a prompt
@@ -267,7 +272,7 @@ def _compute_loss(self:StepTrainer, model, inputs):
     if self.shared and self.loss_type == "dapo" and not regularized: inputs = active(inputs, self.num_generations)
     return GRPOTrainer._compute_loss(self, model, inputs)
 
-# %% ../../nbs/training/12_trainer.ipynb #cell-037
+# %% ../../nbs/training/12_trainer.ipynb #cell-039
 @patch
 def training_step(self:StepTrainer, model, inputs, num_items_in_batch=None):
     "TRL's step; a loss that is no number stops it before the weights change"
