@@ -107,8 +107,8 @@ def _compose(out:str, n:int, recipe, workers:int, engine:str)->None:
 def _world(spec:str, out:str):
     "A built-in world's name, or the world of a file or database"
     if not any(c in spec for c in "./:\\"): return spec
-    from ftrl.environments.tables import beside, make
-    world = make(spec, names=beside(out, spec))
+    from ftrl.environments.tables import make, names_file
+    world = make(spec, names=names_file(spec, out))
     for why, n in sorted(world.omitted.items()): print(f"{world.name}: {n} left out, {why}", file=sys.stderr)
     return world
 

@@ -20,6 +20,7 @@ from .gate import GATES, check, passed
 from .integrate import integrate
 from .scale import scale
 from .scenario import Plan, decompose
+from .tables import open_world
 from .world import View, World, load_world, world_names
 
 # %% ../../nbs/environments/12_build.ipynb #cell-005
@@ -71,7 +72,7 @@ class Recipe:
 def views(self:Recipe)->list[View]:
     "The worlds as this split sees them"
     if self.worlds is None: worlds = [w for w in map(load_world, world_names(installed=False)) if w.held_out == (self.split == "world")]
-    else: worlds = [w if isinstance(w, World) else load_world(w) for w in self.worlds]
+    else: worlds = [w if isinstance(w, World) else open_world(w) for w in self.worlds]
     if not worlds: raise FtrlError(f"no world for split {self.split!r}; expected names among {', '.join(world_names())}")
     return [w.view(self.split) for w in worlds]
 

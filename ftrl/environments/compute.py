@@ -141,8 +141,8 @@ class Answer:
         return self.text.partition(" ")[2]
 
     @property
-    def number(self)->float:
-        "The number of a quantity"
+    def number(self)->int | float:
+        "The number of a quantity; whole ones are exact"
         return _whole(amount(self.text))
 
 # %% ../../nbs/environments/05_compute.ipynb #cell-023
@@ -150,10 +150,16 @@ _RATES = ("degrees", "percent", "mag", "g/cm3", "points")
 
 def _adds_up(unit:str)->bool: return not any(rate in unit for rate in _RATES)
 
+def _held_by_floats(numbers:list)->bool:
+    "Is the float that tools compute with their sum to the last digit, or to four decimals?"
+    size = sum(map(abs, numbers))
+    return size < (2**53 if all(isinstance(n, int) for n in numbers) else 1e11)
+
 def _comparable(operation:Operation, answers:list[Answer])->bool:
     "May these quantities be worked with together?"
     units = {answer.unit for answer in answers}
     if any(answer.range != "number" for answer in answers) or len(units) > 1: return False
+    if not _held_by_floats([answer.number for answer in answers]): return False
     if operation.name == "difference": return len(answers) == 2
     return operation.name != "sum" or all(map(_adds_up, units))
 

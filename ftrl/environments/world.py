@@ -7,15 +7,17 @@ __all__ = ['VALUES', 'SMALL', 'SHARE', 'WORLDS', 'Kind', 'quantity', 'amount', '
            'count', 'World', 'held', 'View', 'world_names', 'load_world']
 
 # %% ../../nbs/environments/00_world.ipynb #cell-002
-import importlib, re
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 from fastcore.basics import patch
-from ..core import FtrlError, rng, verify
+from ..core import FtrlError, rng
 from ..registry import Registry
+
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../../nbs/environments/00_world.ipynb #cell-005
 @dataclass(frozen=True)
@@ -38,24 +40,33 @@ def quantity(
     digits:int=2, # Decimals at most
 )->str:
     "A number as tools print it, with its unit: 5895, 'm' -> '5,895 m'"
-    text = f"{round(x, digits):,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{round(x):,}"
+    if isinstance(x, int): text = f"{x:,}"  # to the last digit, also where floats end
+    elif not digits: text = f"{round(x):,}"
+    else: text = f"{round(x, digits):,.{digits}f}".rstrip("0").rstrip(".")
     return f"{text} {unit}".strip()
 
-def amount(text:str)->float:
-    "The number that a quantity begins with: '5,895 m' -> 5895"
-    return float(text.split(" ")[0].replace(",", ""))
+def amount(
+    text:str, # "5,895 m"
+)->int | float:
+    "The number that a quantity begins with; whole ones are exact"
+    number = text.split(" ")[0].replace(",", "")
+    return int(number) if re.fullmatch(r"[+-]?[0-9]+", number) else float(number)
 
 # %% ../../nbs/environments/00_world.ipynb #cell-010
+_COMMON = {"yes", "true", "false", "none", "null", "error", "name", "the", "and", "not", "one", "must"}
+
+def _verifiable_piece(piece:str)->bool:
+    "Is one piece of an answer long or typed enough?"
+    piece = piece.replace(",", "").strip()
+    least = 4 if piece.isdigit() else 3
+    return len(piece) >= least and piece.lower() not in _COMMON
+
 def verifiable(
     text:str, # A possible sub-answer
 )->bool:
     "Is each piece of an answer long or typed enough to be searched for?"
-    pieces = text.replace(",", "").split() if ", " not in text else [p.replace(",", "") for p in text.split(", ")]
-    if ", " in text: return len(pieces) < 6 and all(map(verifiable, pieces))
-    bare = text.replace(",", "").strip()
-    return len(bare) >= (4 if bare.isdigit() else 3) and bare.lower() not in _COMMON
-
-_COMMON = {"yes", "true", "false", "none", "null", "error", "name", "the", "and", "not", "one", "must"}
+    pieces = text.split(", ")
+    return len(pieces) < 6 and all(map(_verifiable_piece, pieces))
 
 # %% ../../nbs/environments/00_world.ipynb #cell-013
 @dataclass(frozen=True)
@@ -88,7 +99,8 @@ def inverse(
 )->Relation:
     "The same facts asked from the other side"
     if r.cardinality != "1:1": raise FtrlError(f"{r.id} is {r.cardinality}; expected 1:1 to have an inverse")
-    return Relation(name, r.range, r.domain, phrases, {o: s for s, o in r.facts.items()}, "1:1", **kwargs)
+    facts = {thing: subject for subject, thing in r.facts.items()}
+    return Relation(name, r.range, r.domain, phrases, facts, "1:1", **kwargs)
 
 # %% ../../nbs/environments/00_world.ipynb #cell-018
 def most(
@@ -102,10 +114,13 @@ def most(
 )->Relation: # country -> city
     "For each object of `group`, its member with the largest number; ties are left out"
     members = {}
-    for s, o in group.facts.items():
-        if s in by.facts: members.setdefault(o, []).append((sign * amount(by.facts[s]), s))
-    facts = {o: max(ms)[1] for o, ms in members.items()
-             if len(ms) >= least and sorted(m[0] for m in ms)[-1] > sorted(m[0] for m in ms)[-2]}
+    for thing, whole in group.facts.items():
+        if thing in by.facts: members.setdefault(whole, []).append((sign * amount(by.facts[thing]), thing))
+    facts = {}
+    for whole, ranked in members.items():
+        first, *others = sorted(ranked, reverse=True)
+        tied = others and others[0][0] == first[0]
+        if len(ranked) >= least and others and not tied: facts[whole] = first[1]
     return Relation(name, group.range, group.domain, phrases, facts, **kwargs)
 
 # %% ../../nbs/environments/00_world.ipynb #cell-020
@@ -117,8 +132,9 @@ def count(
     **kwargs, # More fields of the new relation
 )->Relation:
     "For each object of `group`, how many members it has"
-    n = Counter(group.facts.values())
-    return Relation(name, group.range, "number", phrases, {o: quantity(k, unit) for o, k in n.items() if k > 1}, **kwargs)
+    sizes = Counter(group.facts.values())
+    facts = {whole: quantity(n, unit) for whole, n in sizes.items() if n > 1}
+    return Relation(name, group.range, "number", phrases, facts, **kwargs)
 
 # %% ../../nbs/environments/00_world.ipynb #cell-023
 class World:
@@ -135,35 +151,49 @@ class World:
         self.relations = {r.id: r for r in relations}
         for r in self.relations.values(): self.check(r)
 
-    def __repr__(self): return (f"World({self.name}: {len(self.kinds)} kinds, {len(self.relations)} relations, "
-                                f"{sum(len(r.facts) for r in self.relations.values())} facts)")
+    def __repr__(self):
+        facts = sum(len(r.facts) for r in self.relations.values())
+        return f"World({self.name}: {len(self.kinds)} kinds, {len(self.relations)} relations, {facts} facts)"
 
     def check(self, r:Relation):
         "Raise `FtrlError` if a relation does not fit"
-        bad = lambda why: FtrlError(f"world {self.name}, relation {r.id}: {why}")
-        if r.domain not in self.kinds: raise bad(f"domain {r.domain!r} is no kind; expected one of {list(self.kinds)}")
-        if r.range not in (*self.kinds, *VALUES): raise bad(f"range {r.range!r} is neither a kind nor one of {VALUES}")
-        if not r.name.isidentifier(): raise bad("expected a snake_case name")
-        if not r.facts: raise bad("has no facts")
-        if not r.phrases or any("{x}" not in p for p in (*r.phrases, *r.questions)):
-            raise bad("expected phrases that contain {x}")
-        if r.cardinality == "1:1" and len(set(r.facts.values())) < len(r.facts): raise bad("is not one-to-one")
-        wrong = next((f for f in r.facts.items() if not all(isinstance(t, str) and t.strip() for t in f)), None)
-        if wrong: raise bad(f"fact {wrong} is not a pair of texts")
+        why = _misfit(self, r) or _bad_facts(r)
+        if why: raise FtrlError(f"world {self.name}, relation {r.id}: {why}")
 
-# %% ../../nbs/environments/00_world.ipynb #cell-026
+# %% ../../nbs/environments/00_world.ipynb #cell-025
+def _misfit(world:World, r:Relation)->str:
+    "Why a relation's names and phrases do not fit, if so"
+    if r.domain not in world.kinds: return f"domain {r.domain!r} is no kind; expected one of {list(world.kinds)}"
+    if r.range not in (*world.kinds, *VALUES): return f"range {r.range!r} is neither a kind nor one of {VALUES}"
+    if not r.name.isidentifier(): return "expected a snake_case name"
+    nowhere = [p for p in (*r.phrases, *r.questions) if "{x}" not in p]
+    return "expected phrases that contain {x}" if nowhere or not r.phrases else ""
+
+def _bad_facts(r:Relation)->str:
+    "What is wrong with a relation's facts, if anything"
+    if not r.facts: return "has no facts"
+    if r.cardinality == "1:1" and len(set(r.facts.values())) < len(r.facts): return "is not one-to-one"
+    for fact in r.facts.items():
+        if not all(isinstance(text, str) and text.strip() for text in fact): return f"fact {fact} is not a pair of texts"
+    return ""
+
+# %% ../../nbs/environments/00_world.ipynb #cell-028
+def _line(r:Relation)->dict:
+    "A relation as a line of the table, with its first fact"
+    subject, value = next(iter(r.facts.items()))
+    return {"domain": r.domain, "relation": r.name, "range": r.range, "cardinality": r.cardinality, "facts": len(r.facts),
+            "example": r.phrases[0].format(x=subject), "value": value}
+
 @patch
-def table(self:World):
+def table(self:World)->"pd.DataFrame":
     "One line per relation, as a data frame"
     import pandas as pd
-    rows = [(r.domain, r.name, r.range, r.cardinality, len(r.facts), r.phrases[0].format(x=next(iter(r.facts))),
-             next(iter(r.facts.values()))) for r in self.relations.values()]
-    return pd.DataFrame(rows, columns=["domain", "relation", "range", "cardinality", "facts", "example", "value"])
+    return pd.DataFrame([_line(r) for r in self.relations.values()])
 
 @patch
 def _repr_html_(self:World): return f"<p><b>{self.name}</b> {self.title}</p>" + self.table().to_html(index=False)
 
-# %% ../../nbs/environments/00_world.ipynb #cell-029
+# %% ../../nbs/environments/00_world.ipynb #cell-031
 SMALL, SHARE = 40, 4
 
 @lru_cache(1 << 18)
@@ -176,13 +206,18 @@ def held(
 @patch
 def held_relations(self:World)->set[str]:
     "Ids of the relations that only the test split uses: of every kind with four relations, one in four"
+    def place(id): return rng("held", self.name, id).random()
     out = set()
-    for k in self.kinds:
-        ids = sorted((r.id for r in self.relations.values() if r.domain == k), key=lambda i: rng("held", self.name, i).random())
-        out |= set(ids[:len(ids) // SHARE])
+    for kind in self.kinds:
+        ids = [r.id for r in self.relations.values() if r.domain == kind]
+        out |= set(sorted(ids, key=place)[:len(ids) // SHARE])
     return out
 
-# %% ../../nbs/environments/00_world.ipynb #cell-032
+# %% ../../nbs/environments/00_world.ipynb #cell-034
+def _things(world:World, kind:str)->set[str]:
+    "The things of a kind, by their names"
+    return {thing for r in world.relations.values() if r.domain == kind for thing in r.facts}
+
 class View:
     "What one split may use of a world"
     def __init__(self, world:World, split:str):
@@ -190,10 +225,12 @@ class View:
             raise FtrlError(f"split {split!r} is unknown; expected train, test or world")
         self.world, self.split, self.kinds = world, split, world.kinds
         self.held = world.held_relations() if split != "world" else set()
-        self.sizes = {k: len({s for r in world.relations.values() if r.domain == k for s in r.facts}) for k in world.kinds}
-        keep = [r for r in world.relations.values() if split != "train" or r.id not in self.held]
-        self.facts = {r.id: {s: o for s, o in r.facts.items() if self.sees(r.domain, s)} for r in keep}
-        self.relations = {r.id: r for r in keep if self.facts[r.id]}
+        self.sizes = {kind: len(_things(world, kind)) for kind in world.kinds}
+        self.facts, self.relations = {}, {}
+        for r in world.relations.values():
+            if split == "train" and r.id in self.held: continue
+            self.facts[r.id] = {thing: o for thing, o in r.facts.items() if self.sees(r.domain, thing)}
+            if self.facts[r.id]: self.relations[r.id] = r
 
     def sees(self, kind:str, thing:str)->bool:
         "May this thing be asked about?"
@@ -203,11 +240,13 @@ class View:
     @cached_property
     def out(self)->dict[str, list[Relation]]:
         "Relations by the kind they start from"
-        return {k: [r for r in self.relations.values() if r.domain == k] for k in self.kinds}
+        found = {kind: [] for kind in self.kinds}
+        for r in self.relations.values(): found[r.domain].append(r)
+        return found
 
     def __repr__(self): return f"View({self.world.name}, {self.split}: {len(self.relations)} relations)"
 
-# %% ../../nbs/environments/00_world.ipynb #cell-033
+# %% ../../nbs/environments/00_world.ipynb #cell-035
 @patch
 def view(self:World, split:str="train")->View:
     "The world as a split sees it, made once"
@@ -215,7 +254,7 @@ def view(self:World, split:str="train")->View:
     if split not in views: views[split] = View(self, split)
     return views[split]
 
-# %% ../../nbs/environments/00_world.ipynb #cell-036
+# %% ../../nbs/environments/00_world.ipynb #cell-038
 WORLDS = Registry("ftrl.worlds", "world", home="ftrl.environments.worlds")
 
 def _ours(name:str)->bool:
@@ -231,16 +270,15 @@ def world_names(
     ours = [name for name in known if _ours(name)]
     return ours + [name for name in known if installed and not _ours(name)]
 
-# %% ../../nbs/environments/00_world.ipynb #cell-039
+# %% ../../nbs/environments/00_world.ipynb #cell-041
 @lru_cache(None)
 def load_world(
-    spec:str, # A world's name, a table's file, or a database address
+    name:str, # A world's name
 )->World:
-    "The world of this name, or one made from tables"
-    if re.search(r"[./:\\]", spec): return importlib.import_module("ftrl.environments.tables").make(spec)
-    if spec not in WORLDS:
-        raise FtrlError(f"world {spec!r} is unknown; expected one of {', '.join(world_names())}, or a file")
-    world = WORLDS[spec]()
+    "The world of this name"
+    if name not in WORLDS:
+        raise FtrlError(f"world {name!r} is unknown; expected one of {', '.join(world_names())}, or a file")
+    world = WORLDS[name]()
     if not isinstance(world, World):
-        raise FtrlError(f"world {spec!r}: its function gave a {type(world).__name__}; expected a World")
+        raise FtrlError(f"world {name!r}: its function gave a {type(world).__name__}; expected a World")
     return world
