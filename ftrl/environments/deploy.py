@@ -8,7 +8,7 @@ __all__ = ['facts_for', 'checks', 'source', 'deploy', 'gold']
 # %% ../../nbs/environments/10_deploy.ipynb #cell-002
 import random
 from .compute import OPERATIONS
-from ..core import Call, Env, SubQuestion, bare, dumps
+from ..core import Call, Env, FtrlError, SubQuestion, bare, dumps
 from .document import Tool
 from .integrate import choice
 from .scale import OPTIONS
@@ -273,6 +273,8 @@ def gold(
     "The calls that solve an environment"
     turn, turns = {}, []
     for s in env.subquestions:
+        missing = [d for d in s.depends_on if d not in turn]
+        if missing: raise FtrlError(f"{env.id}: {s.id} depends on {missing[0]}, which does not come before it")
         turn[s.id] = 1 + max((turn[d] for d in s.depends_on), default=-1)
         if turn[s.id] == len(turns): turns.append([])
         turns[turn[s.id]].append(Call(s.tool, s.arguments, f"call_{s.id}"))

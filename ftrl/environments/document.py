@@ -39,7 +39,8 @@ class Tool:
 PATTERNS = {
     "train": ("get_{s}", "find_{s}", "{s}_lookup", "{s}_finder", "lookup_{s}", "{s}_search", "{s}_info"),
     "test": (
-        "fetch_{s}", "{s}_retriever", "query_{s}", "{s}_service", "{s}_locator", "retrieve_{s}", "{s}_explorer")}
+        "fetch_{s}", "{s}_retriever", "query_{s}", "{s}_service", "{s}_locator", "retrieve_{s}",
+        "{s}_explorer")}
 SELECTORS = {
     "train": ("attribute", "fact", "field"),
     "test": ("property", "aspect", "detail")}

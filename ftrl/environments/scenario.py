@@ -8,7 +8,6 @@ __all__ = ['OPENERS', 'JOINS', 'SIZES', 'Hop', 'Plan', 'Fact', 'walk', 'called',
 
 # %% ../../nbs/environments/06_scenario.ipynb #cell-002
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 from .compute import OPERATIONS, Answer, Operation, compute, fits

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from .talk import faults
 from ...core import Call, Env, SubQuestion, ToolDoc, dumps, verify
 from ..document import function
-from ..gate import judge, trial
+from ..gate import judge
+from ..trial import trial
 from ..scenario import Hop, Plan
 
 # %% ../../../nbs/environments/authors/01_draft.ipynb #cell-005

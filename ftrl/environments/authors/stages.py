@@ -14,7 +14,9 @@ from .draft import BLANK, CALL, DEFS, PARAMETERS, TEXT, TOOL, Toolset, closed, d
 from .draft import _wrong_call, _wrong_doc
 from .talk import Desk, Rejected, Talk
 from ...core import SCENARIOS, Env, ToolDoc, dumps, rng, verify
-from ..gate import GATES, IMPORTS, check, dummy, judge, shape, trial
+from ..gate import GATES, check, judge, shape
+from ..inspection import IMPORTS
+from ..trial import dummy, trial
 from ..scale import OPTIONS_AT, TOTAL, strategies
 from ..scenario import SIZES, Hop, Plan
 from ..world import verifiable
