@@ -47,7 +47,6 @@ prepare: $(TESTED)
 	$(BIN)/python tests/readme.py
 
 record: $(READY)
-	rm -rf results/$(notdir $(RUN)) figures
 	$(BIN)/python -c "from ftrl.runs.reproduce import Run, publish; publish(Run('$(RUN)'), 'results/$(notdir $(RUN))', 'figures')"
 
 lab: $(TESTED)

@@ -324,8 +324,8 @@ def reproduce(
     jobs: Annotated[int, Opt(help="Seeds side by side, each with its share of the cores")] = 1,
 ):
     "The whole method in six notebooks; what is done is skipped."
-    from ftrl.runs.reproduce import reproduce as run, summary
-    print("\n" + summary(run(profile, out, jobs=jobs)))
+    from ftrl.runs.reproduce import reproduce as run, run_summary
+    print("\n" + run_summary(run(profile, out, jobs=jobs)))
 
 # %% ../nbs/90_cli.ipynb #cell-049
 BENCHMARKS = {"update": "ftrl.training.speed:bench_update", "rollout": "ftrl.training.rollout_speed:bench_rollout",
