@@ -8,24 +8,36 @@ __all__ = ['machine', 'seconds', 'compare', 'case', 'benchmark']
 # %% ../nbs/05_perf.ipynb #cell-002
 import gc, os, platform, sys, time
 from collections.abc import Callable
+from pathlib import Path
 
-# %% ../nbs/05_perf.ipynb #cell-004
-def _first(path, key):
-    "The value after `key` in a file of `key: value` lines"
-    try:
-        with open(path) as f: return next((l.partition(":")[2].strip() for l in f if l.startswith(key)), "")
-    except OSError: return ""
+# %% ../nbs/05_perf.ipynb #cell-005
+def _stated(path:str, key:str)->str:
+    "The value after `key` in a file of `key: value` lines, empty where there is none"
+    try: text = Path(path).read_text()
+    except OSError: return ""  # not Linux
+    for line in text.splitlines():
+        if line.startswith(key): return line.partition(":")[2].strip()
+    return ""
 
-def machine()->dict:
-    "What the numbers of a benchmark were measured on"
-    cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    return {"cpu": _first("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "memory": _first("/proc/meminfo", "MemTotal"), "system": f"{platform.system()} {platform.release()}",
-            "python": platform.python_version(), "load": round(os.getloadavg()[0], 2),
-            "gpu": cuda.get_device_name() if cuda and cuda.is_available() else None}
+def _gpu()->str | None:
+    "The GPU, if torch is in use and sees one"
+    torch = sys.modules.get("torch")  # a benchmark without torch need not load it
+    if torch is None or not torch.cuda.is_available(): return None
+    return torch.cuda.get_device_name()
 
 # %% ../nbs/05_perf.ipynb #cell-007
+def machine()->dict:
+    "What the numbers of a benchmark were measured on"
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": _stated("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+            "cores": usable,
+            "memory": _stated("/proc/meminfo", "MemTotal"),
+            "system": f"{platform.system()} {platform.release()}",
+            "python": platform.python_version(),
+            "load": round(os.getloadavg()[0], 2),
+            "gpu": _gpu()}
+
+# %% ../nbs/05_perf.ipynb #cell-010
 def seconds(run:Callable)->float:
     "How long one run takes"
     start = time.perf_counter()
@@ -40,15 +52,18 @@ def compare(
     "Time contestants in turn"
     times = {name: [] for name in contestants}
     for i in range(warm + n):
-        gc.collect(); gc.disable()
+        names = list(contestants)
+        if i % 2: names.reverse()
+        gc.collect()
+        gc.disable()
         try:
-            for name in list(contestants)[::-1 if i % 2 else 1]:
+            for name in names:
                 t = seconds(contestants[name])
                 if i >= warm: times[name].append(t)
         finally: gc.enable()
     return {name: sorted(ts) for name, ts in times.items()}
 
-# %% ../nbs/05_perf.ipynb #cell-010
+# %% ../nbs/05_perf.ipynb #cell-013
 def case(
     name:str, # What was measured
     unit:str, # Of `ours` and `peer`
@@ -58,11 +73,16 @@ def case(
     **more, # Further facts: percentiles, sizes, goals
 )->dict:
     "One line of a benchmark"
-    ratio = None if not peer or not ours else peer / ours if better == "lower" else ours / peer
-    short = lambda x: float(f"{x:.4g}") if isinstance(x, float) else x
-    return {"case": name, "unit": unit, "ours": short(ours), "peer": short(peer), "ratio": short(ratio), "better": better,
-            **{k: short(v) for k, v in more.items()}}
+    ratio = None
+    if ours and peer: ratio = peer / ours if better == "lower" else ours / peer
+    line = {"case": name, "unit": unit, "ours": ours, "peer": peer, "ratio": ratio, "better": better, **more}
+    return {key: _short(value) for key, value in line.items()}
 
+def _short(x):
+    "A float to four digits; all else as it is"
+    return float(f"{x:.4g}") if isinstance(x, float) else x
+
+# %% ../nbs/05_perf.ipynb #cell-015
 def benchmark(
     name:str, # Of the benchmark
     cases:list[dict], # From `case`
