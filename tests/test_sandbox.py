@@ -1,11 +1,11 @@
 "Faults the sandbox must survive, as root and as an unprivileged user; real tools; deaths of its own processes"
-import json, math, os, random, re, signal, socket, subprocess, sys, tempfile, threading, time
+import gzip, json, math, os, random, re, signal, socket, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 import pytest
-from ftrl.sandbox import sandbox as module, worker
 from ftrl.core import FtrlError
 from ftrl.files import data_dir
-from ftrl.sandbox.confine import layers
+from ftrl.sandbox import host
+from ftrl.sandbox.confine import layers, packages
 from ftrl.sandbox.sandbox import Sandbox
 
 LIMIT = .5
@@ -14,7 +14,10 @@ WEAK = not all(layers().values())
 late = f"timed out after {LIMIT} s"
 ended = r"the tool ended its process|process died of|process was killed|forged a reply"
 denied = "PermissionError|OSError|FileNotFoundError"
-body = lambda text, head="": f"{head}\ndef f(*a, **k):\n" + "\n".join("    " + l for l in text.split("\n"))
+
+def body(text, head=""):
+    "A tool `f` with these lines in it"
+    return f"{head}\ndef f(*a, **k):\n" + "\n".join("    " + line for line in text.split("\n"))
 
 # name -> (source of f, pattern of what the policy may read, arguments)
 FAULTS = {
@@ -66,6 +69,9 @@ FAULTS = {
     "subprocess": (body("import subprocess\nreturn subprocess.check_output('id', shell=True)"), denied),
     "exec": (body("import os\nos.execv('/bin/sh', ['sh', '-c', 'id'])"), denied),
     "/etc/passwd": (body("return open('/etc/passwd').read()"), denied),
+    "list the packages": (body("import os, sysconfig\nreturn os.listdir(sysconfig.get_path('purelib'))"), denied),
+    "list site-packages": (body("import os\nreturn os.listdir(os.path.dirname(os.__file__) + '/site-packages')"), denied),
+    "list the library": (body("import os\nreturn os.listdir(os.path.dirname(os.__file__))"), denied),
     "list /": (body("import os\nreturn os.listdir('/')"), denied),
     "environment": (body("import os\nreturn dict(os.environ)"), r"^\{\}$"),
     "environment, C": (body("import ctypes\ng = ctypes.CDLL(None).getenv\ng.restype = ctypes.c_char_p\n"
@@ -93,7 +99,7 @@ FAULTS = {
     "patched builtins": (body("import builtins\nbuiltins.len = builtins.str = builtins.dict = lambda *a: 'patched'\nreturn 1"), ""),
     "patched json": (body("import json\njson.dumps = json.loads = lambda *a, **k: 'patched'\nreturn {}"), ""),
     "json gone": (body("import sys\nsys.modules['json'] = None\nreturn 1"), "^1$"),
-    "rebound globals": (body("import sys\nw = sys.modules['worker']\nw.text = w._loads = w.FRAME = w.send = None\nreturn 1"), ""),
+    "rebound globals": (body("import sys\nw = sys.modules['sandbox.worker']\nw.text = w._loads = w.FRAME = w.send = None\nreturn 1"), ""),
     "changed containers": (body("import calendar, string\ncalendar.mdays.append(9)\nreturn calendar.mdays[-1]"), "^9$"),
     "changed environment": (body("import os\nos.environ['X'] = 'y'\nreturn 1"), ""),
     "changed directory": (body("import os\nos.chdir('/usr')\nreturn os.getcwd()"), denied),
@@ -130,7 +136,7 @@ FAULTS = {
     "forged replies": (body("import os, struct\nfor fd in range(3, 64):\n  for nonce in (bytes(8), b'x' * 8):\n"
                             "    try: os.write(fd, struct.pack('<8sBdI', nonce, 1, 0., 6) + b'forged')\n"
                             "    except OSError: pass\nreturn 'real'"), "^Error in f: the tool forged a reply$"),
-    "reply, then more": (body("import os, sys\nw = sys.modules['worker']\nw._write = lambda fd, b: os.write(fd, bytes(b) + b'more' * 9)\n"
+    "reply, then more": (body("import os, sys\nw = sys.modules['sandbox.worker']\nw._write = lambda fd, b: os.write(fd, bytes(b) + b'more' * 9)\n"
                               "return 'x'"), ""),
     "dripping": (body("import os, time\nwhile True:\n  for fd in range(3, 9):\n    try: os.write(fd, b'x')\n"
                       "    except OSError: pass\n  time.sleep(.01)"), f"{late}|forged"),
@@ -231,7 +237,7 @@ def test_faults_unprivileged(tmp_path):
     if os.geteuid(): pytest.skip("the whole suite runs unprivileged: test_faults shows this")
     python = other_user()
     if not python: pytest.skip("no interpreter that an unprivileged user may run")
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(module.__file__).parents[1]), *filter(None, sys.path)])
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(host.__file__).parents[2]), *filter(None, sys.path)])
     out = subprocess.run([python, "-c", "import os, test_sandbox as t; assert os.geteuid() == 65534; print(t.survive())"],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": path, "TMPDIR": "/tmp"}, cwd="/", user=65534, group=65534,
         extra_groups=[], capture_output=True, text=True)
@@ -305,7 +311,7 @@ def test_packages_of_published_tools():
 def f(x): return [str(parser.parse(x) + relativedelta.relativedelta(months=1)), str(tz.gettz('Europe/Rome'))]"""
     with Sandbox(allow_weak=True) as s:
         assert s.call(code, "f", {"x": "3 May 2021"}).ok or WEAK
-        for name in module.packages():
+        for name in packages():
             r = s.call(f"import {name}\ndef f(): return {name}.__name__", "f", {})
             assert r.content == name or WEAK, r
 
@@ -382,32 +388,15 @@ def test_threads_and_forks_share_without_mixing():
 
 def test_refuses_without_the_kernel_and_runs_weakly(monkeypatch):
     monkeypatch.delenv("FTRL_SANDBOX", raising=False)
-    monkeypatch.setattr(module, "layers", lambda: {"landlock": 0, "seccomp": layers()["seccomp"]})
+    monkeypatch.setattr(host, "layers", lambda: {"landlock": 0, "seccomp": layers()["seccomp"]})
     with pytest.raises(FtrlError, match=r"lacks landlock.*Sandbox\(allow_weak=True\)"): Sandbox().call("def f(): return 1", "f", {})
     with Sandbox(allow_weak=True) as s:
         assert s.call("def f(): return 1", "f", {}).content == "1"
         assert s.report()["weak"]
         if layers()["seccomp"]: assert "read a file" in s.report()["refused"]
-    monkeypatch.setattr(module, "layers", lambda: {"landlock": 0, "seccomp": False})
+    monkeypatch.setattr(host, "layers", lambda: {"landlock": 0, "seccomp": False})
     monkeypatch.setenv("FTRL_SANDBOX", "weak")
     with Sandbox(timeout=1) as s:
         assert s.call("def f(): return 1", "f", {}).content == "1"
         assert "timed out" in s.call("def f():\n while True: pass", "f", {}).content
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forks a runner by hand")
-def test_a_change_in_shared_state_voids_the_answers():
-    "Should the static check have a hole, the comparison sees what came through"
-    here, there = socket.socketpair()
-    if os.fork() == 0:
-        worker.SAFE["calendar"].add("mdays")   # the hole
-        here.close(); worker.Runner(there.fileno(), worker.snapshot(["calendar"])).serve()
-    there.close()
-    lines = ['T\t1\t"f"\t"import calendar\\ndef f(): calendar.mdays.append(1)"', 'T\t2\t"g"\t"def g(): return 1"']
-    def ask(*calls):
-        body = "\n".join([*lines, *calls]).encode()
-        here.sendall(worker.HEAD.pack(len(body), b"12345678") + body)
-        got = here.recv(1 << 16)
-        return [got[i * worker.FRAME.size + 8] for i in range(len(calls))] if worker.CHANGED in (got[8], 9) else got[8]
-    assert ask("C\t2\t{}") == worker.OK
-    assert ask("C\t1\t{}", "C\t2\t{}") == [worker.CHANGED] * 2
-    here.close(); os.wait()
