@@ -72,7 +72,7 @@ def build(
     scenario: Annotated[Optional[list[str]], Opt(help="One or more of the four scenarios")] = None,
     difficulty: Annotated[str, Opt(help="0 to 4, or several, such as 0,2,4")] = "0",
     split: Annotated[str, Opt(help="train, test, or world (held-out worlds)")] = "train",
-    author: Annotated[str, Opt(help="world (facts, no language model) or openai:MODEL")] = "world",
+    author: Annotated[str, Opt(help="world (facts, no language model), or a model as --model takes it")] = "world",
     questions: Annotated[Optional[str], Opt(help="Seed questions for a model that is the author, one a line")] = None,
     budget: Annotated[Optional[int], Opt(help="Tokens that the author may spend")] = None,
     workers: Annotated[int, Opt(help="Processes")] = 1,
@@ -115,12 +115,15 @@ def _world(spec:str, out:str):
 def _ask(author, questions, out, n, worlds, scenario, levels, seed, split, budget)->None:
     "Let a language model write the environments"
     from itertools import islice
-    from ftrl.environments.authors.author import asked, build as write, seeds
-    if not author.startswith("openai:"): raise FtrlError(f"--author {author}: expected world or openai:MODEL")
-    plain = islice(seeds(_input(questions)), n) if questions else asked(n, worlds, seed=seed, split=split)
-    run = write(list(plain), author, out, None, tuple(scenario) if scenario else None, levels, budget, seed=seed, split=split)
+    from ftrl.core import SCENARIOS
+    from ftrl.environments.authors.author import build_from_questions, seed_questions, world_questions
+    if questions: plain = islice(seed_questions(_input(questions)), n)
+    else: plain = world_questions(n, worlds, tuple(scenario or SCENARIOS), seed, split, levels)
+    run = build_from_questions(list(plain), author, out, None, tuple(scenario) if scenario else None, levels,
+                               budget, seed=seed, split=split)
     for env in run: print(env)
     print("\n".join(f"{k}: {v}" for k, v in run.report.items()))
+    if run.failure: raise FtrlError(run.failure)
 
 # %% ../nbs/90_cli.ipynb #cell-021
 @app.command()

@@ -60,7 +60,7 @@ RANGES = {
     **dict.fromkeys(("n", "limit", "sample", "trials", "workers", "jobs", "width", "budget"), Range()),
     **dict.fromkeys(("turns", "max_turns", "max_new_tokens", "length", "steps", "prompts", "envs", "variants"), Range()),
     **dict.fromkeys(("each", "lora", "batch", "patience"), Range()),
-    **dict.fromkeys(("rounds", "dev", "rank", "i", "cold_envs", "processes"), Range(0)),
+    **dict.fromkeys(("rounds", "dev", "rank", "repairs", "i", "cold_envs", "processes"), Range(0)),
     "group": Range(2),  # advantages compare completions
     "temperature": Range(0, whole=False),
     "lr": Range(0, whole=False, above=True),

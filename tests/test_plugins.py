@@ -1,6 +1,6 @@
-"""A small package of one's own adds records to ftrl: made here, installed with pip, used by the commands in their own process.
+"""A small package of one's own adds records to ftrl: made here, installed with pip, used by commands.
 
-To show another kind of record, add its module and its entry point to `PACKAGE`, and a test that names it in a command.
+To show another kind of record, add its module and its entry point to `PACKAGE`, and a test that names it.
 """
 import os
 import subprocess
@@ -39,12 +39,14 @@ from ftrl.environments.world import Kind, Relation, World, quantity
 
 def rivers():
     r = rng("rivers")
-    names = [f"{a}{b}" for a in ("Bel", "Cor", "Dun", "Eska", "Fal") for b in ("mora", "tine", "wick", "zor", "lune")]
+    ends = "mora", "tine", "wick", "zor", "lune"
+    names = [f"{start}{end}" for start in ("Bel", "Cor", "Dun", "Eska", "Fal") for end in ends]
     towns = [f"{n[:3]}haven{i}" for i, n in enumerate(names)]
     lengths = {n: quantity(r.randrange(1000, 9000), "km") for n in names}
     mouths = dict(zip(names, towns))
     people = {t: quantity(r.randrange(10_000, 90_000), "people") for t in towns}
-    return World("rivers", "Invented rivers", [Kind("river", "rivers", "its name"), Kind("town", "towns", "its name")], [
+    kinds = [Kind("river", "rivers", "its name"), Kind("town", "towns", "its name")]
+    return World("rivers", "Invented rivers", kinds, [
         Relation("length", "river", "number", ("the length of {x}",), lengths),
         Relation("mouth", "river", "town", ("the town at the mouth of {x}",), mouths, "1:1"),
         Relation("population", "town", "number", ("the population of {x}",), people)])
@@ -59,10 +61,10 @@ def command(tmp_path_factory):
     for name, text in PACKAGE.items():
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text(text)
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index",
-               "--disable-pip-version-check", "--target", site, source]
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index",
+               "--quiet", "--disable-pip-version-check", "--target", site, source]
     subprocess.run(install, check=True, timeout=300)
-    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{site}", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{site}", "TQDM_DISABLE": "1"}
 
     def run(*words):
         line = [sys.executable, "-c", "from ftrl.cli import main; main()", *map(str, words)]
@@ -91,7 +93,7 @@ def test_broken_world(command, tmp_path):
     "A package whose entry point leads nowhere: one line that names it"
     done = command("build", "--world", "broken", "-n", 1, "--out", tmp_path / "a.jsonl")
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "world 'broken' of the installed package cannot be loaded from 'ftrl_rivers.nowhere:world'" in done.stderr
+    assert "cannot be loaded from 'ftrl_rivers.nowhere:world'" in done.stderr
 
 
 def test_ours_stay(command, tmp_path):

@@ -66,6 +66,7 @@ def template_options(
 class LLM:
     "A language model: `chat` for a batch, `submit` and `poll` for a stream"
     name, mark = "llm", None  # How it is called, and a digest of what it is
+    concurrent = False         # May `chat` be called from several threads at once?
 
     def chat(self,
         requests:list[Request], # Conversations

@@ -124,6 +124,7 @@ class _Asked:
 # %% ../../nbs/models/05_remote.ipynb #cell-019
 class OpenAI(LLM):
     "A model behind an OpenAI-compatible server"
+    concurrent = True
     def __init__(self,
         model:str, # The server's name for it
         base_url:str|None=None, # Default: OPENAI_BASE_URL
