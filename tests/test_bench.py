@@ -2,11 +2,11 @@
 import json, os, signal, subprocess, sys, time, tracemalloc
 from dataclasses import replace
 import pytest
-from ftrl import core
-from ftrl.evaluation.bench import Protocol, evaluate, find
+
+from ftrl.evaluation.bench import BENCHMARKS, Protocol, evaluate
 from ftrl.chat import call_text
 from ftrl.core import Call, FtrlError, Row, dumps
-from ftrl.files import read_json_lines, save_rows, write_json_lines
+from ftrl.files import data_dir, read_json_lines, save_rows, write_json_lines
 
 CAPITAL = 'def find_capital(country):\n    return {"Peru": "Lima", "Chile": "Santiago"}.get(country, "no such country")'
 SCHEMA = {"type": "function", "function": {"name": "find_capital", "description": "", "parameters": {
@@ -20,8 +20,8 @@ def row(i):
 def ask(country): return call_text([Call("find_capital", {"country": country})])
 
 def data():
-    if core.data_dir() is None: pytest.skip("the benchmark data are not here (set FTRL_DATA)")
-    return core.data_dir()
+    if data_dir() is None: pytest.skip("the benchmark data are not here (set FTRL_DATA)")
+    return data_dir()
 
 SLOW = """
 import sys, time
@@ -46,7 +46,7 @@ def test_a_killed_run_goes_on(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = part.read_bytes().count(b"\n") - 1
+    kept = part.read_bytes().count(b"\n")
     assert 4 <= kept < n and not out.exists()
     (tmp_path/"asked.txt").unlink()
     subprocess.run(command, check=True)
@@ -86,7 +86,7 @@ def test_odd_replies_are_scored(tmp_path, name):
 def test_a_recording_that_ends_is_an_error_of_its_item(tmp_path):
     save_rows([row(0), row(1)], tmp_path/"rows.jsonl")
     write_json_lines([{"id": row(0).id, "turns": [ask("Peru")]}, {"id": row(1).id, "turns": ["Lima"]}], tmp_path/"said.jsonl")
-    short, good = evaluate("ftrl", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", tmp_path/"rows.jsonl", progress=False)
+    short, good = evaluate("ftrl", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", tmp_path/"rows.jsonl", progress=False, failing=0.5)
     assert "has 1 turns, turn 2 was asked" in short["error"] and short["metrics"] == {} and good["error"] is None
 
 @pytest.mark.parametrize("bench", ["ftrl", "toolhop", "taubench", "rotbench"])
@@ -121,9 +121,9 @@ def test_memory_is_flat(tmp_path):
     assert many - few < 300 * 1500  # a kilobyte an item for its key and place; an item itself is 10 kB
 
 def test_gold_is_right_everywhere_in_rotbench(tmp_path):
-    from ftrl.evaluation.rotbench import rows
+    from ftrl.evaluation.benchmarks.rotbench import rotbench_rows
     where = data()/"rotbench/First_Turn"
-    write_json_lines([{"id": i, "turns": [x["answer"][-1]]} for i, x in enumerate(rows(where), 1)], tmp_path/"said.jsonl")
+    write_json_lines([{"id": i, "turns": [x["answer"][-1]]} for i, x in enumerate(rotbench_rows(where), 1)], tmp_path/"said.jsonl")
     start = time.process_time()
     lines = list(evaluate("rotbench", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", progress=False))
     assert time.process_time() - start < 5
@@ -153,5 +153,5 @@ def test_gold_is_right_everywhere_in_general(name):
     gold = {"mmlu": lambda x: f"ANSWER: {'ABCD'[int(x['answer'])]}", "bbh": lambda x: f"So the answer is {x['target']}.",
             "gsm8k": lambda x: x["answer"], "humaneval": lambda x: x["canonical_solution"]}[name]
     data()
-    bench = find(name)
+    bench = BENCHMARKS[name]
     assert [x.id for x in bench.items(bench.where()) if not bench.judge(gold(x.data), x.data)] == []

@@ -185,7 +185,7 @@ def digest(self:Bench, data)->str:
     for path in self.inputs(data):
         known.update(path.name.encode())
         with open(path, "rb") as f:
-            while part := f.read(1 << 20): known.update(part)
+            while part := f.read(1 << 16): known.update(part)
     rows = data if isinstance(data, list) else ()
     for row in rows: known.update(dumps(asdict(row)).encode("utf-8", "replace"))
     return known.hexdigest()[:16]
