@@ -13,22 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from fastcore.basics import patch
-from tqdm.auto import tqdm
-from ..core import Env, FtrlError, Row, dumps
+from ..core import FtrlError, Row, in_range
 from .faults import faults
-from .journal import Journal, open_journal
-from ..files import LINE, data_dir, find_file, open_text, parsed, read_json_lines
-from ..models.llm import LLM, Replay, load_model
+from .journal import open_journal
+from ..files import LINE, data_dir, file_digest, find_file, open_text, parsed, read_json_lines, rows_digest
+from ..models.llm import LLM, load_model
 from ..registry import Registry
-from ..training.rollout import Episode, play
+from ..training.rollout import Episode, play, player
 
 # %% ../../nbs/evaluation/02_bench.ipynb #cell-005
-def _at_least_one(**given)->None:
-    "Numbers that count something; None is no limit"
-    for name, value in given.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise FtrlError(f"{name} is {value}; expected at least 1")
-
 @dataclass(frozen=True)
 class Protocol:
     "How a benchmark is played (paper section 5)"
@@ -43,8 +36,7 @@ class Protocol:
     thinking: bool | None = None  # Reasoning on or off, where the model knows both
 
     def __post_init__(self):
-        _at_least_one(max_new_tokens=self.max_new_tokens, trials=self.trials, width=self.width, max_turns=self.max_turns)
-        if not 0 <= self.temperature < math.inf: raise FtrlError(f"temperature is {self.temperature}; expected 0 or more")
+        in_range(**asdict(self))
         if self.compat not in (None, "ftrl"): raise FtrlError(f"compat is {self.compat!r}; expected ftrl or nothing")
 
 # %% ../../nbs/evaluation/02_bench.ipynb #cell-007
@@ -55,7 +47,7 @@ class Selection:
     scenario: str | None = None  # Only one scenario, domain or noise level
     sample: int | None = None    # Only so many items, spread evenly over scenarios and data
 
-    def __post_init__(self): _at_least_one(limit=self.limit, sample=self.sample)
+    def __post_init__(self): in_range(limit=self.limit, sample=self.sample)
 
 # %% ../../nbs/evaluation/02_bench.ipynb #cell-010
 @dataclass(frozen=True)
@@ -181,14 +173,9 @@ def inputs(self:Bench, data)->list[Path]:
 @patch
 def digest(self:Bench, data)->str:
     "A digest of the data"
-    known = hashlib.sha256()
-    for path in self.inputs(data):
-        known.update(path.name.encode())
-        with open(path, "rb") as f:
-            while part := f.read(1 << 16): known.update(part)
-    rows = data if isinstance(data, list) else ()
-    for row in rows: known.update(dumps(asdict(row)).encode("utf-8", "replace"))
-    return known.hexdigest()[:16]
+    if isinstance(data, list): return rows_digest(data)
+    parts = [f"{path.name} {file_digest(path)}" for path in self.inputs(data)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 # %% ../../nbs/evaluation/02_bench.ipynb #cell-028
 def evenly(
@@ -299,16 +286,6 @@ def lines(self:Bench, players:dict[str, LLM], todo:Iterable[Play], protocol:Prot
         yield e.key, result_line(self, live.pop(e.key), e, run)
 
 # %% ../../nbs/evaluation/02_bench.ipynb #cell-041
-def _loaded(model:str | LLM, thinking:bool | None=None)->LLM:
-    "A model by its name, with or without reasoning"
-    if not isinstance(model, str):
-        if thinking is None: return model
-        raise FtrlError(f"thinking is {thinking}, but {model!r} is loaded already; expected the name of a model")
-    if thinking is None: return load_model(model)
-    if model.startswith("replay:"): raise FtrlError(f"thinking is {thinking}, but {model} is a recording; expected no switch")
-    return load_model(model, thinking=thinking)
-
-# %% ../../nbs/evaluation/02_bench.ipynb #cell-044
 @dataclass(frozen=True)
 class Work:
     "What a process needs to know to play its share"
@@ -318,7 +295,7 @@ class Work:
     data: object
     which: Selection
 
-_kept_model = functools.cache(_loaded)
+_kept_model = functools.cache(player)
 
 def _share(work:Work, keys:frozenset)->list[tuple[str, dict]]:
     "Play the items of these keys"
@@ -338,7 +315,7 @@ def _announce(players:dict[str, LLM], coming:list[tuple])->None:
     "Tell the players what will come: a recording finds its episodes by it"
     for player in players.values(): player.match(coming)
 
-# %% ../../nbs/evaluation/02_bench.ipynb #cell-045
+# %% ../../nbs/evaluation/02_bench.ipynb #cell-042
 def on_cluster(
     share:Callable, # What a process does with a set of keys
     keys:list[str], # What is to be done
@@ -357,13 +334,13 @@ def on_cluster(
         done, waiting = ray.wait(waiting)
         for x in done: yield from ray.get(x)
 
-# %% ../../nbs/evaluation/02_bench.ipynb #cell-046
+# %% ../../nbs/evaluation/02_bench.ipynb #cell-043
 def _check_engine(engine:str, model)->None:
     "May this be spread?"
     if engine not in ("local", "ray"): raise FtrlError(f"engine {engine!r} is unknown; expected local or ray")
     if engine == "ray" and not isinstance(model, str): raise FtrlError("engine ray needs the name of a model, got a model")
 
-# %% ../../nbs/evaluation/02_bench.ipynb #cell-048
+# %% ../../nbs/evaluation/02_bench.ipynb #cell-045
 def means(
     lines:Iterable[dict], # Result lines of one benchmark and one model
     grouped:bool, # Average each scenario first?
@@ -376,7 +353,7 @@ def means(
             group.append(value)
     return {m: sum(sum(g) / len(g) for g in groups.values()) / len(groups) for m, groups in found.items()}
 
-# %% ../../nbs/evaluation/02_bench.ipynb #cell-050
+# %% ../../nbs/evaluation/02_bench.ipynb #cell-047
 @dataclass(frozen=True)
 class Results:
     "A result file"
@@ -400,7 +377,7 @@ def _remarks(bench:Bench, lines:list[dict])->Iterator[str]:
         empty = sum(bench.hollow(metric, x["metrics"]) for x in lines if x["metrics"])
         if empty: yield f"{metric} is 1 for nothing done in {empty}"
 
-# %% ../../nbs/evaluation/02_bench.ipynb #cell-052
+# %% ../../nbs/evaluation/02_bench.ipynb #cell-049
 def _apart(out, *inputs)->None:
     "Is the output none of the inputs?"
     places = [str(x).removeprefix("replay:") for x in inputs if isinstance(x, (str, Path))]
@@ -417,7 +394,7 @@ def _judged(results:"Results", failing:float)->"Results":
                         "the others are kept, give the same command again for those that failed")
     return results
 
-# %% ../../nbs/evaluation/02_bench.ipynb #cell-053
+# %% ../../nbs/evaluation/02_bench.ipynb #cell-050
 def _whole(out:Path, keys:list[str])->bool:
     "Does the result file hold these items, in this order, none of them failed?"
     return out.is_file() and [x.get("item") for x in read_json_lines(out) if not x.get("error")] == keys
@@ -427,7 +404,7 @@ def _work_on(bench:Bench, work:Work, players:dict[str, LLM], run:dict, left:Iter
     if engine == "ray": return on_cluster(functools.partial(_share, work), [p.key for p in left])
     return bench.lines(players, left, work.protocol, run)
 
-# %% ../../nbs/evaluation/02_bench.ipynb #cell-054
+# %% ../../nbs/evaluation/02_bench.ipynb #cell-051
 def evaluate(
     bench:str, # One of `BENCHMARKS`
     model:str | LLM, # A name for `load_model`, or a model
@@ -449,7 +426,7 @@ def evaluate(
     _play_missing(BENCHMARKS[bench], work, Path(out), progress, engine, force)
     return _judged(Results(Path(out)), failing)
 
-# %% ../../nbs/evaluation/02_bench.ipynb #cell-055
+# %% ../../nbs/evaluation/02_bench.ipynb #cell-052
 def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, force:bool)->None:
     "Play what the result file lacks"
     data, protocol = bench.where(work.data), work.protocol
@@ -458,8 +435,7 @@ def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, f
     coming = _coming(listed())
     keys = [key for key, *_ in coming]
     if not keys: raise FtrlError(f"{bench.name}: nothing to play in {_named(data)}; expected at least one item")
-    policy = _loaded(work.model, protocol.thinking)
-    if isinstance(policy, Replay) and not policy.lines: raise FtrlError(f"{policy.name}: no recorded turns; expected at least one line")
+    policy = player(work.model, protocol.thinking)
     run = run_settings(bench, policy, protocol)
     with open_journal(out, force, benchmark=bench.name, **run, data=bench.digest(data)) as journal:
         if not journal.places and _whole(out, keys): return journal.drop()

@@ -45,7 +45,8 @@ def _of_messages(
             calls[call.id] = call
         if m["role"] != "tool": continue
         call = calls.get(m.get("tool_call_id"), Call("", {}))
-        yield Played(call, m["content"], solve(unsolved, call.name, m["content"]))
+        solved = None if call.error else solve(unsolved, call.name, m["content"])
+        yield Played(call, m["content"], solved)
 
 # %% ../../nbs/evaluation/00_faults.ipynb #cell-011
 SOLVES, NOTHING_NEW, DISTRACTOR, ERROR, NO_TOOL = CALL_FATES = (

@@ -16,7 +16,7 @@ from ..chat import spoken
 from ..core import FtrlError, dumps
 from .bench import BENCHMARKS, Bench, Item, Play, Protocol
 from ..files import cache_dir, write_json_lines
-from ..models import llm
+from ..models.embedded import hub_unreachable
 from ..models.llm import LLM, Reply, Request, failed
 
 # %% ../../nbs/evaluation/03_suite.ipynb #cell-005
@@ -200,7 +200,7 @@ def where(self:Suite, data=None):
         kept = cache_dir()/"data"/f"{self.name}.jsonl"
         if data is not None: raise
         if kept.is_file(): return kept
-        if llm._cached_only(): raise
+        if hub_unreachable(): raise
         try: write_json_lines(_fetched(self), kept)
         except (OSError, ValueError, KeyError) as x: raise FtrlError(f"{e}; and the hub did not give it ({type(x).__name__})") from x
         return kept

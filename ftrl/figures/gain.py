@@ -140,16 +140,17 @@ def gains(
     for after, before in training_steps(frame.model):
         both = [seed for seed in runs(run) if {(seed, after), (seed, before)} <= set(wide.columns)]
         change = {seed: (wide[seed, after] - wide[seed, before]).dropna() for seed in both}
-        if len(both) > 1: change["all"] = pd.concat(change.values(), axis=1).mean(axis=1)
+        if len(both) > 1: change["all"] = pd.concat(change.values(), axis=1)  # a column a seed
         rows += [{"policy": after, "before": before, "seed": seed} | _told(d) for seed, d in change.items()]
     if rows: return pd.DataFrame(rows)
     raise Missing(f"{run}/eval has no policy beside the one it started from; make it with "
                   f"`ftrl reproduce --out {run}`")
 
 def _told(change)->dict:
-    "Differences in numbers"
-    mean, low, high = bootstrap([change])
-    return {"mean": mean, "low": low, "high": high, "p": chance([change]), "n": len(change)}
+    "Differences in numbers; several seeds are drawn together with the environments"
+    values = change.to_numpy().T
+    mean, low, high = bootstrap([values])
+    return {"mean": mean, "low": low, "high": high, "p": chance([values]), "n": len(change)}
 
 # %% ../../nbs/figures/05_gain.ipynb #cell-023
 def _ways(ax, folders:dict)->None:
@@ -198,7 +199,7 @@ def spread(
     _whiskers(right, table)
     told = f"seeds {', '.join(folders)}" if len(folders) > 1 else seeds(run)
     caption(fig, f"n = {table.n.max()} environments, greedy; {told}. Diamonds: over all seeds. "
-                 "Lines: 95 % bootstrap interval over environments.")
+                 "Lines: 95 % bootstrap interval over environments; of diamonds, over seeds and environments together.")
     return fig, table
 
 # %% ../../nbs/figures/05_gain.ipynb #cell-028

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import SCENARIOS, FtrlError
 from ..files import atomic, read_json_lines, finished
-from ..evaluation.table import COLUMNS, bootstrap
+from ..evaluation.bench import BENCHMARKS
+from ..evaluation.table import bootstrap
 from ..training.algorithm import ALGORITHMS
 from ..training.reward import REWARDS
 
@@ -33,7 +34,6 @@ LABEL = {
     "solve_p": "Solve-P", "solve_r": "Solve-R", "solve_f1": "Solve-F1",
     "test": "held-out things", "world": "held-out worlds", "paper": "the paper's rows",
     "mlp": "MLP", "bits": "bits per byte"}
-LABEL |= {bench: head.split()[0] for (bench, _), head in COLUMNS.items() if bench != "ftrl"}
 
 # %% ../../nbs/figures/00_style.ipynb #cell-007
 _RC = {
@@ -54,7 +54,7 @@ def look()->Iterator[None]:
 def label(name:str)->str:
     "What figures call a thing"
     if name in LABEL: return LABEL[name]
-    for registry in (ALGORITHMS, REWARDS):
+    for registry in (ALGORITHMS, REWARDS, BENCHMARKS):
         if name in registry: return registry[name].label
     return name
 

@@ -7,20 +7,12 @@ __all__ = ['Ftrl']
 
 # %% ../../../nbs/evaluation/benchmarks/00_ftrl.ipynb #cell-002
 import re
-from ...core import SCENARIOS, Env, FtrlError, Row
+from ...core import SCENARIOS, FtrlError
 from ..bench import Bench, Item, benchmark
-from ...files import stream_rows
+from ...files import as_rows, stream_rows
 from ...training.rollout import ToolEpisode
 
 # %% ../../../nbs/evaluation/benchmarks/00_ftrl.ipynb #cell-005
-def _rows(given)->list[Row]:
-    "Rows or environments as rows"
-    found = [x.row() if isinstance(x, Env) else x for x in ([given] if isinstance(given, (Row, Env)) else given)]
-    odd = next((x for x in found if not isinstance(x, Row)), None)
-    if odd is not None: raise FtrlError(f"ftrl: got a {type(odd).__name__} among the rows; expected rows or environments")
-    return found
-
-# %% ../../../nbs/evaluation/benchmarks/00_ftrl.ipynb #cell-007
 @benchmark
 class Ftrl(Bench):
     "The paper's own test set, or rows of the same format"
@@ -29,7 +21,7 @@ class Ftrl(Bench):
     scenarios, grouped, max_turns = SCENARIOS, False, 20
     files = ("ftrl/test.jsonl", "ftrl/test_a.parquet")
 
-    def given(self, data): return _rows(data)
+    def given(self, data): return as_rows(data)
 
     def items(self, data):
         for row in data if isinstance(data, list) else stream_rows(data):
