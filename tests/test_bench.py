@@ -28,7 +28,7 @@ import sys, time
 from ftrl.evaluation.bench import evaluate
 from ftrl.models.replay import Replay
 class Slow(Replay):
-    def chat(self, requests, **how):
+    def chat(self, requests, *how):
         time.sleep(0.05)
         print(*[r.id for r in requests if len(r.messages) == 1], file=open(sys.argv[4], "a"))
         return super().chat(requests)
@@ -110,14 +110,14 @@ def test_memory_is_flat(tmp_path):
         from ftrl.models.llm import answer
         from ftrl.models.replay import Replay
         class Same(Replay):
-            def chat(self, requests, **how): return [answer("Lima") for _ in requests]
+            def chat(self, requests, *how): return [answer("Lima") for _ in requests]
         tracemalloc.start()
         evaluate("ftrl", Same(tmp_path/"said.jsonl"), tmp_path/f"r{n}.jsonl", tmp_path/f"{n}.jsonl", progress=False, width=8)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
-    peak(20)
-    few, many = peak(60), peak(360)
+    peak(20)  # what is loaded once
+    few, many = peak(300), peak(600)  # both files are longer than the blocks that a digest reads
     assert many - few < 300 * 1500  # a kilobyte an item for its key and place; an item itself is 10 kB
 
 def test_gold_is_right_everywhere_in_rotbench(tmp_path):

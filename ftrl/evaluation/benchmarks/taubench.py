@@ -84,7 +84,7 @@ def _instruction(request:Request)->str:
 class ReadsOut(LLM):
     "The user when no model is given: reads its instruction out, then stops"
     name = "reads its instruction out"
-    def chat(self, requests, **how):
+    def chat(self, requests, max_new_tokens=1024, temperature=0.0, seed=0):
         "The instruction first, then stop"
         spoke = [any(m["role"] == "assistant" for m in r.messages) for r in requests]
         return [answer(STOP if done else _instruction(r)) for r, done in zip(requests, spoke)]
