@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MARKS', 'END_TOKENS', 'THOUGHT', 'HERMES', 'TOOL_MARKS', 'Turn', 'call_of', 'parse', 'spoken', 'call_text',
            'turn_text', 'message', 'tool_message', 'from_message', 'template_of', 'prepare', 'defused', 'control_marks',
-           'template_message', 'render']
+           'chat_mark', 'template_message', 'render']
 
 # %% ../nbs/03_chat.ipynb #cell-002
 import hashlib, json, re
@@ -237,6 +237,23 @@ def control_marks(
     return sorted({*tokenizer.all_special_tokens, *written})
 
 # %% ../nbs/03_chat.ipynb #cell-041
+_TAGS = (r"tool_?calls?|tool_?responses?|tools?|tool_parsed_response|think(?:ing)?|thought|reasoning|answer"
+         r"|function_?calls?|(?:function|parameter|invoke)(?:[ =][^<>]{0,80})?|arg_key|arg_value"
+         r"|system|user|assistant|start_of_turn|end_of_turn|start_of_image|end_of_text|turn"
+         r"|bos|eos|pad|unk|mask|s")
+_BRACKETS = r"INST|THINK|TOOL_[A-Z]+|AVAILABLE_TOOLS|ARGS|SYSTEM_PROMPT|CALL_ID"
+_CHAT_MARK = re.compile(r"<[|｜][^<>]{0,60}[|｜]>"  # <|im_end|>, and DeepSeek's with wide bars
+                        rf"|</?(?:{_TAGS})\s*/?>|<</?SYS>>|\[/?(?:{_BRACKETS})\]", re.I)
+
+def chat_mark(
+    text:str, # A question, an answer, an argument, a cell of a table
+)->str | None: # None: there is none
+    "The first mark in a text by which chat models tell turns, thoughts and calls apart"
+    if "<" not in text and "[" not in text: return None
+    found = _CHAT_MARK.search(text)
+    return found[0] if found else None
+
+# %% ../nbs/03_chat.ipynb #cell-044
 def _short_id(
     id, # Of a call, from anywhere
 )->str: # Nine letters and digits
@@ -259,7 +276,7 @@ def template_message(
         calls.append({**c, "id": _short_id(read.id), "function": {"name": read.name, "arguments": read.arguments}})
     return {**message, "tool_calls": calls}
 
-# %% ../nbs/03_chat.ipynb #cell-044
+# %% ../nbs/03_chat.ipynb #cell-047
 def render(
     messages:list[dict], # The conversation so far
     tools:list[dict] | None, # Tool schemas

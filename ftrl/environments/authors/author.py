@@ -13,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from fastcore.basics import patch
+from ...chat import chat_mark
 from ...core import SCENARIOS, Env, FtrlError, dumps, in_range, rng
 from .ledger import Budget, Stopped, Transcript
 from .question import answer_is_copied, ask_decompose
 from .source import ask_deploy
-from .talk import Desk, NoAnswer, Rejected, mark_in
+from .talk import Desk, NoAnswer, Rejected
 from .tools import ask_document, ask_integrate, ask_scale
 from ..build import Seen
 from ...files import atomic, claim, find_file, load_rows, numbered_lines, open_text, plain
@@ -107,8 +108,8 @@ def ask_compose(
     sandbox=None, # A `Sandbox`; the shared one when None
 )->Env: # Or `Rejected`
     "All five stages and the gates"
-    mark = mark_in(seed["question"], seed.get("answer") or "")
-    if mark: raise Rejected("marks", f"the question or its answer holds {mark}, which no template can show")
+    mark = chat_mark(f"{seed['question']}\n{seed.get('answer') or ''}")
+    if mark: raise Rejected("writable", f"the question or its answer holds {mark}, which no template can show")
     difficulty = seed.get("difficulty", difficulty)
     plan = ask_decompose(desk, seed, seed.get("scenario") or scenario, difficulty)
     documented = [ask_document(desk, hop, plan) for hop in plan.hops]

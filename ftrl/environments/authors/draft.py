@@ -9,8 +9,9 @@ __all__ = ['TEXT_SCHEMA', 'PARAMETER_DEFS', 'PARAMETERS_SCHEMA', 'DOC_SCHEMA', '
 # %% ../../../nbs/environments/authors/02_draft.ipynb #cell-002
 import keyword, re
 from dataclasses import asdict, dataclass, replace
+from ...chat import chat_mark
 from ...core import Call, Env, SubQuestion, ToolDoc, dumps, verify
-from .talk import mark_in, schema_faults
+from .talk import schema_faults
 from ..document import function
 from ..gate import judge
 from ..scenario import Hop, Plan
@@ -129,7 +130,7 @@ def doc_faults(doc:ToolDoc)->str:
         return f"{doc.name}: is too large; expected at most 20 parameters and 20,000 characters"
     for name, schema in properties.items():
         if not schema.get("description"): return f"{doc.name}: parameter {name} has no description"
-    mark = mark_in(doc.description, text)
+    mark = chat_mark(dumps(doc.schema))
     return f"{doc.name}: holds {mark}, which no chat template can show; leave it out" if mark else ""
 
 # %% ../../../nbs/environments/authors/02_draft.ipynb #cell-019
@@ -139,7 +140,7 @@ def _argument_faults(arguments:dict, parameters:dict)->str:
         if name not in parameters["properties"]: return f"{name!r} is no parameter"
     text = dumps(arguments)
     if len(text) > 2000: return "the arguments are larger than 2,000 characters"
-    mark = mark_in(text)
+    mark = chat_mark(text)
     return f"the arguments hold {mark}" if mark else schema_faults(arguments, parameters)
 
 def call_faults(

@@ -9,9 +9,10 @@ __all__ = ['answer_is_copied', 'ask_decompose']
 import re
 from dataclasses import replace
 from functools import partial
+from ...chat import chat_mark
 from ...core import SCENARIOS, bare, rng, verify
 from .draft import BLANK_ENV, TEXT_SCHEMA, closed_object, list_of
-from .talk import Checked, Desk, Rejected, Talk, mark_in
+from .talk import Checked, Desk, Rejected, Talk
 from ..gate import shape
 from ..scenario import SIZES, Hop, Plan
 from ..world import verifiable
@@ -119,7 +120,8 @@ def _hop(said:dict)->Hop:
 def _text_faults(plan:Plan)->str:
     "What is wrong with the texts"
     if not plan.question: return "the question is empty"
-    mark = mark_in(plan.question, *(text for hop in plan.hops for text in (hop.question, hop.answer)))
+    texts = [plan.question, *(hop.question for hop in plan.hops), *(hop.answer for hop in plan.hops)]
+    mark = chat_mark("\n".join(texts))
     return f"a text holds {mark}, which no chat template can show; leave it out" if mark else ""
 
 # %% ../../../nbs/environments/authors/03_question.ipynb #cell-019

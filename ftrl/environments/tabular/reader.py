@@ -9,7 +9,8 @@ __all__ = ['Reader', 'turned']
 from collections import Counter
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from .cells import marked, show, sort_of
+from ...chat import chat_mark
+from .cells import show, sort_of
 from .database import Database
 from .names import form_of
 from ..world import VALUES, verifiable
@@ -119,7 +120,7 @@ def usable_names(self:Reader, k:str)->dict[str, str]:
         name = show(x, "text")
         if key in t.twice: self.omitted[f"{k}: rows share a key"] += 1
         elif name: out[key] = said.replace("{x}", name)
-        elif x is not None and marked(x): self.omitted[f"{k}: names that hold a mark of chat templates"] += 1
+        elif x is not None and chat_mark(x): self.omitted[f"{k}: names that hold a mark of chat templates"] += 1
         else: self.omitted[f"{k}: names missing or unfit"] += 1
     return out
 
@@ -158,7 +159,7 @@ def listed(self:Reader, k:str)->dict[str, str]:
     many = set().union(*(self.db.variants(table, column, list(names)) for table, column in places))
     alone = {x: name for x, name in names.items() if n[name.casefold()] == 1 and name.lower() not in many}
     self.omitted[f"{k}: values that differ only in case or blanks"] += len(names) - len(alone)
-    self.omitted[f"{k}: values that hold a mark of chat templates"] += sum(map(marked, raw))
+    self.omitted[f"{k}: values that hold a mark of chat templates"] += sum(1 for text in raw if chat_mark(text))
     return alone
 
 @patch
@@ -175,7 +176,7 @@ def target(self:Reader, k:str, column:str)->dict[str, str | None]:
 # %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-019
 def _why_not(x, range:str)->str:
     "Why a cell is not told"
-    if sort_of(x) == "text" and marked(str(x)): return "values that hold a mark of chat templates"
+    if sort_of(x) == "text" and chat_mark(str(x)): return "values that hold a mark of chat templates"
     other = range != "text" and sort_of(x) != range and not (range == "date" and sort_of(x) == "moment")
     return "values of another type" if other else "values too short, too long or not exact"
 

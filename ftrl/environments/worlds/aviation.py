@@ -82,7 +82,6 @@ def _nearest(airports:dict)->dict[str, str]:
 
 def _farthest(airports:dict)->dict[str, str]:
     "Each airport's farthest one in its country"
-    import numpy as np
     names, points, of_land, farthest = list(airports), _points(airports), {}, {}
     for i, airport in enumerate(airports.values()): of_land.setdefault(airport["land"], []).append(i)
     for members in of_land.values():
