@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ pytest.importorskip("duckdb", reason="the extra `tables` is not installed")
 import duckdb
 
 from ftrl.core import FtrlError
-from ftrl.environments.tables import make, read_names
+from ftrl.environments.tables import make, names_file, open_world
+from ftrl.environments.tabular.names import read_names
 
 WOODS, THINGS = "Oak Pine Elm Ash Fir Yew".split(), "Lamp Chair Desk Shelf Stool Table Bench".split()
 MAKERS = [(i, f"{n} Works", ("Peru", "Chile", "Kenya")[i % 3], 1950 + i) for i, n in enumerate(
@@ -254,6 +256,327 @@ def test_postgres(postgres, tmp_path):
     for id, r in few.relations.items():
         for s, o in r.facts.items(): assert rel[id].facts[s] == o, (id, s)
     assert len(few.relations["visit.cost"].facts) <= 150
+
+
+def write_csv(folder, name, head, rows):
+    "A CSV file; the fields of each row are given as they shall stand there"
+    (folder / name).write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    return str(folder / name)
+
+
+BIG = 9007199254741007  # no float tells it from its neighbours
+BIGS = {f"Item {i}": f"{BIG + i:,}" for i in range(8)}
+
+
+def big_csv(folder): return write_csv(folder, "item.csv", "name,mass", [f"Item {i},{BIG + i}" for i in range(8)])
+
+
+def big_sqlite(folder):
+    with sqlite3.connect(folder / "item.db") as c:
+        c.execute("create table item(name text primary key, mass integer)")
+        c.executemany("insert into item values(?,?)", [(f"Item {i}", BIG + i) for i in range(8)])
+    return str(folder / "item.db")
+
+
+def big_parquet(folder):
+    duckdb.execute(f"copy (select 'Item ' || i as name, {BIG} + i as mass from range(8) t(i)) to '{folder}/item.parquet'")
+    return str(folder / "item.parquet")
+
+
+def big_duckdb(folder):
+    with duckdb.connect(str(folder / "item.duckdb")) as c:
+        c.execute(f"create table item as select 'Item ' || i as name, {BIG}::hugeint + i as mass from range(8) t(i)")
+    return str(folder / "item.duckdb")
+
+
+@pytest.mark.parametrize("source", [big_csv, big_sqlite, big_parquet, big_duckdb])
+def test_whole_numbers(tmp_path, source):
+    "Every whole number is told to its last digit, and neighbours differ"
+    assert make(source(tmp_path)).relations["item.mass"].facts == BIGS
+
+
+def test_whole_numbers_on_a_server(postgres):
+    import psycopg
+    with psycopg.connect(postgres) as c:
+        c.execute("create schema exact")
+        c.execute(f"create table exact.item as select 'Item ' || i as name, {BIG} + i as mass, "
+                  "(1234567890123456.7891 + i)::numeric(20,4) as cost from generate_series(0, 7) i")
+    world = make(f"{postgres}?options=-csearch_path%3Dexact")
+    assert world.relations["item.mass"].facts == BIGS
+    assert world.relations["item.cost"].facts["Item 7"] == "1,234,567,890,123,463.7891"
+
+
+def test_decimals_as_declared(tmp_path):
+    with duckdb.connect(str(tmp_path / "item.duckdb")) as c:
+        c.execute("create table item(name text primary key, cost decimal(20,4), u ubigint, h hugeint)")
+        for i in range(8):
+            cost = str(Decimal("1234567890123456.7800") + i)
+            c.execute("insert into item values(?, ?::decimal(20,4), ?, ?::hugeint)", [f"Item {i}", cost, 2**64 - 1 - i, str(10**30 + i)])
+    rel = make(str(tmp_path / "item.duckdb")).relations
+    assert rel["item.cost"].facts["Item 1"] == "1,234,567,890,123,457.7800"
+    assert rel["item.u"].facts["Item 1"] == f"{2**64 - 2:,}" and rel["item.h"].facts["Item 1"] == f"{10**30 + 1:,}"
+    path = write_csv(tmp_path, "long.csv", "name,cost", [f"Item {i},12345678901234.567{i}" for i in range(8)])
+    assert make(path).relations["long.cost"].facts["Item 3"] == "12,345,678,901,234.5673"
+
+
+def test_sums_are_exact(tmp_path):
+    "What floats cannot add up is not asked for; what they can comes out to the last digit"
+    from ftrl.environments.build import build
+    envs = list(build(12, [big_csv(tmp_path)], "parallel_single_hop", difficulty=(0, 2)))
+    asked = [s for e in envs for s in e.subquestions]
+    assert asked and not any("numbers" in s.arguments for s in asked)
+    told = {f"{BIG + i:,}" for i in range(8)}
+    assert {s.answer for s in asked if s.answer[0].isdigit()} <= told
+
+
+def test_edited_file(tmp_path):
+    "The bytes decide what is read again, not the path, the size or the time"
+    path = tmp_path / "item.csv"
+    write_csv(tmp_path, "item.csv", "name,mass", [f"Item {i},{1000 + i}" for i in range(8)])
+    before, stamp = open_world(str(path)), path.stat()
+    assert open_world(str(path)) is before
+    path.write_text(path.read_text().replace("1003", "2003"))
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert before.relations["item.mass"].facts["Item 3"] == "1,003"
+    assert open_world(str(path)).relations["item.mass"].facts["Item 3"] == "2,003"
+    folder = tmp_path / "all"
+    folder.mkdir()
+    shutil.copy(path, folder)
+    assert len(open_world(str(folder)).kinds) == 1
+    write_csv(folder, "city.csv", "name,height", [f"Town {i},{2000 + i}" for i in range(8)])
+    assert len(open_world(str(folder)).kinds) == 2
+
+
+MARKS = ["<|im_end|>", "</tool_call>", "<tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "</s>", "<|eot_id|>", "<\uff5cend\uff5c>"]
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_chat_marks(tmp_path, mark):
+    "A cell that would end a turn or open a call is left out, counted and said: as a name, as a value, as a recurring text"
+    rows = [f"Item {i},note {i} here,{('Lima', 'Quito')[i % 2]},{1000 + i}" for i in range(20)]
+    rows += [f"Item {mark} x,note y here,Lima,5000", f"Item Z,a {mark} b,Lima,5001", f"Item Y,note z here,Li{mark}ma,5002"]
+    world = make(write_csv(tmp_path, "item.csv", "name,note,city,mass", rows))
+    told = [t for r in world.relations.values() for pair in r.facts.items() for t in pair]
+    assert not any(mark in t for t in told) and "Item Z" in told and "Item Y" in told
+    assert sum(n for why, n in world.omitted.items() if "mark of chat templates" in why) == 3
+
+
+def test_forms_of_unicode(tmp_path):
+    "An accented name is one thing, however its accents are stored: in values, references, counts and names"
+    one, two = "Caf\u00e9", "Cafe\u0301"
+    rows = [f"Item {i},{(one, two)[i % 2]} {'A' if i < 6 else 'B'},{1000 + i}" for i in range(10)]
+    rows += [f"Twin {one},X,2000", f"Twin {two},Y,2001"]
+    flat = make(write_csv(tmp_path, "item.csv", "name,city,mass", rows))
+    assert flat.relations["city.item_count"].facts == {f"{one} A": "6 items", f"{one} B": "4 items"}
+    assert not any("Twin" in s for s in flat.relations["item.mass"].facts)
+    with sqlite3.connect(tmp_path / "item.db") as c:
+        c.execute("create table item(name text, city text, mass integer)")
+        c.executemany("insert into item values(?,?,?)", [r.split(",") for r in rows])
+    other = make(str(tmp_path / "item.db"))
+    assert other.relations["city.item_count"].facts == flat.relations["city.item_count"].facts
+    assert other.relations["item.city"].facts == flat.relations["item.city"].facts
+
+
+def test_forms_of_numbers(tmp_path):
+    "Powers of ten, commas, signs of units: read, or said why not"
+    def column(values):
+        rows = [f'Item {i},"{v}"' for i, v in enumerate(values)]
+        return make(write_csv(tmp_path, "item.csv", "name,price", rows)).relations["item.price"].facts["Item 1"]
+    assert column([f"{i + 1}.68e-05" for i in range(8)]) == "0.0000268"
+    assert column([f"{i},5" for i in range(8)]) == "1.50"
+    assert column([f"1.{i}00,25" for i in range(8)]) == "1,100.25"
+    assert column([f"{i + 1},000.5" for i in range(8)]) == "2,000.50"
+    assert column([f"${i + 1},000" for i in range(7)] + ["$1,234,567"]) == "2,000 dollars"
+    assert column([f"{i + 10} %" for i in range(8)]) == "11 percent"
+    with pytest.raises(FtrlError, match="commas that could part thousands or decimals"): column([f"{i + 1},234" for i in range(8)])
+    with sqlite3.connect(tmp_path / "item.db") as c:
+        c.execute("create table item(name text primary key, price text, mass integer)")
+        c.executemany("insert into item values(?,?,?)", [(f"Item {i}", f"{i},5", 1000 + i) for i in range(8)])
+    world = make(str(tmp_path / "item.db"))
+    assert "item.price" not in world.relations and any("commas" in why for why in world.omitted)
+
+
+def test_yes_and_no(tmp_path):
+    "A column of 0 and 1 is no number"
+    world = make(write_csv(tmp_path, "item.csv", "name,active,mass", [f"Item {i},{i % 2},{1000 + i}" for i in range(8)]))
+    assert list(world.relations) == ["item.mass"] and world.omitted["table item.active: is true or false"] == 1
+
+
+@pytest.mark.parametrize("row", ["Ash Bench,1000,Peru", "TCK-{i},open,Peru", "Ash {i},x{i},2024-01-0{i}", "Ash {i},a{i}@b.org,no", "Lamp {i},Peru,x"])
+def test_no_header(tmp_path, row):
+    (tmp_path / "item.csv").write_text("".join(row.format(i=i) + "\n" for i in range(1, 9)))
+    with pytest.raises(FtrlError, match="item.csv: the first line looks like data .*; expected column names in the first line"):
+        make(str(tmp_path / "item.csv"))
+
+
+def test_missing_or_code(tmp_path):
+    "NA among codes is Namibia; elsewhere it is missing, and counted"
+    rows = [f"Item {i},{code},{1000 + i},{'NA' if i == 3 else i + 2000}" for i, code in enumerate(["PE", "NA", "CL", "KE"] * 3)]
+    world = make(write_csv(tmp_path, "item.csv", "name,code,mass,size", rows))
+    text = " ".join(f"{s} {o}" for r in world.relations.values() for s, o in r.facts.items())
+    assert world.omitted["item.size: cells that say NA, read as missing"] == 1 and "item.code: cells" not in str(world.omitted)
+    rows = [f"Item {i},{city},{1000 + i}" for i, city in enumerate(["Lima", "NA", "Quito", "None"] * 3)]
+    world = make(write_csv(tmp_path, "item.csv", "name,city,mass", rows))
+    assert (world.omitted["item.city: cells that say NA, read as missing"], world.omitted["item.city: cells that say None, read as missing"]) == (3, 3)
+    rows = [f"{code},{1000 + i}" for i, code in enumerate("PEX CLX NAM KEN".split())] + ["NA,2000"]
+    world = make(write_csv(tmp_path, "item.csv", "name,mass", rows))
+    assert text and "PEX" in world.relations["item.mass"].facts
+
+
+def test_codes_keep_na(tmp_path):
+    "The fact about Namibia is told"
+    codes = "PE CL NA KE BR US DE FR".split()
+    (tmp_path / "all").mkdir()
+    write_csv(tmp_path / "all", "countries.csv", "code,name,mass", [f"{c},Land {c},{1000 + i}" for i, c in enumerate(codes)])
+    write_csv(tmp_path / "all", "cities.csv", "name,country_code", [f"Town {i},{c}" for i, c in enumerate(codes * 2)])
+    world = make(str(tmp_path / "all"))
+    assert world.relations["city.country"].facts["Town 2"] == "Land NA"
+
+
+def test_wide(tmp_path):
+    "80 columns and 42 rows; 200 columns"
+    for n in (80, 200):
+        head = ",".join(["name"] + [f"size {i} kg" for i in range(n)])
+        world = make(write_csv(tmp_path, f"wide{n}.csv", head, [",".join([f"Item {r}"] + [f"{r * i}.5" for i in range(n)]) for r in range(42)]))
+        assert len(world.relations) == n and world.relations[f"wide{n}.size_3"].facts["Item 2"] == "6.50 kg"
+
+
+def test_headers(tmp_path):
+    "Line breaks and other delimiters inside quoted names, line ends of any kind"
+    for end in ("\r\n", "\n", "\r"):
+        text = end.join([f'"na{end}me","price; net; of | tax"', *(f"Item {i},{1000 + i}" for i in range(8))])
+        (tmp_path / "item.csv").write_bytes(text.encode())
+        (facts,) = [r.facts for r in make(str(tmp_path / "item.csv")).relations.values()]
+        assert facts["Item 3"] == "1,003"
+
+
+def test_keywords(tmp_path):
+    "Files and columns called after words of SQL"
+    words = "show lambda semi select anti pivot table order group all user index end".split()
+    for word in words:
+        path = write_csv(tmp_path, f"{word}.csv", "name,lambda,semi,order", [f"Item {i},{1000 + i},x{i % 2}y,{i + 5000}" for i in range(8)])
+        assert any(r.facts.get("Item 1") == "1,001" for r in make(path).relations.values()), word
+    world = make(str(tmp_path))
+    assert len([r for r in world.relations.values() if r.facts.get("Item 1") == "1,001"]) == len(words)
+
+
+def test_folder(tmp_path):
+    "What cannot be read does not take the others with it"
+    folder = tmp_path / "all"
+    folder.mkdir()
+    write_csv(folder, "item.csv", "name,mass", [f"Item {i},{1000 + i}" for i in range(8)])
+    write_csv(folder, "head.csv", "name,mass", [])
+    (folder / "void.parquet").touch()
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(parquet.read_table(big_parquet(tmp_path)).slice(0, 0), folder / "none.parquet")
+    (folder / "bad.parquet").write_bytes(b"PAR1 and nothing more")
+    (folder / "latin.csv").write_bytes("name,x\n".encode() + b"Jos\xe9,1\n" * 9)
+    write_csv(tmp_path, "secret.csv", "name,word", [f"root {i},hidden {i}" for i in range(8)])
+    (folder / "link.csv").symlink_to(tmp_path / "secret.csv")
+    world = make(str(folder))
+    assert list(world.relations) == ["item.mass"]
+    told = "; ".join(world.omitted)
+    for name in ("void.parquet", "bad.parquet", "latin.csv", "link.csv", "table head", "table none"): assert name in told, name
+
+
+def test_reads_no_other_file(tmp_path):
+    "Neither a view, nor a name with a pattern in it, nor a link leads to another file"
+    secret = write_csv(tmp_path, "secret.csv", "name,word", [f"root {i},hidden {i}" for i in range(8)])
+    path = tmp_path / "item.duckdb"
+    with duckdb.connect(str(path)) as c:
+        c.execute("create table item as select 'Item ' || i as name, 1000 + i as mass from range(8) t(i)")
+        for i, spy in enumerate((f"'{secret}'", f"read_text('{secret}')", f"read_csv('{secret}')", "glob('/etc/*')")):
+            c.execute(f"create view spy{i} as select * from {spy}")
+        c.execute("create view heavy as select * from item where mass > 1003")
+    world = make(str(path))
+    assert {r.domain for r in world.relations.values()} == {"item", "heavy"}
+    assert "hidden" not in str(world.table()) and sum("is a view that cannot be read" in why for why in world.omitted) == 4
+    for name, other in (("[ab]", "a"), ("a?", "ax"), ("*", "b"), ("{a,b}", "b")):
+        write_csv(tmp_path, f"{name}.csv", "name,mass", [f"Item {i},{1000 + i}" for i in range(8)])
+        write_csv(tmp_path, f"{other}.csv", "name,mass", [f"Item {i},{9000 + i}" for i in range(8)])
+        (facts,) = [r.facts for r in make(str(tmp_path / f"{name}.csv")).relations.values()]
+        assert facts["Item 1"] == "1,001", name
+        for stem, n in ((name, 1000), (other, 9000)):
+            duckdb.execute(f"copy (select 'Item ' || i as name, {n} + i as mass from range(8) t(i)) to '{tmp_path}/{stem}.parquet'")
+        (facts,) = [r.facts for r in make(str(tmp_path / f"{name}.parquet")).relations.values()]
+        assert facts["Item 1"] == "1,001", name
+
+
+ADDRESSES = ["postgresql://me:hid@den@127.0.0.1:9/shop", "postgresql://127.0.0.1:9/shop?user=me&password=hid%40den",
+             "postgresql://me@127.0.0.1:9/shop?PASSWORD=hid@den", "mysql://me:hid/den@127.0.0.1:9/shop", "host=127.0.0.1 password=hid@den",
+             "postgresql://me:hid@den@host:port/shop", "postgresql://me:hid%2Fden@127.0.0.1:9/shop", "martian://me:hidden@h/shop"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES, ids=range(len(ADDRESSES)))
+def test_passwords(address):
+    "No error tells a password, nor a part of one"
+    with pytest.raises(FtrlError) as e: make(address)
+    assert not any(part in str(e.value) for part in ("hid", "den", "\n")), e.value
+
+
+def test_passwords_on_a_server(postgres, tmp_path):
+    import psycopg
+    with psycopg.connect(postgres) as c: c.execute("create table if not exists secrets_test as select 'Item ' || i as name, i + 1000 as mass from generate_series(1, 9) i")
+    address = postgres.replace("ftrl@", "") + "?user=ftrl&password=hushhush"
+    world = make(address, tmp_path / "names.yaml")
+    assert "hushhush" not in (tmp_path / "names.yaml").read_text() and "hushhush" not in world.source + repr(world) + str(world.omitted)
+
+
+def test_wording(tmp_path):
+    "Tickets as a help desk exports them"
+    head = "id,subject,created_at,joined_on,satisfaction_1_5,Price ($),assigned_to"
+    rows = [f"TCK-{i},Subject number {i},2024-03-{i + 1:02}T10:0{i}:00Z,2024-04-{i + 1:02},{i % 5 + 1},{i}.50,Agent {i % 3}" for i in range(9)]
+    rel = make(write_csv(tmp_path, "tickets.csv", head, rows)).relations
+    assert rel["ticket.created_at"].phrases[0] == "the date on which {x} was created"
+    assert rel["ticket.created_at"].range == "date" and rel["ticket.created_at"].facts["TCK-1"] == "2024-03-02"
+    assert rel["ticket.joined_on"].phrases[0] == "the date on which {x} joined"
+    assert rel["ticket.satisfaction"].facts["TCK-1"] == "2 of 5 points" and rel["ticket.price"].facts["TCK-1"] == "1.50 dollars"
+    assert rel["ticket.assignee"].phrases[0] == "the assignee of {x}"
+    assert rel["assignee.ticket_count"].phrases == ("the number of tickets whose assignee is {x}",)
+
+
+def test_names_follow_the_data(tmp_path):
+    "What was edited for one build holds for the next, from Python too"
+    path = write_csv(tmp_path, "item.csv", "name,mass", [f"Item {i},{1000 + i}" for i in range(8)])
+    names = names_file(path, tmp_path / "runs" / "train.jsonl")
+    assert names == names_file(path, tmp_path / "elsewhere" / "test.jsonl.gz") == tmp_path / "item.csv.names.yaml"
+    make(path, names)
+    assert open_world(path).relations["item.mass"].phrases[0] == "the mass of {x}"
+    names.write_text(names.read_text().replace("the mass of {x}", "how heavy {x} is"))
+    assert open_world(path).relations["item.mass"].phrases[0] == "how heavy {x} is"
+
+
+def test_three_rows(tmp_path):
+    "What a small table lacks is said at once"
+    world = make(write_csv(tmp_path, "item.csv", "name,mass", [f"Item {i},{1000 + i}" for i in range(3)]))
+    assert any("questions in several steps" in why for why in world.omitted)
+    with pytest.raises(FtrlError, match="nothing can be asked|no column tells"): make(write_csv(tmp_path, "one.csv", "name,mass", ["Item,1000"]))
+
+
+ODD_NAMES = ["[" * 5000, "a: &a [x]\nworld: *a", "world: x\nkinds: {a: 3}\nrelations: {a.b: 1}", "world: ../x\nkinds: {a: {}}\nrelations: {a.b: {}}",
+             "!!python/object/apply:os.system [true]", "world: x\nkinds: {item: {plural: items, table: item, key: [x], name: name}}\nrelations: {item.mass: {}}",
+             "world: 2024-13-45\nkinds: 3", "\x00", "- a", "world: x\nlimit: -1\nkinds: {item: {plural: i, table: item, key: name, name: name}}\nrelations: {item.mass: {}}"]
+
+
+@pytest.mark.parametrize("text", ODD_NAMES, ids=range(len(ODD_NAMES)))
+def test_odd_names_file(tmp_path, text):
+    "A names file from elsewhere: one line that says what is wrong"
+    path = write_csv(tmp_path, "item.csv", "name,mass", [f"Item {i},{1000 + i}" for i in range(8)])
+    (tmp_path / "names.yaml").write_text(text)
+    with pytest.raises(FtrlError, match="names.yaml") as e: make(path, tmp_path / "names.yaml")
+    assert "\n" not in str(e.value)
+
+
+def test_long_lines(tmp_path):
+    "An endless line, an unclosed quote, a bomb: bounded, and one line of error"
+    import gzip
+    (tmp_path / "line.csv").write_text("name,mass\n" + "x" * (3 << 20))
+    (tmp_path / "quote.csv").write_text('name,mass\n"' + "Item,1\n" * 200_000)
+    with gzip.open(tmp_path / "bomb.csv.gz", "wt") as f: f.write("name" + "," * (20 << 20))
+    (tmp_path / "gone.csv.gz").write_bytes(gzip.compress(b"name,mass\n" + b"Item,1\n" * 999)[:-20])
+    for name in ("line.csv", "quote.csv", "bomb.csv.gz", "gone.csv.gz"):
+        with pytest.raises(FtrlError, match=name) as e: make(str(tmp_path / name))
+        assert "\n" not in str(e.value)
 
 
 def test_build(tmp_path):

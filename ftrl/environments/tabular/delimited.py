@@ -113,14 +113,16 @@ def column_names(header:list[str])->dict[str, str]: # Column -> the name it was 
 class Layout:
     "How a CSV file is laid out"
     delimiter: str
-    columns: dict[str, str]
+    header: list[str]
     start: int   # The line of the header
+
+    @property
+    def columns(self)->dict[str, str]: return column_names(self.header)
 
     def records(self, path:Path)->Iterator[Record]:
         "The records behind the header; a header that comes again, as in joined files, is passed over"
         for r in csv_records(path, self.delimiter):
-            again = r.fields and list(column_names(r.fields)) == list(self.columns)
-            if r.line > self.start and not again: yield r
+            if r.line > self.start and r.fields != self.header: yield r
 
 def layout(path:Path)->Layout:
     "How a CSV file is laid out; a file without a header is refused"
@@ -136,7 +138,7 @@ def _with_header(path:Path, delimiter:str, head:Record | None, rest:list)->Layou
     for i, name in enumerate(head.fields):
         if name.strip() and _is_value(name.strip(), [fields[i] for fields in rest]):
             raise FtrlError(f"{path}: the first line looks like data ({name.strip()[:40]!r}); expected column names in the first line")
-    return Layout(delimiter, column_names(head.fields), head.line)
+    return Layout(delimiter, head.fields, head.line)
 
 # %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-021
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .cells import decimals, exact, normal_text, show, sort_of
 from .database import Database, Link, Table
 from .delimited import AMBIGUOUS
-from .wording import singular, words
+from .wording import noun_of, singular, words
 from ..world import verifiable
 
 # %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-007
@@ -102,7 +102,7 @@ def _row_noun(table:str)->str:
 def _label(name:str, noun:str)->str:
     "A column in words, without the name of its table"
     text = words(name)
-    return text.removeprefix(f"{noun} ") or text
+    return noun_of(text.removeprefix(f"{noun} ") or text)
 
 # %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-018
 _SECRETS = re.compile(r"password|passwd|secret|token|\bhash\b|\bsalt\b|\bssn\b|credit card|\biban\b|\bcvv\b|\bpin\b")

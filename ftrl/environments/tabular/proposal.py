@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from .cells import show
 from .database import Database
 from .profile import Column, Profile, left_out, profile, references, without_key_word
-from .wording import identifier, kind_name, measured, phrases, plural, singular, words
+from .wording import identifier, kind_name, measured, members, phrases, plural, singular, words
 from ..world import verifiable
 
 # %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-007
@@ -144,18 +144,18 @@ def add_group(self:Proposal, t:str, c:Column, to:str, stem:str, on:str)->None:
     if own and one_to_one:
         self.relations[own]["cardinality"] = "1:1"
         self.add_relation(to, identifier(p.noun) + tail, [f"the {p.noun} whose {stem} is {{x}}"], inverse=own)
-    else: self.add_counts(t, c, to, f"{plural(p.noun)} whose {stem} is {{x}}", tail, ref)
+    else: self.add_counts(t, c, to, members(plural(p.noun), stem), tail, ref)
 
 @patch
-def add_counts(self:Proposal, t:str, c:Column, to:str, members:str, tail:str, ref:dict)->None:
+def add_counts(self:Proposal, t:str, c:Column, to:str, rows:str, tail:str, ref:dict)->None:
     "How many rows refer to a thing, and which of them is first or last"
     p, domain = self.judged[t], self.of.get(t)
     more = {"family": identifier(plural(p.noun))} | ref
-    self.add_relation(to, f"{identifier(p.noun)}_count{tail}", [f"the number of {members}"],
+    self.add_relation(to, f"{identifier(p.noun)}_count{tail}", [f"the number of {rows}"],
                       count=[t, c.name], unit=plural(p.noun), **more)
     for by, form, rank in self.ranks(t) if domain else ():
         how = {form: [t, c.name]} | {"by": by, "range": domain} | more
-        self.add_relation(to, identifier(f"{p.noun} with {rank}") + tail, [f"the {p.noun} with the {rank} among the {members}"], **how)
+        self.add_relation(to, identifier(f"{p.noun} with {rank}") + tail, [f"the {p.noun} with the {rank} among the {rows}"], **how)
 
 # %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-024
 @patch
@@ -165,7 +165,8 @@ def add_column(self:Proposal, t:str, c:Column)->None:
     if to and to.table in self.of:
         self.add_group(t, c, self.of[to.table], without_key_word(c.label), to.column)
         return
-    if not domain or c.name in (p.name, p.key): return
+    guessed_key = c.name == p.key and not p.table.key and c.type in ("number", "date")  # of such one may ask as well
+    if not domain or c.name == p.name or (c.name == p.key and not guessed_key): return
     kind = self.value_kind(t, c)
     if kind: self.add_group(t, c, kind, c.label, "")
     elif c.type in ("flag", "other"): self.left_out[f"{t}.{c.name}"] = left_out(c)

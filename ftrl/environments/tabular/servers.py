@@ -9,6 +9,7 @@ __all__ = ['open_engine', 'open_sqlite', 'address_secrets', 'parsed_address', 'o
 import hashlib, sqlite3, unicodedata, warnings
 from pathlib import Path
 from urllib.parse import quote, quote_plus
+from ...core import FtrlError
 from .database import Database, Link, Table, masked, need, sql_table, told, unreadable
 
 # %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-005
@@ -102,6 +103,8 @@ def parsed_address(
 ):
     "SQLAlchemy's URL, with the driver that this package brings"
     sa = need("sqlalchemy")
+    if spec.count("@") > 1:  # SQLAlchemy would take a part of the password for the host, and tell it
+        raise FtrlError(f"{masked(spec)}: more than one @; expected %40 for an @ inside a password or an option")
     try: url = sa.engine.make_url(spec)
     except Exception as e:  # its message repeats the address
         with told(masked(spec)): raise ValueError(f"no address of a database ({type(e).__name__})") from None

@@ -143,6 +143,15 @@ def _load_text(session:_Session, path:Path, plan:Layout, raw:str)->Counter:
 # %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-015
 _VOID = ("\\N", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "NaN", "nan")
 
+def _sizes(session:_Session, raw:str, columns:list[str], at_once:int=40)->dict[str, tuple[int, int]]:
+    "For each column: values there are, and those that say one is missing"
+    words, out = ", ".join(map(_literal, _VOID)), {}
+    for i in range(0, len(columns), at_once):  # the memory of a query grows with its columns
+        part = columns[i:i + at_once]
+        row = session.ask(f"select {', '.join(f'count({c}), count_if({c} in ({words}))' for c in part)} from {raw}")[0]
+        out |= {c: (row[2 * k], row[2 * k + 1]) for k, c in enumerate(part)}
+    return out
+
 def _void_words(session:_Session, raw:str, column:str)->dict[str, int]:
     "The words of a column that say a value is missing, and how often"
     words = ", ".join(map(_literal, _VOID))
@@ -215,11 +224,13 @@ def _csv_table(session:_Session, path:Path, name:str, own:str)->Table:
     lost = _load_text(session, path, plan, raw)
     omitted = {f"{name}: lines that do not fit the header": lost["lines"]} if lost["lines"] else {}
     columns = {}
+    sizes = _sizes(session, raw, [f"c{i}" for i in range(len(plan.columns))])
     for i, c in enumerate(plan.columns):  # one at a time: the memory does not grow with the columns
-        void = _void_words(session, raw, f"c{i}")
+        n, missing = sizes[f"c{i}"]
+        void = _void_words(session, raw, f"c{i}") if missing else {}
         omitted |= {f"{name}.{c}: cells that say {word}, read as missing": n for word, n in void.items()}
         if void: session.ask(f"update {raw} set c{i} = null where c{i} in ({', '.join(map(_literal, void))})")
-        n = session.ask(f"select count(c{i}) from {raw}")[0][0]
+        n -= sum(void.values())
         text = _Column(f"c{i}", n, n)
         columns[c] = (n and (_as_number(session, raw, f"c{i}", n) or _as_date(session, raw, f"c{i}", n))) or text
     session.ask(f"create table {own} as select {', '.join(f'{x.cell} as {_ident(c)}' for c, x in columns.items())} from {raw}")
@@ -244,7 +255,7 @@ def _parquet_table(session:_Session, link:Path, name:str, own:str)->Table:
     source = f"read_parquet({_literal(link)})"
     types = {c: kind for c, kind, *_ in session.ask(f"describe select * from {source}")}
     floats = [c for c, kind in types.items() if kind in ("DOUBLE", "FLOAT")]
-    wholes = ", ".join(f"bool_and({c} = floor({c}) and abs({c}) < 1e15)" for c in map(_ident, floats)) or "1"
+    wholes = ", ".join(f"bool_and({c} = floor({c}) and abs({c}) < 1e15)" for c in map(_ident, floats)) or "count(*)"  # one row, also of an empty file
     whole = dict(zip(floats, session.ask(f"select {wholes} from {source}")[0]))
     cells = ", ".join(_parquet_cell(c, kind, bool(whole.get(c))) for c, kind in types.items())
     session.ask(f"create view {own} as select {cells} from {source}")
