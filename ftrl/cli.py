@@ -304,9 +304,9 @@ def delta(
     rank: Annotated[int, Opt(help="Singular values to look for; 0 leaves the spectrum out")] = 0,
 ):
     "How much each weight moved, by layer and part."
-    from ftrl.weights.delta import diff, save
+    from ftrl.weights.delta import diff, save_delta
     frame = diff(base, tuned, rank=rank, progress=sys.stderr.isatty())
-    save(frame, _output(out, ".parquet", ".csv", ".jsonl"))
+    save_delta(frame, _output(out, ".parquet", ".csv", ".jsonl"))
     print(f"{out}: {len(frame)} weights")
 
 # %% ../nbs/90_cli.ipynb #cell-043
@@ -333,7 +333,7 @@ def reproduce(
 # %% ../nbs/90_cli.ipynb #cell-049
 BENCHMARKS = {"update": "ftrl.training.speed:bench_update", "rollout": "ftrl.training.rollout_speed:bench_rollout",
               "sandbox": "ftrl.sandbox.speed:bench_sandbox", "build": "ftrl.environments.report:bench_build",
-              "delta": "ftrl.weights.delta:bench_delta"}
+              "delta": "ftrl.weights.delta_speed:bench_delta"}
 
 @app.command()
 def bench(

@@ -48,6 +48,7 @@ def compare(
     contestants:dict[str, Callable], # Name -> what to run
     n:int=5, # Rounds
     warm:int=1, # Rounds before the clock counts
+    before:Callable|None=None, # Run before each of them, off the clock
 )->dict[str, list[float]]: # Name -> sorted seconds of its runs
     "Time contestants in turn"
     times = {name: [] for name in contestants}
@@ -58,6 +59,7 @@ def compare(
         gc.disable()
         try:
             for name in names:
+                if before: before()
                 t = seconds(contestants[name])
                 if i >= warm: times[name].append(t)
         finally: gc.enable()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from .style import (
     INK, PALETTE, Missing, caption, color, figure, label, main_algorithm, models, need, seeds, sheet)
-from ..models.checkpoint import PARTS
+from ..models.weight import PARTS
 from ..weights.delta import group
 
 if TYPE_CHECKING: import pandas as pd

@@ -11,7 +11,7 @@ import random, shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from ..models.checkpoint import beside
+from ..models.checkpoint import copy_settings
 from ..core import Env, FtrlError, Row
 from ..files import atomic, load_rows, read_json_lines, save_rows, write_json_lines
 from .train import Run, TrainConfig, train
@@ -85,7 +85,7 @@ def average(
     if out.exists(): return str(out)
     with atomic(out) as temp:
         temp.mkdir()
-        beside(first, temp)
+        copy_settings(first, temp)
         if (index := first/"model.safetensors.index.json").exists(): shutil.copy(index, temp)
         for file in sorted(p.name for p in first.glob("*.safetensors")):
             try:

@@ -11,9 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 from ..core import FtrlError
-from ..files import atomic, read_json_lines, finished
-from ..models.checkpoint import BLOCKS, Adapted, number, pairs, part, weights
+from ..files import atomic, finished, read_json_lines
+from ..models.checkpoint import Adapted, copy_settings, pairs, weights
+from ..models.weight import BLOCKS, number, part
+
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-005
 THIRDS = ("lower", "middle", "upper")
@@ -38,13 +42,18 @@ class Variant:
     alpha: float = 1.0
 
     def __post_init__(self):
+        if self.kind not in ("revert", "only", "blend"):
+            raise FtrlError(f"variant {self.kind!r}; expected revert, only or blend")
         known = {"all", *THIRDS, *BLOCKS, *BLOCKS.values()}
         odd = [w for w in self.block.split() if w not in known and not re.fullmatch(r"layer\d+", w)]
-        if self.kind not in ("revert", "only", "blend"): raise FtrlError(f"variant {self.kind!r}; expected revert, only or blend")
-        if odd or not self.block: raise FtrlError(f"block {self.block!r}; expected words of {', '.join(sorted(known))} or layerN")
+        if odd or not self.block:
+            raise FtrlError(f"block {self.block!r}; expected words of {', '.join(sorted(known))} or layerN")
 
     @property
-    def name(self)->str: return f"blend-{self.alpha:g}" if self.kind == "blend" else f"{self.kind}-{self.block.replace(' ', '-')}"
+    def name(self)->str:
+        "As its result file is called"
+        if self.kind == "blend": return f"blend-{self.alpha:g}"
+        return f"{self.kind}-{self.block.replace(' ', '-')}"
 
     def share(self, weight:str, layers:int)->float:
         "How much of the update of this weight is taken"
@@ -53,12 +62,15 @@ class Variant:
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-011
 def variants(
-    blocks:Iterable[str]=("lower", "middle", "upper", "mlp", "attention", "lower mlp"), # Blocks to revert and to take alone
+    blocks:Iterable[str]=("lower", "middle", "upper", "mlp", "attention", "lower mlp"), # To revert and to take alone
     alphas:Iterable[float]=(0.25, 0.5, 0.75), # Points between base (0) and tuned (1)
 )->list[Variant]:
     "Base and tuned, every block both ways, and the way between"
-    ends = [Variant("only", "all"), Variant("revert", "all")]
-    return ends + [Variant(k, b) for k in ("revert", "only") for b in blocks] + [Variant("blend", alpha=a) for a in alphas]
+    blocks = list(blocks)
+    reverted = [Variant("revert", block) for block in blocks]
+    alone = [Variant("only", block) for block in blocks]
+    between = [Variant("blend", alpha=alpha) for alpha in alphas]
+    return [Variant("only"), Variant("revert"), *reverted, *alone, *between]
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-014
 class Pair:
@@ -74,10 +86,13 @@ class Pair:
     def value(self, name:str, share:float):
         "One weight, with this share of its update"
         a, b = self.both[name]
-        kind = a.torch_dtype if isinstance(b, Adapted) or share not in (0, 1) else (b if share else a).torch_dtype
-        x = a.read().float() if share != 1 else b.read().float()
-        if share not in (0, 1): x = x + share * (b.read().float() - x)
-        return x.to(kind).view(a.shape)
+        if share == 0: return a.read().to(a.torch_dtype).view(a.shape)
+        tuned = b.read().float()
+        if share == 1:
+            kind = a.torch_dtype if isinstance(b, Adapted) else b.torch_dtype
+            return tuned.to(kind).view(a.shape)
+        base = a.read().float()
+        return (base + share * (tuned - base)).to(a.torch_dtype).view(a.shape)
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-019
 def put(
@@ -88,14 +103,17 @@ def put(
 )->int: # How many weights were exchanged
     "Turn a loaded model into a variant"
     import torch
-    held, n = dict(model.named_parameters()), 0
+    held, changed = dict(model.named_parameters()), 0
     for name in pair.both:
         share = variant.share(name, pair.layers)
-        if now.get(name) == share or (part(name) == "head" and name not in held): continue
-        if name not in held: raise FtrlError(f"`{name}` is in the checkpoint but not in the loaded model; this layout is not supported")
+        tied = part(name) == "head" and name not in held  # the embedding stands for it
+        if tied or now.get(name) == share: continue
+        if name not in held:
+            raise FtrlError(f"`{name}` is in the checkpoint but not in the loaded model; this layout is not supported")
         with torch.no_grad(): held[name].copy_(pair.value(name, share))
-        now[name], n = share, n + 1
-    return n
+        now[name] = share
+        changed += 1
+    return changed
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-022
 def assemble(
@@ -105,16 +123,19 @@ def assemble(
 )->Path:
     "Write a variant as a checkpoint"
     from safetensors.torch import save_file
-    from ftrl.models.checkpoint import beside
-    out, shards = Path(out), {}
+    out, shards, files = Path(out), {}, {}
     if out.exists(): raise FtrlError(f"{out} is there already; expected a new folder")
     out.mkdir(parents=True)
-    for checkpoint in (pair.base, pair.tuned): beside(checkpoint, out)
-    for name, (a, b) in pair.both.items(): shards.setdefault(Path(a.file).name, []).append(name)
+    for checkpoint in (pair.base, pair.tuned): copy_settings(checkpoint, out)
+    for name, (a, _) in pair.both.items():
+        files[name] = Path(a.file).with_suffix(".safetensors").name
+        shards.setdefault(files[name], []).append(name)
     for file, names in shards.items():
-        save_file({n: pair.value(n, variant.share(n, pair.layers)) for n in names}, out/file, metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": {n: file for file, names in shards.items() for n in names}}
-    if len(shards) > 1: (out/"model.safetensors.index.json").write_text(json.dumps(index))
+        values = {name: pair.value(name, variant.share(name, pair.layers)) for name in names}
+        save_file(values, out/file, metadata={"format": "pt"})
+    if len(shards) > 1:
+        index = {"metadata": {}, "weight_map": files}
+        (out/"model.safetensors.index.json").write_text(json.dumps(index))
     return out
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-025
@@ -131,24 +152,36 @@ def intervene(
 )->"pd.DataFrame": # The table of `outcome`
     "Evaluate variants between two checkpoints with one loaded model"
     from ftrl.evaluation.bench import evaluate
-    from ftrl.models.llm import load_model
-    from ftrl.models.local import Local
-    chosen, out = list(chosen), Path(out)
+    out, players = Path(out), None
     for name, path in (known or {}).items(): _adopt(path, out/f"{name}.jsonl", limit)
-    for v in chosen:
-        if (out/f"{v.name}.jsonl").exists(): continue
-        if "policy" not in locals(): pair, policy, now = Pair(base, tuned), load_model(str(base)), {}
-        put(policy.model, pair, v, now)
-        fresh = Local(policy.model, policy.tokenizer, f"{Path(str(tuned)).name} {v.name}", policy.batch)
-        fresh.mark = f"{policy.mark} {v.name}"
-        evaluate("ftrl", fresh, out/f"{v.name}.jsonl", data, limit, progress=progress, **protocol)
+    for variant in chosen:
+        result = out/f"{variant.name}.jsonl"
+        if result.exists(): continue
+        players = players or _Players(base, tuned)
+        evaluate("ftrl", players.play(variant), result, data, limit, progress=progress, **protocol)
     return outcome(out)
+
+class _Players:
+    "One loaded model that becomes one variant after another"
+    def __init__(self, base, tuned):
+        from ftrl.models.llm import load_model
+        self.tuned, self.pair, self.policy, self.now = tuned, Pair(base, tuned), load_model(str(base)), {}
+
+    def play(self, variant:Variant):
+        "The model as this variant, with an engine of its own"
+        from ftrl.models.local import Local
+        put(self.policy.model, self.pair, variant, self.now)
+        name = f"{Path(str(self.tuned)).name} {variant.name}"
+        fresh = Local(self.policy.model, self.policy.tokenizer, name, self.policy.batch)
+        fresh.mark = f"{self.policy.mark} {variant.name}"
+        return fresh
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-027
 def _adopt(path:str | Path, out:Path, limit:int | None)->None:
     "The first lines of a result file, as a variant's"
     if out.exists(): return
-    with atomic(out) as temp, open(path, encoding="utf-8") as f: temp.write_text("".join(islice(f, limit)), encoding="utf-8")
+    with atomic(out) as temp, open(path, encoding="utf-8") as f:
+        temp.write_text("".join(islice(f, limit)), encoding="utf-8")
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-030
 def outcome(
@@ -157,14 +190,22 @@ def outcome(
 )->"pd.DataFrame": # kind, block, mean, low, high, gain, gain_low, gain_high, n
     "What each variant is worth"
     import pandas as pd
+    found = {p.name.split(".jsonl")[0]: _scores(p, metric) for p in finished(folder, "*.jsonl*")}
+    if "revert-all" not in found:
+        raise FtrlError(f"{folder}/revert-all.jsonl is not there; evaluate the variant Variant('revert', 'all')")
+    return pd.DataFrame([_worth(name, scores, found["revert-all"]) for name, scores in found.items()])
+
+def _scores(file:Path, metric:str)->dict[tuple, float]:
+    "A metric by environment and trial"
+    lines = [x for x in read_json_lines(file) if metric in x["metrics"]]
+    return {(x["id"], x.get("trial", 0)): x["metrics"][metric] for x in lines}
+
+def _worth(name:str, scores:dict, zero:dict)->dict:
+    "The line of a variant"
     from ftrl.evaluation.table import bootstrap
-    found = {p.name.split(".jsonl")[0]: {(x["id"], x.get("trial", 0)): x["metrics"][metric] for x in read_json_lines(p) if metric in x["metrics"]}
-             for p in finished(folder, "*.jsonl*")}
-    if "revert-all" not in found: raise FtrlError(f"{folder}/revert-all.jsonl is not there; evaluate the variant Variant('revert', 'all')")
-    zero, rows = found["revert-all"], []
-    for name, scores in found.items():
-        kind, _, block = name.partition("-")
-        both = scores.keys() & zero.keys()
-        rows.append({"kind": kind, "block": block, **dict(zip(("mean", "low", "high"), bootstrap([list(scores.values())]))),
-                     **dict(zip(("gain", "gain_low", "gain_high"), bootstrap([[scores[k] - zero[k] for k in sorted(both)]]))), "n": len(scores)})
-    return pd.DataFrame(rows)
+    kind, _, block = name.partition("-")
+    mean, low, high = bootstrap([list(scores.values())])
+    shared = sorted(scores.keys() & zero.keys())
+    gain, gain_low, gain_high = bootstrap([[scores[k] - zero[k] for k in shared]])
+    return {"kind": kind, "block": block, "mean": mean, "low": low, "high": high,
+            "gain": gain, "gain_low": gain_low, "gain_high": gain_high, "n": len(scores)}

@@ -8,17 +8,21 @@ __all__ = ['ready', 'Choice', 'choices', 'states', 'embed', 'unit', 'probe', 'pr
 # %% ../../nbs/weights/02_probe.ipynb #cell-002
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ..core import Env, FtrlError, Row, dumps, rng
+from typing import TYPE_CHECKING
+from ..core import Env, FtrlError, Row, SubQuestion, rng
+
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-005
 def ready(
     row:Row, # A row with an `env` column, at any moment of its episode
-)->list: # Sub-questions that could be answered now
+)->list[SubQuestion]: # Those that could be answered now
     "The right next steps"
     env, unsolved, still = Env.from_row(row), row.unsolved, set()
-    for s in reversed(env.subquestions):
-        if s.answer in unsolved.get(s.tool, []):
-            unsolved[s.tool].remove(s.answer); still.add(s.id)
+    for s in reversed(env.subquestions):  # of two with one answer, the earlier was solved first
+        if s.answer not in unsolved.get(s.tool, []): continue
+        unsolved[s.tool].remove(s.answer)
+        still.add(s.id)
     return [s for s in env.subquestions if s.id in still and not still & set(s.depends_on)]
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-010
@@ -33,40 +37,48 @@ class Choice:
 
 def _words(x)->str: return str(x).replace("_", " ")
 
+def _arguments(steps:Iterable[SubQuestion])->set[str]:
+    "The values of gold calls, as words"
+    return {_words(value) for s in steps for value in s.arguments.values()}
+
 def choices(
     rows:list[Row], # Rows with an `env` column
 )->list[Choice]: # For every row that has a next step: its tool, and its argument
     "The questions that rows pose to the probe"
     found = []
-    for i, r in enumerate(rows):
-        steps, tools = ready(r), tuple(t["function"]["name"] for t in r.toolset)
+    for i, row in enumerate(rows):
+        steps, tools = ready(row), tuple(t["function"]["name"] for t in row.toolset)
         right = frozenset(s.tool for s in steps)
-        if right and len(tools) > len(right): found.append(Choice(i, r.id, "tool", tools, right))
-        right = frozenset(_words(v) for s in steps for v in s.arguments.values())
-        own = {_words(v) for s in Env.from_row(r).subquestions for v in s.arguments.values()}
-        if right: found.append(Choice(i, r.id, "argument", tuple(sorted(own)), right))
+        if right and len(tools) > len(right): found.append(Choice(i, row.id, "tool", tools, right))
+        right = frozenset(_arguments(steps))
+        own = tuple(sorted(_arguments(Env.from_row(row).subquestions)))
+        if right: found.append(Choice(i, row.id, "argument", own, right))
     return found
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-013
 def states(
-    policy, # A local model, as `ftrl.llm.load_model` gives it
+    policy, # A local model, as `load_model` gives it
     rows:Iterable[Row], # Whose prompts are read
 ):
     "The last prompt token's state after every layer: an array of (rows, layers, width)"
-    import numpy as np, torch
-    from ftrl.models.llm import Request
-    kept, layers, out = [], policy.model.model.layers, []
-    take = lambda module, args, result: kept.append((result[0] if isinstance(result, tuple) else result)[0, -1].float().cpu().numpy())
-    hooks = [layer.register_forward_hook(take) for layer in layers]
-    try:
-        for row in rows:
-            kept.clear()
-            ids = torch.tensor([policy.ids(Request(row.messages, row.toolset))], device=policy.model.device)
-            with torch.inference_mode(): policy.model.model(ids, use_cache=False)
-            out.append(np.stack(kept))
+    import numpy as np
+    kept, layers = [], policy.model.model.layers
+    def keep(module, args, result):
+        hidden = result[0] if isinstance(result, tuple) else result
+        kept.append(hidden[0, -1].float().cpu().numpy())
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    try: return np.stack([_state(policy, row, kept) for row in rows])
     finally:
         for h in hooks: h.remove()
-    return np.stack(out)
+
+def _state(policy, row:Row, kept:list):
+    "What the hooks keep of one prompt"
+    import numpy as np, torch
+    from ftrl.models.llm import Request
+    kept.clear()
+    ids = torch.tensor([policy.ids(Request(row.messages, row.toolset))], device=policy.model.device)
+    with torch.inference_mode(): policy.model.model(ids, use_cache=False)
+    return np.stack(kept)
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-015
 def embed(
@@ -75,11 +87,12 @@ def embed(
 )->dict: # Text -> mean input embedding of its words
     "Texts as points"
     import torch
-    table, out = policy.model.get_input_embeddings(), {}
-    for t in texts:
-        ids = policy.tokenizer(" " + _words(t), add_special_tokens=False)["input_ids"]
-        with torch.inference_mode(): out[t] = table(torch.tensor(ids, device=policy.model.device)).float().mean(0).cpu().numpy()
-    return out
+    table, points = policy.model.get_input_embeddings(), {}
+    for text in texts:
+        ids = policy.tokenizer(" " + _words(text), add_special_tokens=False)["input_ids"]
+        ids = torch.tensor(ids, device=policy.model.device)
+        with torch.inference_mode(): points[text] = table(ids).float().mean(0).cpu().numpy()
+    return points
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-017
 def unit(
@@ -107,14 +120,17 @@ def probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     groups = [c.group for c in asked]
-    if len(set(groups)) < folds: raise FtrlError(f"{len(set(groups))} environments are too few for {folds} folds; give more rows")
+    if len(set(groups)) < folds:
+        raise FtrlError(f"{len(set(groups))} environments are too few for {folds} folds; give more rows")
     x = np.stack([x[c.row] for c in asked])
-    y = np.stack([np.mean([at[t] for t in sorted(c.right)], 0) for c in asked])
+    y = np.stack([np.mean([at[name] for name in sorted(c.right)], 0) for c in asked])
     hits, odds = np.zeros(len(asked)), np.zeros(len(asked))
     for train, test in GroupKFold(folds).split(x, y, groups):
-        guess = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 6))).fit(x[train], y[train]).predict(x[test])
-        for i, g, names in zip(test, guess, _among([asked[i] for i in test])):
-            hits[i], odds[i] = max(names, key=lambda t: float(at[t] @ g)) in asked[i].right, len(asked[i].right) / len(names)
+        model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 6))).fit(x[train], y[train])
+        for i, guess, names in zip(test, model.predict(x[test]), _among([asked[i] for i in test])):
+            nearest = names[int(np.argmax([float(at[name] @ guess) for name in names]))]
+            hits[i] = nearest in asked[i].right
+            odds[i] = len(asked[i].right) / len(names)
     return hits.tolist(), float(odds.mean())
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-020
@@ -123,35 +139,47 @@ def _among(
     most:int=10, # Candidates for an argument
 )->list[list[str]]: # For each question
     "What a probe chooses from"
-    every = sorted({t for c in asked for t in c.candidates})
+    every = _names(asked)
     def names(i, c):
         if c.target == "tool": return list(c.candidates)
         others = [t for t in every if t not in c.candidates]
-        return sorted(c.right) + rng("argument", i, c.group).sample(others, min(len(others), max(most - len(c.right), 0)))
+        wanted = min(len(others), max(most - len(c.right), 0))
+        return sorted(c.right) + rng("argument", i, c.group).sample(others, wanted)
     return [names(i, c) for i, c in enumerate(asked)]
+
+def _names(asked:list[Choice])->list[str]:
+    "All candidates of some questions"
+    return sorted({name for c in asked for name in c.candidates})
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-027
 def probes(
-    models:dict, # Name -> what `ftrl.llm.load_model` takes; the first gives the points
+    models:dict, # Name -> what `load_model` takes; the first gives the points
     rows:list[Row], # Rows with an `env` column
     folds:int=5, # Parts of the cross-validation
 )->"pd.DataFrame": # model, layer, target, accuracy, low, high, chance, n
     "How readable the next step is in every layer of several models"
     import pandas as pd
     from ftrl.models.llm import load_model
-    from ftrl.evaluation.table import bootstrap
     rows = [r for r in rows if r.meta]
-    asked, out, points = choices(rows), [], None
-    if not asked: raise FtrlError("no row has a gold next step; expected rows with an `env` column, made by `ftrl build` or `ftrl collect`")
+    asked, lines, points = choices(rows), [], None
+    if not asked:
+        raise FtrlError("no row has a gold next step; expected rows with an `env` column, made by `ftrl build` or `ftrl collect`")
     for name, spec in models.items():
-        policy = load_model(str(spec)) if not hasattr(spec, "model") else spec
-        points = points or embed(policy, sorted({t for c in asked for t in c.candidates}))
+        policy = spec if hasattr(spec, "model") else load_model(str(spec))
+        points = points or embed(policy, _names(asked))
         seen = states(policy, rows)
         for target in ("tool", "argument"):
             mine = [c for c in asked if c.target == target]
-            at = unit({t: points[t] for t in sorted({t for c in mine for t in c.candidates})}) if mine else {}
-            for layer in range(seen.shape[1] if mine else 0):
-                hits, chance = probe(seen[:, layer], mine, at, folds)
-                out.append({"model": name, "layer": layer, "target": target, **dict(zip(("accuracy", "low", "high"), bootstrap([hits]))),
-                            "chance": chance, "n": len(mine)})
-    return pd.DataFrame(out)
+            if mine: lines += [{"model": name, **line} for line in _layers(seen, mine, points, folds)]
+    return pd.DataFrame(lines)
+
+def _layers(seen, asked:list[Choice], points:dict, folds:int)->list[dict]:
+    "How well every layer answers questions of one kind"
+    from ftrl.evaluation.table import bootstrap
+    at, lines = unit({name: points[name] for name in _names(asked)}), []
+    for layer in range(seen.shape[1]):
+        hits, chance = probe(seen[:, layer], asked, at, folds)
+        accuracy, low, high = bootstrap([hits])
+        lines.append({"layer": layer, "target": asked[0].target, "accuracy": accuracy, "low": low, "high": high,
+                      "chance": chance, "n": len(asked)})
+    return lines
