@@ -63,7 +63,9 @@ def group_normalized(sampling:Rewarded)->"Tensor":
     "`[here]`, GRPO: TRL's advantages, exactly 0 where a group was rewarded alike"
     return sampling.trl.masked_fill(sampling.equal[sampling.here], 0)
 
-ALGORITHMS.add("grpo", Algorithm("grpo", "GRPO", "#0072b2", group_normalized, {"loss_type": "dapo"}))
+_LOSS = {"loss_type": "dapo"}  # a mean over the tokens of the step, in which the three agree
+
+ALGORITHMS.add("grpo", Algorithm("grpo", "GRPO", "#0072b2", group_normalized, _LOSS))
 
 # %% ../../nbs/training/05_algorithm.ipynb #cell-017
 def whitened(sampling:Rewarded)->"Tensor":
@@ -75,10 +77,11 @@ def whitened(sampling:Rewarded)->"Tensor":
     mean = total(returns.sum()) / n
     variance = total(((returns - mean) ** 2 * mask).sum()) / (n - 1).clamp(min=1)
     advantages = (returns - mean) * (variance + 1e-8).rsqrt() * mask
-    # last, and not an early return: `total` waits for every process
-    return advantages if sampling.rewards[sampling.learnable].unique().numel() > 1 else advantages * 0
+    # told last, and not by an early return: `total` waits for every process
+    different = sampling.rewards[sampling.learnable].unique()
+    return advantages if len(different) > 1 else advantages.new_zeros(advantages.shape)
 
-ALGORITHMS.add("reinforce++", Algorithm("reinforce++", "REINFORCE++", "#d55e00", whitened, {"loss_type": "dapo"}))
+ALGORITHMS.add("reinforce++", Algorithm("reinforce++", "REINFORCE++", "#d55e00", whitened, _LOSS))
 
 # %% ../../nbs/training/05_algorithm.ipynb #cell-022
 def leave_one_out(sampling:Rewarded)->"Tensor":
@@ -92,4 +95,4 @@ def leave_one_out(sampling:Rewarded)->"Tensor":
     kept = scored.view(-1) & ~sampling.equal
     return (advantages.view(-1) * kept)[sampling.here]
 
-ALGORITHMS.add("rloo", Algorithm("rloo", "RLOO", "#7b5ea7", leave_one_out, {"loss_type": "dapo"}))
+ALGORITHMS.add("rloo", Algorithm("rloo", "RLOO", "#7b5ea7", leave_one_out, _LOSS))

@@ -40,9 +40,12 @@ def _attend_group(q, own, values, prompt:tuple)->torch.Tensor:
     length = prompt_keys.shape[2]
     folded = q.transpose(0, 1).reshape(heads, n * share, width)
     scores = (folded @ prompt_keys).view(heads, n, share, length)
-    p = torch.softmax(torch.cat([scores, own.transpose(0, 1)], -1), -1)
-    seen = p[..., :length].reshape(heads, n * share, length) @ prompt_values
-    return seen.view(heads, n, share, width).transpose(0, 1) + p[..., length:].transpose(0, 1) @ values
+    both = torch.cat([scores, own.transpose(0, 1)], -1)
+    p = torch.softmax(both, -1)
+    p_prompt, p_own = p[..., :length], p[..., length:]
+    seen = p_prompt.reshape(heads, n * share, length) @ prompt_values
+    seen = seen.view(heads, n, share, width).transpose(0, 1)
+    return seen + p_own.transpose(0, 1) @ values
 
 # %% ../../nbs/training/10_generate.ipynb #cell-009
 @patch
@@ -100,7 +103,7 @@ def sample_tokens(
 
 # %% ../../nbs/training/10_generate.ipynb #cell-015
 def _prompt_cache(k:torch.Tensor, v:torch.Tensor)->tuple[torch.Tensor, torch.Tensor]:
-    "A prompt's keys and values as decoding multiplies them: `[heads, width, length]` and `[heads, length, width]`"
+    "A prompt's keys `[heads, width, length]` and values `[heads, length, width]`, as decoding needs them"
     return k.transpose(1, 2).contiguous(), v.contiguous()
 
 def _prefill(core, prompts:list[torch.Tensor], sizes:list[int], length:int)->tuple[Branches, torch.Tensor]:
@@ -108,20 +111,25 @@ def _prefill(core, prompts:list[torch.Tensor], sizes:list[int], length:int)->tup
     packed = pack([Group(prompt, []) for prompt in prompts])
     packed.cache = []
     hidden = hidden_states(core, packed.ids[None], packed.positions[None], packed)[0]
-    ends = torch.tensor([len(prompt) for prompt in prompts]).cumsum(0)
-    spans = [slice(end - len(prompt), end) for end, prompt in zip(ends.tolist(), prompts)]
-    kept = [[_prompt_cache(k[:, span], v[:, span]) for span in spans] for k, v in packed.cache]
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    ends = lengths.cumsum(0)
+    spans = [slice(a, b) for a, b in zip((ends - lengths).tolist(), ends.tolist())]
+    kept = []
+    for k, v in packed.cache:
+        kept.append([_prompt_cache(k[:, span], v[:, span]) for span in spans])
+    last = hidden[ends - 1]  # the hidden state of each prompt's last token
     times = torch.tensor(sizes, device=hidden.device)
-    return Branches(kept, sizes, length), hidden[ends - 1].repeat_interleave(times, 0)
+    return Branches(kept, sizes, length), last.repeat_interleave(times, 0)
 
 # %% ../../nbs/training/10_generate.ipynb #cell-017
 def _decode(core, prompts, sizes, length, eos, temperature)->tuple[list[list[int]], list[list[float]]]:
     "Decode the groups of a few prompts together"
     branches, hidden = _prefill(core, prompts, sizes, length)
-    head, device, times = core.get_output_embeddings(), hidden.device, torch.tensor(sizes, device=hidden.device)
-    stop, alive = torch.tensor(list(eos), device=device), torch.arange(len(hidden), device=device)
-    owner = torch.arange(len(sizes), device=device).repeat_interleave(times)
+    head, device = core.get_output_embeddings(), hidden.device
+    stop = torch.tensor(list(eos), device=device)
+    owner = torch.repeat_interleave(torch.tensor(sizes, device=device))  # the prompt of each completion
     position = torch.tensor([len(prompt) for prompt in prompts], device=device)[owner]
+    alive = torch.arange(len(hidden), device=device)
     ids, logps = [[] for _ in alive], [[] for _ in alive]
     for step in range(length):
         token, logp = sample_tokens(head(hidden), temperature)
@@ -135,7 +143,8 @@ def _decode(core, prompts, sizes, length, eos, temperature)->tuple[list[list[int
             branches.keep(rows, owner[alive])
         if step + 1 == length or not len(alive): break
         branches.step = step
-        hidden = hidden_states(core, token[:, None], (position[alive] + step)[:, None], branches)[:, 0]
+        now = position[alive] + step
+        hidden = hidden_states(core, token[:, None], now[:, None], branches)[:, 0]
     return ids, logps
 
 # %% ../../nbs/training/10_generate.ipynb #cell-018

@@ -29,13 +29,15 @@ def _tile(z, targets)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def _logit_gradient(z, targets, lse, entropy, g, g_entropy)->torch.Tensor:
     "Gradient of a tile of logits, which it overwrites; `g` or `g_entropy` may be None"
     log_p = z.sub_(lse[:, None])
-    d_entropy = None
-    if g_entropy is not None: d_entropy = (log_p + entropy[:, None]).mul_(-g_entropy[:, None])
+    d = None
+    if g_entropy is not None: d = (log_p + entropy[:, None]).mul_(-g_entropy[:, None])
     p = log_p.exp_()
-    if d_entropy is not None: d_entropy.mul_(p)
-    if g is None: return d_entropy
-    d = p.mul_(-g[:, None]) if d_entropy is None else d_entropy.addcmul_(p, g[:, None], value=-1)
-    return d.scatter_add_(1, targets[:, None], g[:, None].to(d.dtype))
+    if d is not None: d.mul_(p)
+    if g is None: return d
+    g = g[:, None]
+    if d is None: d = p.mul_(-g)
+    else: d.addcmul_(p, g, value=-1)
+    return d.scatter_add_(1, targets[:, None], g.to(d.dtype))
 
 # %% ../../nbs/training/06_head.ipynb #cell-011
 class LogProbability(torch.autograd.Function):
@@ -45,9 +47,10 @@ class LogProbability(torch.autograd.Function):
         kind = h.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype
         hidden, w = h.to(dtype), weight.detach().to(dtype)
-        tiles = [_tile(_logits(x, w, scale), t) for x, t in zip(hidden.split(tile), targets.split(tile))]
-        nothing = h.new_zeros(0).float()
-        logp, entropy, lse = map(torch.cat, zip(*tiles)) if tiles else (nothing, nothing, nothing)
+        parts = zip(hidden.split(tile), targets.split(tile))
+        tiles = [_tile(_logits(x, w, scale), t) for x, t in parts]
+        if not tiles: tiles = [(h.new_zeros(0).float(),) * 3]
+        logp, entropy, lse = map(torch.cat, zip(*tiles))
         ctx.save_for_backward(hidden, w, targets, entropy, lse)
         ctx.scale, ctx.tile, ctx.dtypes = scale, tile, (h.dtype, weight.dtype)
         ctx.set_materialize_grads(False)
@@ -68,9 +71,11 @@ def _stretch_gradient(ctx, rows:slice, g, g_entropy)->torch.Tensor:
     h, w, targets, entropy, lse = ctx.saved_tensors
     d = torch.empty(rows.stop - rows.start, len(w), dtype=w.dtype, device=w.device)
     for s in _spans(rows.start, rows.stop, ctx.tile):
-        part, part_entropy = (None if x is None else x[s] for x in (g, g_entropy))
-        z = _logit_gradient(_logits(h[s], w, ctx.scale), targets[s], lse[s], entropy[s], part, part_entropy)
-        d[s.start - rows.start:s.stop - rows.start] = z.mul_(ctx.scale)
+        z = _logits(h[s], w, ctx.scale)
+        d_logp = None if g is None else g[s]
+        d_entropy = None if g_entropy is None else g_entropy[s]
+        dz = _logit_gradient(z, targets[s], lse[s], entropy[s], d_logp, d_entropy)
+        d[s.start - rows.start:s.stop - rows.start] = dz.mul_(ctx.scale)
     return d
 
 # %% ../../nbs/training/06_head.ipynb #cell-015
@@ -85,4 +90,6 @@ def _head_backward(ctx, g, g_entropy, many:int=8)->tuple[torch.Tensor | None, to
         if wants_h: dh[rows] = d @ w
         if wants_w: dw += d.t() @ h[rows]
     h_type, w_type = ctx.dtypes
-    return dh.to(h_type) if wants_h else None, dw.to(w_type) if wants_w else None
+    if wants_h: dh = dh.to(h_type)
+    if wants_w: dw = dw.to(w_type)
+    return dh, dw

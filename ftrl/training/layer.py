@@ -71,7 +71,7 @@ class RootMeanSquare(torch.autograd.Function):
 def _norm(self, x):
     "A norm of a layer"
     kind, dtype = x.device.type, torch.promote_types(self.weight.dtype, x.dtype)
-    # fp32 comes from the residual stream, and projections follow; norms of q and k get bf16 and answer as stock does
+    # fp32 comes from the residual stream, and projections follow; norms of q and k get bf16
     if x.dtype == torch.float32 and torch.is_autocast_enabled(kind): dtype = torch.get_autocast_dtype(kind)
     return RootMeanSquare.apply(x, self.weight, self.variance_epsilon, dtype)
 

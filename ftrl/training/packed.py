@@ -30,8 +30,10 @@ class Block:
         "The keys or values these rows see, `[heads, columns, width]`"
         if not self.seen: return x[:, self.start:self.end]
         first, last = self.seen[0]
-        if len(self.seen) == 1 and last == self.start: return x[:, first:self.end]  # unbroken: no copy
-        return torch.cat([x[:, a:b] for a, b in self.ranges], 1)
+        unbroken = len(self.seen) == 1 and last == self.start
+        if unbroken: return x[:, first:self.end]  # a view, no copy
+        parts = [x[:, a:b] for a, b in self.ranges]
+        return torch.cat(parts, 1)
 
 # %% ../../nbs/training/08_packed.ipynb #cell-009
 _CLOSED = -1e9
@@ -113,7 +115,9 @@ class Packed:
     targets: torch.Tensor    # completion tokens
     cache: list | None = None  # a list keeps each layer's keys and values
 
-    def __repr__(self): return f"Packed({len(self.ids)} tokens, {len(self.targets)} targets, {len(self.blocks)} blocks)"
+    def __repr__(self):
+        tokens, targets, blocks = len(self.ids), len(self.targets), len(self.blocks)
+        return f"Packed({tokens} tokens, {targets} targets, {blocks} blocks)"
 
 # %% ../../nbs/training/08_packed.ipynb #cell-018
 def _positions(prompt:int, lengths:Sequence[int])->list[torch.Tensor]:
@@ -143,6 +147,7 @@ def pack(
     size, like = size or (256 if device.type == "cpu" else 2048), torch.empty(0, dtype=dtype, device=device)
     nothing = torch.zeros(0, dtype=torch.long)
     ids, positions, blocks, sources, at = [], [nothing], [], [nothing], 0
+    targets = [groups[0].prompt[:0]]  # there may be no completion
     for group in groups:
         prompt, lengths = len(group.prompt), group.lengths
         ids += [group.prompt, *group.completions]
@@ -150,8 +155,9 @@ def pack(
         blocks += _blocks(at, prompt, lengths, size, like)
         sources += _sources(at + prompt, lengths)
         at += prompt + sum(lengths)
-    targets = torch.cat([ids[0][:0], *(c for group in groups for c in group.completions)])
-    return Packed(torch.cat(ids), torch.cat(positions).to(device), blocks, torch.cat(sources).to(device), targets)
+        targets += group.completions
+    return Packed(torch.cat(ids), torch.cat(positions).to(device), blocks, torch.cat(sources).to(device),
+                  torch.cat(targets))
 
 # %% ../../nbs/training/08_packed.ipynb #cell-025
 def groups_of(
@@ -173,13 +179,14 @@ def _probabilities(q, k, block:Block, scale:float)->tuple[torch.Tensor, torch.Te
     heads, share, _, width = q.shape
     n = block.end - block.start
     rows = (q[:, :, block.start:block.end] * scale).reshape(heads, share * n, width)
-    scores = rows @ block.columns(k).transpose(1, 2)
+    keys = block.columns(k)
+    scores = rows @ keys.transpose(1, 2)
     own = scores.view(heads, share, n, -1)[..., -n:]  # the block's own columns stand last
     own += block.mask.to(scores.dtype)
     return rows, torch.softmax(scores, -1)
 
 # %% ../../nbs/training/08_packed.ipynb #cell-030
-def _block_gradients(q, k, v, grad, block:Block, scale:float)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _block_gradients(q, k, v, grad, block:Block, scale:float)->tuple[torch.Tensor, ...]:
     "Gradients of a block's queries, and of the keys and values it sees"
     rows, p = _probabilities(q, k, block, scale)
     keys, values = block.columns(k), block.columns(v)

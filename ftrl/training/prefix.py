@@ -33,8 +33,8 @@ def shareable(
 def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, layout=None, **kwargs):
     "The attention function `shared_prefix`; without a layout it is transformers' `sdpa`"
     if layout is None:
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward as stock
+        return stock(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     kind = query.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
@@ -51,7 +51,8 @@ def hidden_states(
 )->torch.Tensor: # `[rows, length, width]`
     "Last hidden states"
     mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device)
-    out = core.base_model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False, layout=layout)
+    out = core.base_model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False,
+                          layout=layout)
     return out.last_hidden_state
 
 def _score(core, packed:Packed, temperature:float)->tuple[torch.Tensor, torch.Tensor]:
@@ -68,8 +69,8 @@ def share(
     "Teach a model's forward the keyword `packed`"
     core = causal_model(model)
     if not shareable(model):
-        raise FtrlError(f"model type {core.config.model_type!r} has no shared prefix; expected {', '.join(SHAREABLE)} "
-                        "without a sliding window: train with shared=False")
+        raise FtrlError(f"model type {core.config.model_type!r} has no shared prefix; expected "
+                        f"{', '.join(SHAREABLE)} without a sliding window: train with shared=False")
     _register()
     core.set_attn_implementation("shared_prefix")
     plain = keep_less(core).forward
@@ -91,6 +92,6 @@ def logprobs(
     model, # A model after `share`
     groups:Sequence[Group], # Prompts with their completions
     temperature:float=1.0, # Logits are divided by it
-)->tuple[torch.Tensor, torch.Tensor]: # Log-probability and entropy of every completion token, one after the other
+)->tuple[torch.Tensor, torch.Tensor]: # Log-probability and entropy of every completion token in turn
     "Log-probabilities of completions, each prompt computed once"
     return model(packed=pack(groups), temperature=temperature)

@@ -16,8 +16,9 @@ from ..core import FtrlError, dumps
 # %% ../../nbs/training/11_record.ipynb #cell-005
 _METRICS = {  # TRL's name -> ours
     "loss": "loss", "grad_norm": "grad_norm", "learning_rate": "lr", "kl": "kl", "entropy": "entropy",
-    "reward": "reward", "reward_std": "reward_std", "solve_rate": "solve_rate", "calls": "calls", "empty": "empty",
-    "tools/call_frequency": "calls", "completions/mean_length": "length", "completions/clipped_ratio": "cut",
+    "reward": "reward", "reward_std": "reward_std", "solve_rate": "solve_rate", "calls": "calls",
+    "empty": "empty", "tools/call_frequency": "calls", "completions/mean_length": "length",
+    "completions/clipped_ratio": "cut",
     "frac_reward_zero_std": "equal_groups", "idle": "idle", "unscored": "unscored", "num_tokens": "tokens"}
 
 def metrics_line(
@@ -41,9 +42,10 @@ def diagnosis(
         if not math.isfinite(last.get(name) or 0):
             return f"step {last['step']}: {name} is {last[name]}; lower the learning rate"
     if (last.get("kl") or 0) > kl:
-        return (f"step {last['step']}: the KL to the reference policy is {last['kl']:.1f} per token; lower the learning rate "
-                "or raise beta")
-    fault = _collapsed([x for x in lines if "calls" in x], patience)  # several steps may learn from one sampling
+        return (f"step {last['step']}: the KL to the reference policy is {last['kl']:.1f} per token; "
+                "lower the learning rate or raise beta")
+    samplings = [x for x in lines if "calls" in x]  # several steps may learn from one sampling
+    fault = _collapsed(samplings, patience)
     return fault and f"step {last['step']}: the last {patience} samplings {fault}; the policy has collapsed"
 
 # %% ../../nbs/training/11_record.ipynb #cell-009
@@ -71,8 +73,9 @@ def no_signal(
     if not any(x.get("calls") for x in lines):
         return (f"{at}: no completion has called a tool yet, so all are rewarded alike; "
                 "imitate gold trajectories first (cold start), or begin with a model that calls tools")
-    return (f"{at}: completions of one prompt were all rewarded alike; sample such prompts again (option resample), "
-            "take more completions a prompt or a higher temperature, another reward, or other environments")
+    return (f"{at}: completions of one prompt were all rewarded alike; sample such prompts again "
+            "(option resample), take more completions a prompt or a higher temperature, another reward, "
+            "or other environments")
 
 # %% ../../nbs/training/11_record.ipynb #cell-015
 def _lines(path:Path)->list[dict]:
@@ -144,8 +147,9 @@ _SHOWN = ("reward", "solve_rate", "loss", "length", "kl", "entropy")
 def show(self:Record)->None:
     "Move the progress bar"
     if self.bar is None: return
-    sampled = [x for x in self.lines if "tokens" in x]  # a step that does not sample has few numbers of its own
-    latest = (sampled[-1] if sampled else {}) | self.lines[-1]
+    sampled = [x for x in self.lines if "tokens" in x]
+    before = sampled[-1] if sampled else {}  # a step that does not sample has few numbers of its own
+    latest = before | self.lines[-1]
     shown = {name: f"{latest[name]:.3g}" for name in _SHOWN if latest.get(name) is not None}
     seconds = max(sum(x["seconds"] for x in self.lines), 1e-6)
     shown["tok/s"] = f"{latest.get('tokens', 0) / seconds:.0f}"

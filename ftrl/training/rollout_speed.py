@@ -52,13 +52,14 @@ class OneByOne(LLM):
         local, ids, clock = self.local, self.local.ids(request), Clock()
         prompt = torch.tensor([ids], device=local.model.device)
         with torch.inference_mode():
-            out = local.model.generate(prompt, max_new_tokens=limit, do_sample=False, streamer=clock, eos_token_id=local.stop,
-                                       pad_token_id=local.tokenizer.pad_token_id)
+            out = local.model.generate(prompt, max_new_tokens=limit, do_sample=False, streamer=clock,
+                                       eos_token_id=local.stop, pad_token_id=local.tokenizer.pad_token_id)
         new = out[0, len(ids):].tolist()
         self.turns.append(TimedTurn(len(ids), len(new), clock.first, clock.rest))
         text = generated_text(local.tokenizer, new, local.stop)
         cut = len(new) >= limit and new[-1] not in local.stop
-        return answer(text, len(request.messages), request.tools, local.form, tokens=len(new), truncated=cut, prompt_tokens=len(ids))
+        return answer(text, len(request.messages), request.tools, local.form, tokens=len(new), truncated=cut,
+                      prompt_tokens=len(ids))
 
 # %% ../../nbs/training/17_rollout_speed.ipynb #cell-008
 class Onward(LLM):
@@ -100,9 +101,11 @@ def peer_seconds(
 def _work(local:Local, trajectories:Sequence)->Iterator[tuple[int, int]]:
     "Tokens read and written in each turn"
     for t in trajectories:
-        starts = [i for i in range(len(t.row.messages), len(t.messages)) if t.messages[i]["role"] == "assistant"]
+        played = range(len(t.row.messages), len(t.messages))
+        starts = [i for i in played if t.messages[i]["role"] == "assistant"]
         for at, step in zip(starts, t.steps):
-            yield len(local.ids(Request(t.messages[:at], t.row.toolset))), step.tokens
+            request = Request(t.messages[:at], t.row.toolset)
+            yield len(local.ids(request)), step.tokens
 
 # %% ../../nbs/training/17_rollout_speed.ipynb #cell-016
 def versus(
@@ -122,8 +125,9 @@ def versus(
     theirs = rollout(Onward(peer, onward), some, width=1, **how)
     work = list(_work(local, ours))
     same = sum(ours[rows.index(row)].messages == t.messages for row, t in zip(some, theirs))
-    return case(name, "s/episode", took / len(rows), peer_seconds(peer.turns, work) / len(rows), episodes=len(rows),
-                turns=len(work), tokens=sum(written for _, written in work), peer_episodes=len(some),
+    expected, n = peer_seconds(peer.turns, work), len(rows)
+    return case(name, "s/episode", took / n, expected / n, episodes=n, turns=len(work),
+                tokens=sum(written for _, written in work), peer_episodes=len(some),
                 peer_seconds=sum(t.first + t.rest for t in peer.turns), same_texts=f"{same} of {len(some)}",
                 dtype=str(local.model.dtype).removeprefix("torch."))
 
@@ -139,12 +143,15 @@ def bench_rollout(
     from ftrl.training.speed import bench_generate
     local, exact = load_model(model), load_model(model, dtype="float32")
     ours = [e.row() for e in build(32, seed=1, split="test")]
-    cases = [versus("environments of ours, 80 tokens a turn", local, ours, k, max_turns=6, max_new_tokens=80),
-             versus("the same in float32, for the texts", exact, ours[::4], k, max_turns=3, max_new_tokens=48)]
+    fast, same = {"max_turns": 6, "max_new_tokens": 80}, {"max_turns": 3, "max_new_tokens": 48}
+    cases = [versus("environments of ours, 80 tokens a turn", local, ours, k, **fast),
+             versus("the same in float32, for the texts", exact, ours[::4], k, **same)]
     if data_dir():
         rows = load_rows(data_dir()/"ftrl/test_a.parquet")
         rows = rows[::max(100 // n, 1)][:n]
+        five = {"max_turns": 5, "max_new_tokens": 80}
         cases += [versus("the paper's rows", local, rows, k, max_new_tokens=max_new_tokens),
-                  versus("the paper's rows, five turns of 80 tokens", local, rows, k, 5, max_turns=5, max_new_tokens=80)]
+                  versus("the paper's rows, five turns of 80 tokens", local, rows, k, 5, **five)]
     cases += bench_generate(model)["cases"]
-    return benchmark("rollout", cases, peer="one episode after another, one transformers generate call a turn", model=model)
+    peer = "one episode after another, one transformers generate call a turn"
+    return benchmark("rollout", cases, peer=peer, model=model)

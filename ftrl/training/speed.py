@@ -72,7 +72,7 @@ def _gpu_peak(run:Callable)->float:
 def _resident_peak(run:Callable)->float | None:
     "Peak of what this process holds in memory"
     try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back first, or it would hide what is taken
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back, or it would hide what is taken
         with open("/proc/self/clear_refs", "w") as f: f.write("5")
         before = _status("VmRSS")
     except OSError: before = None
@@ -90,12 +90,14 @@ def _made_trainer(kind:type, where:str, group:int, length:int, dtype:str):
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig
-    args = GRPOConfig(output_dir=tempfile.mkdtemp(), per_device_train_batch_size=group, num_generations=group, report_to="none",
-                      max_completion_length=length, bf16=dtype == "bf16", gradient_checkpointing=False,
-                      use_cpu=not torch.cuda.is_available())
-    trainer = kind(AutoModelForCausalLM.from_pretrained(where, dtype="float32"), reward_funcs=_no_reward,
-                   args=args, processing_class=AutoTokenizer.from_pretrained(where, padding_side="left"),
-                   train_dataset=Dataset.from_dict({"prompt": ["a"] * group}))
+    args = GRPOConfig(
+        output_dir=tempfile.mkdtemp(), report_to="none", use_cpu=not torch.cuda.is_available(),
+        per_device_train_batch_size=group, num_generations=group, max_completion_length=length,
+        bf16=dtype == "bf16", gradient_checkpointing=False)
+    model = AutoModelForCausalLM.from_pretrained(where, dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(where, padding_side="left")
+    data = Dataset.from_dict({"prompt": ["a"] * group})
+    trainer = kind(model, reward_funcs=_no_reward, args=args, processing_class=tokenizer, train_dataset=data)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
     return trainer
@@ -106,7 +108,8 @@ def _drawn_batch(config, prompt:int, group:int, length:int, device)->dict:
     import torch
     g = torch.Generator().manual_seed(0)
     def tokens(*shape): return torch.randint(10, config.vocab_size, shape, generator=g).to(device)
-    batch = {"prompt_ids": tokens(prompt).expand(group, -1).contiguous(), "completion_ids": tokens(group, length)}
+    batch = {"prompt_ids": tokens(prompt).expand(group, -1).contiguous()}
+    batch["completion_ids"] = tokens(group, length)
     batch["prompt_mask"] = torch.ones_like(batch["prompt_ids"])
     batch["completion_mask"] = torch.ones_like(batch["completion_ids"])
     batch["advantages"] = torch.randn(group, generator=g).to(device)
@@ -179,12 +182,17 @@ def _update_case(stock, ours, batch:dict, grad:bool, n:int, rate:float)->dict:
     best = min((name for name in runs if name != "ours"), key=took.get)
     more = compare({name: runs[name] for name in ("ours", best)}, n, warm=0)
     t = {name: statistics.median(times or [took[name]]) for name, times in more.items()}
-    work = operations(ours.model.config, prompt, group, length) * (3 if grad else 1)
+    forward = operations(ours.model.config, prompt, group, length)
+    work = 3 * forward if grad else forward
     what = "forward and backward" if grad else "log-probabilities"
-    return case(f"{what}, prompt {prompt}, group {group}, completion {length}", "s", t["ours"], t[best], peer_setting=best,
-                memory=memory["ours"], peer_memory=memory[best], memory_unit="MiB",
-                memory_ratio=memory[best] / memory["ours"] if memory["ours"] and memory[best] else None,
+    name = f"{what}, prompt {prompt}, group {group}, completion {length}"
+    return case(name, "s", t["ours"], t[best], peer_setting=best, **_memories(memory["ours"], memory[best]),
                 limit_share=work / t["ours"] / rate, rounds=max(n, 1))
+
+def _memories(ours:float | None, peer:float | None)->dict:
+    "What a case says of memory"
+    ratio = peer / ours if ours and peer else None
+    return {"memory": ours, "peer_memory": peer, "memory_unit": "MiB", "memory_ratio": ratio}
 
 # %% ../../nbs/training/16_speed.ipynb #cell-026
 _SIZES = ((512, 8), (1536, 16), (4096, 16))
@@ -212,22 +220,25 @@ def bench_update(
     device, where, found = "cuda" if torch.cuda.is_available() else "cpu", model_path(model), []
     rate = gemm_rate(_torch_type(dtype), device)
     for prompt, group in cases:
-        stock, ours = (_made_trainer(kind, where, group, length, dtype) for kind in (GRPOTrainer, StepTrainer))
+        stock = _made_trainer(GRPOTrainer, where, group, length, dtype)
+        ours = _made_trainer(StepTrainer, where, group, length, dtype)
         batch = _drawn_batch(ours.model.config, prompt, group, length, ours.accelerator.device)
         rounds = n if prompt < 4096 or device == "cuda" else 0
         for grad in (True, False):
             found.append(_update_case(stock, ours, batch, grad, rounds, rate))
-            print(f"{found[-1]['case']}: {found[-1]['ratio']} times", file=sys.stderr)  # the long ones take minutes
+            # the long ones take minutes
+            print(f"{found[-1]['case']}: {found[-1]['ratio']} times", file=sys.stderr)
         del stock, ours
-    return benchmark("update", found, peer=f"trl {version('trl')} GRPOTrainer", gemm=round(rate / 1e9, 1), gemm_unit="GFLOP/s")
+    return benchmark("update", found, peer=f"trl {version('trl')} GRPOTrainer", gemm=round(rate / 1e9, 1),
+                     gemm_unit="GFLOP/s")
 
 # %% ../../nbs/training/16_speed.ipynb #cell-032
 def _stock_generate(model, ids, length:int)->None:
     "transformers' `generate`, all completions of full length"
     import torch
     ids = ids.to(model.device)
-    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, min_new_tokens=length, do_sample=True,
-                   temperature=1.0, top_k=0, pad_token_id=0)
+    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, min_new_tokens=length,
+                   do_sample=True, temperature=1.0, top_k=0, pad_token_id=0)
 
 def _one_by_one(model, ids, length:int)->None:
     "The same, one sequence after another"
@@ -242,7 +253,8 @@ def _generators(model:str, ids, group:int, length:int, dtype)->dict[str, Callabl
     from ftrl.training.generate import generate
     from ftrl.training.prefix import share
     device, where = "cuda" if torch.cuda.is_available() else "cpu", model_path(model)
-    ours, stock = (AutoModelForCausalLM.from_pretrained(where, dtype=dtype).to(device).eval() for _ in range(2))
+    def loaded(): return AutoModelForCausalLM.from_pretrained(where, dtype=dtype).to(device).eval()
+    ours, stock = loaded(), loaded()
     repeated = ids.repeat_interleave(group, 0)
     return {"ours": partial(generate, share(ours), ids.tolist(), group, length),
             "batched": partial(_stock_generate, stock, repeated, length),
@@ -271,6 +283,8 @@ def bench_generate(
     made = {"ours": all_of_them, "batched": all_of_them, "sequential": min(_FEW, all_of_them)}
     rate = {name: length * made[name] / statistics.median(took) for name, took in times.items()}
     setting = f"{prompts} prompt{'s' * (prompts > 1)} of {prompt}, group {group}, {length} tokens, {dtype}"
-    cases = [case(f"{setting}, against {peer} generate", "tokens/s", rate["ours"], rate[peer], "higher", rounds=n)
-             for peer in ("sequential", "batched")]
+    cases = []
+    for peer in ("sequential", "batched"):
+        name = f"{setting}, against {peer} generate"
+        cases.append(case(name, "tokens/s", rate["ours"], rate[peer], "higher", rounds=n))
     return benchmark("generate", cases, peer=f"transformers {version('transformers')} generate")

@@ -23,8 +23,8 @@ from .prefix import share
 
 # %% ../../nbs/training/12_trainer.ipynb #cell-005
 _OVERRIDDEN = {  # method -> its first parameters
-    "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask", "logits_to_keep", "batch_size",
-                                           "compute_entropy", "compute_aux_loss"),
+    "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask", "logits_to_keep",
+                                           "batch_size", "compute_entropy", "compute_aux_loss"),
     "_prepare_inputs": ("generation_batch",),
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("inputs",),
@@ -42,8 +42,8 @@ def check_trl(
         method = inspect.unwrap(getattr(trainer, name, lambda: None))
         found = tuple(inspect.signature(method).parameters)[1:]
         if found[:len(expected)] != expected:
-            raise FtrlError(f"trl {trl.__version__}: {trainer.__name__}.{name} takes {found or 'nothing'}, expected "
-                            f"{expected}; install trl==1.16.0")
+            raise FtrlError(f"trl {trl.__version__}: {trainer.__name__}.{name} takes {found or 'nothing'}, "
+                            f"expected {expected}; install trl==1.16.0")
 
 # %% ../../nbs/training/12_trainer.ipynb #cell-008
 @contextmanager
@@ -74,7 +74,7 @@ class StepTrainer(GRPOTrainer):
         algorithm:str="grpo", # One of `ALGORITHMS`
         shared:bool=True, # Compute each prompt once; otherwise as TRL does
         resample:int=0, # How often prompts are sampled again whose completions were rewarded alike
-        reference:str|None=None, # Of the KL: a directory or hub id; by default where the model was loaded from
+        reference:str|None=None, # Of the KL: a directory or hub id; by default where the model came from
         **kwargs, # GRPOTrainer's own
     ):
         check_trl()
@@ -101,9 +101,10 @@ def _completions(trainer, ids:Sequence[list[int]])->tuple[list[list[int]], list[
     runs = [(prompt, len(list(same))) for prompt, same in groupby(ids)]
     whole = {"gather_deepspeed3_params": trainer.args.ds3_gather_for_generation}
     unwrapped = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **whole)
+    prompts, sizes = [prompt for prompt, _ in runs], [n for _, n in runs]
     with unwrapped as model, trainer.accelerator.autocast():
-        return generate(model, [prompt for prompt, _ in runs], [n for _, n in runs], trainer.max_completion_length,
-                        trainer.eos_token_ids, trainer.temperature)
+        return generate(model, prompts, sizes, trainer.max_completion_length, trainer.eos_token_ids,
+                        trainer.temperature)
 
 # %% ../../nbs/training/12_trainer.ipynb #cell-016
 @patch
@@ -137,12 +138,14 @@ def _prepare_inputs(self:StepTrainer, generation_batch):
 
 # %% ../../nbs/training/12_trainer.ipynb #cell-022
 @patch
-def _get_per_token_logps_and_entropies(self:StepTrainer, model, input_ids, attention_mask, logits_to_keep, batch_size=None,
-                                       compute_entropy=False, compute_aux_loss=False, **images):
+def _get_per_token_logps_and_entropies(self:StepTrainer, model, input_ids, attention_mask, logits_to_keep,
+                                       batch_size=None, compute_entropy=False, compute_aux_loss=False,
+                                       **images):
     "Log-probabilities and entropies of the completions, padded as TRL wants them"
     if not self.shared or compute_aux_loss or any(x is not None for x in images.values()):
         return GRPOTrainer._get_per_token_logps_and_entropies(
-            self, model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **images)
+            self, model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy,
+            compute_aux_loss, **images)
     step, parts = batch_size or len(input_ids), []
     with self.accelerator.autocast():
         for a in range(0, len(input_ids), step):
@@ -182,23 +185,28 @@ def _settled(advantages:torch.Tensor, learnable:torch.Tensor)->torch.Tensor:
 @patch
 def _count(self:StepTrainer, sampling:Rewarded, advantages:torch.Tensor)->None:
     "Log how much of a sampling teaches nothing"
-    idle = self.accelerator.gather((advantages.reshape(len(advantages), -1) == 0).all(1).float())
+    largest = advantages.abs().reshape(len(advantages), -1).amax(1)
+    idle = self.accelerator.gather((largest == 0).float())
+    unscored = (~sampling.learnable).float()
     metrics = self._metrics["train" if self.model.training else "eval"]
     metrics["idle"].append(idle.mean().item())
-    metrics["unscored"].append((~sampling.learnable).float().mean().item())
+    metrics["unscored"].append(unscored.mean().item())
 
 # %% ../../nbs/training/12_trainer.ipynb #cell-029
 @patch
 def _rewarded(self:StepTrainer, out:dict, n:int)->Rewarded:
     "A batch of TRL's as an algorithm sees it"
-    scores, at = self._gathered, self.accelerator.process_index * n
     group = self.num_generations if self.model.training else self.num_generations_eval
-    unscored, here = scores.isnan().all(1), slice(at, at + n)
-    rewards = (scores * self.reward_weights.to(scores.device)).nansum(1).masked_fill(unscored, float("nan"))
+    here = slice(self.accelerator.process_index * n, (self.accelerator.process_index + 1) * n)
+    scores = self._gathered
+    unscored = scores.isnan().all(1)
+    weighted = scores * self.reward_weights.to(scores.device)
+    rewards = weighted.nansum(1).masked_fill(unscored, float("nan"))
     response = out["completion_mask"] * out.get("tool_mask", 1)
     tokens = self.accelerator.gather(response.sum(1))
-    return Rewarded(rewards, tokens, equal_groups(scores, group), response * ~unscored[here, None], out["advantages"],
-                    group, here, self._total)
+    mask = response * ~unscored[here, None]
+    equal = equal_groups(scores, group)
+    return Rewarded(rewards, tokens, equal, mask, out["advantages"], group, here, self._total)
 
 @patch
 def _total(self:StepTrainer, x:torch.Tensor)->torch.Tensor:
@@ -206,8 +214,9 @@ def _total(self:StepTrainer, x:torch.Tensor)->torch.Tensor:
     return self.accelerator.reduce(x, "sum")
 
 # %% ../../nbs/training/12_trainer.ipynb #cell-031
-PER_ROW = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "old_per_token_logps",
-           "ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio", "tool_mask")
+PER_ROW = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "tool_mask",
+           "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps",
+           "importance_sampling_ratio")
 
 def _widened(x:torch.Tensor, width:int, key:str, pad:int)->torch.Tensor:
     "A tensor `[rows, columns]` of a batch with more columns"
@@ -269,7 +278,8 @@ def active(
 def _compute_loss(self:StepTrainer, model, inputs):
     "TRL's loss, on the completions that have a gradient"
     regularized = self.beta or self._entropy_bonus_enabled or self.top_entropy_quantile != 1
-    if self.shared and self.loss_type == "dapo" and not regularized: inputs = active(inputs, self.num_generations)
+    sums_tokens = self.loss_type == "dapo" and not regularized
+    if self.shared and sums_tokens: inputs = active(inputs, self.num_generations)
     return GRPOTrainer._compute_loss(self, model, inputs)
 
 # %% ../../nbs/training/12_trainer.ipynb #cell-039
@@ -278,5 +288,6 @@ def training_step(self:StepTrainer, model, inputs, num_items_in_batch=None):
     "TRL's step; a loss that is no number stops it before the weights change"
     loss = GRPOTrainer.training_step(self, model, inputs, num_items_in_batch)
     if torch.isfinite(loss): return loss
-    raise FtrlError(f"step {self.state.global_step + 1}: the loss is {loss.item()}; the weights are as before it. "
+    step = self.state.global_step + 1
+    raise FtrlError(f"step {step}: the loss is {loss.item()}; the weights are as before it. "
                     "Lower the learning rate and run again to resume")
