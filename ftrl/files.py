@@ -128,7 +128,7 @@ class Claim:
 
     def release(self)->None:
         "Give the place back if nothing was made of it: what failed before it began does not keep others out"
-        if not self.resumed and self.done is None: Path(self._file.name).unlink(missing_ok=True)
+        if self.done is None: Path(self._file.name).unlink(missing_ok=True)
 
 def claimed(
     path, # A file or folder that `claim` was used for
@@ -192,7 +192,7 @@ def produced(
         if mine.done is None:
             try: mine.finish(**(make() or {}))
             except BaseException:
-                mine.release()
+                if not Path(path).exists(): mine.release()
                 raise
         return mine.done
 

@@ -17,7 +17,7 @@ def run(tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     envs = list(build(8, worlds=["geography"], split="test"))
     save_rows(envs, run/"envs"/"test.jsonl")
-    for name, talk, f1 in (("base", lambda e: e.row().messages + [{"role": "assistant", "content": "I do not know."}], 0.0), ("grpo", gold, 1.0)):
+    for name, talk, f1 in (("base", lambda e: e.row().messages + [{"role": "assistant", "content": "I do not know."}], 0.0), ("grpo", gold_trajectory, 1.0)):
         write_json_lines([{"id": e.id, "benchmark": "ftrl", "scenario": e.scenario, "error": None, "messages": talk(e),
                            "metrics": {"solve_p": f1, "solve_r": f1, "solve_f1": f1}} for e in envs], run/"eval"/f"{name}.jsonl")
     write_json_lines([{"step": i, "reward": i / 10, "length": 20.0, "kl": 0.0, "entropy": 1.0} for i in range(10)], run/"train"/"grpo"/"metrics.jsonl")
