@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from .. import chat
 from ..core import Env, FtrlError, Row, Step, Trajectory, clean, in_range
 from ..files import as_rows
+from ..models.embedded import model_path
 from ..models.llm import LLM, Reply, Request, load_model, mark
 from .reward import replies, strike
 if TYPE_CHECKING: from ftrl.sandbox.sandbox import Sandbox
@@ -187,9 +188,9 @@ def identity(
     "What tells a policy from others: its name, and a digest of what it holds where that is on this machine"
     if isinstance(policy, LLM): name, digest = policy.name, policy.mark
     else:
-        kind, _, rest = str(policy).rpartition(":")
-        name, digest = Path(os.path.expanduser(rest)).resolve().name, mark(os.path.expanduser(rest))
-        name = f"{kind}:{name}" if kind else name
+        kind, colon, rest = str(policy).rpartition(":")
+        where = os.path.expanduser(rest) if colon else model_path(os.path.expanduser(rest))
+        name, digest = kind + colon + Path(rest).name, mark(where)
     return f"{name} {digest}" if digest else str(getattr(policy, "name", policy))
 
 # %% ../../nbs/training/01_rollout.ipynb #cell-027
