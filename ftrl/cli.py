@@ -203,7 +203,7 @@ def _options(given:list[str] | None)->dict:
 def _config(profile:str | None, algorithm:str, reward:str, options:dict, given:dict):
     "The settings of a training"
     from dataclasses import replace
-    from ftrl.training.train import TrainConfig
+    from ftrl.training.settings import TrainConfig
     known = {None: TrainConfig, "smoke": TrainConfig.smoke, "paper": TrainConfig.paper}
     if profile not in known: raise FtrlError(f"--profile {profile}: expected smoke or paper")
     config = known[profile]()
@@ -236,15 +236,17 @@ def train(
 ):
     "Reinforcement learning on collected rows; resumes where it was broken off."
     from ftrl.files import load_rows
-    from ftrl.training.rounds import plan as cost, rounds as several, typical
-    from ftrl.training.train import adapter, train as run
+    from ftrl.training.estimate import estimate, typical_prompt
+    from ftrl.training.policy import lora as adapter
+    from ftrl.training.rounds import rounds as several
+    from ftrl.training.train import train as run
     given = dict(steps=steps, prompts=prompts, group=group, length=length, lr=lr)
     config, rows = _config(profile, algorithm, reward, {"seed": seed} | _options(set_), given), load_rows(_input(path))
-    if plan: return print(cost(model, config, typical(rows, model), int(os.environ.get("WORLD_SIZE", 1))))
+    if plan: return print(estimate(model, config, typical_prompt(rows, model), int(os.environ.get("WORLD_SIZE", 1))))
     if rounds and (mode, lora) != ("step", None): raise FtrlError("--rounds goes with --mode step and without --lora")
     if (dev or aggregate or done) and not rounds: raise FtrlError("--dev, --aggregate and --done are about rounds; give --rounds too")
     if rounds: return print(several(rows, model, out, config, rounds, each, dev, aggregate, done))
-    print(run(rows, model, out, config, adapter(lora) if lora else None, mode))
+    print(run(rows, model, out, config, None if lora is None else adapter(lora), mode))
 
 # %% ../nbs/90_cli.ipynb #cell-035
 @app.command()

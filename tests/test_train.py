@@ -194,16 +194,17 @@ def test_the_best_of_rounds_and_mean_is_kept(home, tmp_path):
     made = {"round1": tmp_path/"round1/policy", "round2": tmp_path/"round2/policy", "average": tmp_path/"average"}
     marks = {name: sum(x["metrics"]["solve_f1"] for x in read_json_lines(tmp_path/f"dev/{name}.jsonl")) for name in made}
     assert run.policy == str(made[max(marks, key=marks.get)]) and len(run.metrics) == 4
-    with pytest.raises(FtrlError, match="dev must be from 0 to 5"): rounds(rows, str(home/"model"), tmp_path, n=1, dev=6)
+    with pytest.raises(FtrlError, match="dev is 6; expected less than the 6"): rounds(rows, str(home/"model"), tmp_path, n=1, dev=6)
 
 def test_a_round_may_train_on_the_rows_of_all(home, tmp_path):
     from ftrl.files import load_rows
+    from ftrl.files import claimed
     from ftrl.training.rounds import rounds
     from ftrl.training.train import TrainConfig
     for name, aggregate in (("alone", False), ("together", True)):
         rounds(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/name, TrainConfig(**SMALL | {"steps": 1}), n=2, each=2, aggregate=aggregate, max_turns=2)
     met = [len(load_rows(tmp_path/f"together/round{k}/rows.parquet")) for k in (1, 2)]
-    trained = lambda name: int(json.loads((tmp_path/name/"round2/policy/train.json").read_text())["rows"].split()[0])
+    trained = lambda name: int(claimed(tmp_path/name/"round2/policy")["about"]["rows"].split()[0])
     assert (trained("alone"), trained("together")) == (met[1], sum(met))
 
 def test_two_processes_train_one_policy(home, tmp_path):
@@ -217,14 +218,18 @@ def test_bad_input_is_said_before_training(home, tmp_path):
     from ftrl.files import load_rows
     from ftrl.training.train import TrainConfig, train
     rows, config = load_rows(home/"rows.jsonl"), TrainConfig(**SMALL)
-    for data, model, settings, word in (([], home/"model", config, "no row left"), (rows, tmp_path, config, "no tokenizer"),
+    for data, model, settings, word in (([], home/"model", config, "expected at least one"), (rows, tmp_path, config, "tokenizer"),
                                         ([replace(rows[0], unsolved_set="{}")], home/"model", config, "unsolved"),
-                                        (rows, home/"model", replace(config, length=5000), "too long")):
+                                        (rows, home/"model", replace(config, length=5000), "too long"),
+                                        (rows, tmp_path/"typo", config, "no such directory"),
+                                        (rows, home/"model", replace(config, options={"top_p": 0.9}), "no effect"),
+                                        (rows, home/"model", replace(config, options={"betta": 1}), "unknown")):
         with pytest.raises(FtrlError, match=word): train(data, str(model), tmp_path/"bad", settings)
-        for f in (tmp_path/"bad").glob("*"): f.unlink()
+        assert not (tmp_path/"bad").exists() and not list(tmp_path.glob(".bad*"))  # what failed keeps no place
     (tmp_path/"other").mkdir()
-    (tmp_path/"other/train.json").write_text('{"model": "another"}\n')
-    with pytest.raises(FtrlError, match="another model"): train(rows, str(home/"model"), tmp_path/"other", config)
+    (tmp_path/"other/notes.txt").write_text("mine")
+    with pytest.raises(FtrlError, match="was not made by this command"): train(rows, str(home/"model"), tmp_path/"other", config)
+    assert (tmp_path/"other/notes.txt").read_text() == "mine"
 
 def test_episode_mode_plays_whole_episodes(home, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -346,3 +351,109 @@ def reference_of(model, tmp_path, tokenizer, reference=None, peft=None):
     made = trainer(model, tmp_path, True, tokenizer, peft, beta=0.1, reference=reference)
     assert model.config._name_or_path == name
     return digest(made.ref_model)
+
+# -- kills, company, settings ---------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, shutil, signal
+from ftrl import files
+from ftrl.training import policy
+def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
+def half_removed(path, **kwargs):
+    for p in sorted(path.rglob("*")):
+        if p.name == "optimizer.pt": p.unlink()
+    die()
+where = os.environ["DIES"]
+if where == "before it is noted": files.Claim.finish = die
+if where == "before checkpoints go": policy.tidy = lambda out, keep=None: None if keep is not None else die()
+if where == "while checkpoints go": shutil.rmtree = lambda path, **kwargs: half_removed(path) if "checkpoint" in str(path) else None
+"""
+
+@pytest.mark.parametrize("where", ["before it is noted", "before checkpoints go", "while checkpoints go"])
+def test_killed_at_its_end_a_run_is_whole_when_called_again(where, home, tmp_path):
+    small = SMALL | {"steps": 2, "options": SMALL["options"] | {"save_steps": 1}}
+    job(home, tmp_path/"whole", small)
+    script = home/f"killed{len(where)}.py"
+    script.write_text(KILLED + JOB)
+    env = dict(os.environ, OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", KILLED_AT="None", DIES=where)
+    p = subprocess.run([sys.executable, str(script), str(home), str(tmp_path/"run"), json.dumps(small)], env=env,
+                       capture_output=True, text=True, timeout=300)
+    assert p.returncode == -signal.SIGKILL, p.stderr[-2000:]
+    before = (tmp_path/"run/metrics.jsonl").stat().st_mtime_ns
+    job(home, tmp_path/"run", small)
+    if where != "before it is noted": assert (tmp_path/"run/metrics.jsonl").stat().st_mtime_ns == before  # nothing is done again
+    assert numbers(tmp_path/"run") == numbers(tmp_path/"whole")
+    a, b = weights(tmp_path/"run"), weights(tmp_path/"whole")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    names = lambda out: sorted(p.name for p in out.iterdir())
+    assert names(tmp_path/"run") == names(tmp_path/"whole") and not list((tmp_path/"run").glob("*checkpoint*"))
+
+def test_a_run_is_known_by_all_that_decides_it(home, tmp_path):
+    "The weights it starts from, the adapter, options that JSON spells otherwise; never its place"
+    import shutil
+    from ftrl.files import load_rows
+    from ftrl.training.policy import lora
+    from ftrl.training.train import TrainConfig, train
+    rows, model, out = load_rows(home/"rows.jsonl"), tmp_path/"a/model", tmp_path/"run"
+    shutil.copytree(home/"model", model)
+    config = TrainConfig(**SMALL | {"steps": 1, "options": SMALL["options"] | {"reward_weights": (1.0,)}})
+    first = train(rows, str(model), out, config)
+    assert train([*rows], model, str(out), config) == first  # a tuple comes back as it went
+    shutil.move(tmp_path/"a", tmp_path/"b")
+    assert train(home/"rows.jsonl", tmp_path/"b/model", out, config).metrics == first.metrics  # moved, and the same
+    with pytest.raises(FtrlError, match="peft was null"): train(rows, tmp_path/"b/model", out, config, peft=lora(4))
+    network("Llama", seed=5).save_pretrained(tmp_path/"b/model")
+    with pytest.raises(FtrlError, match="model was"): train(rows, tmp_path/"b/model", out, config)
+    assert train(rows, tmp_path/"b/model", out, config, force=True).metrics != first.metrics
+
+def test_two_trainings_of_one_place_do_not_mix(home, tmp_path):
+    from ftrl.files import claim
+    with claim(tmp_path/"run"):  # as the first one does while it trains
+        second = job(home, tmp_path/"run", SMALL, wait=False)
+        text = second.communicate(timeout=200)[0]
+    assert second.returncode == 1 and "another process is writing it" in text, text[-2000:]
+    assert not (tmp_path/"run").exists()
+
+def test_seeds_differ_from_the_first_episode_on_and_the_reference_stays(home, tmp_path):
+    from ftrl.files import claimed, load_rows
+    from ftrl.training.rounds import rounds
+    from ftrl.training.train import TrainConfig
+    rows = load_rows(home/"rows.jsonl")
+    options = SMALL["options"] | {"beta": 0.01}
+    for seed in (1, 2):
+        config = TrainConfig(**SMALL | {"steps": 1, "options": options | {"seed": seed}})
+        rounds(rows, str(home/"model"), tmp_path/str(seed), config, n=2, each=2, max_turns=2)
+    about = lambda part: claimed(tmp_path/part)["about"]
+    assert [about(f"{s}/round{k}/rows.parquet")["seed"] for s in (1, 2) for k in (1, 2)] == [1, 2, 2, 3]
+    first, second = about("1/round1/policy"), about("1/round2/policy")
+    assert (first["reference"], second["reference"]) == (None, first["model"]) and second["model"] != first["model"]
+
+def test_what_is_set_aside_is_never_trained_on(home, tmp_path):
+    from ftrl.files import load_rows
+    from ftrl.training.rounds import rounds
+    from ftrl.training.train import TrainConfig
+    rows = load_rows(home/"rows.jsonl")
+    for envs, first in ((rows[:3] + rows[:1], None), (rows, rows[-1:])):
+        with pytest.raises(FtrlError, match="set aside are trained on"):
+            rounds(envs, str(home/"model"), tmp_path, TrainConfig(**SMALL), n=1, dev=1, first=first)
+    assert not list(tmp_path.iterdir())
+
+def test_the_reasoning_switch_reaches_the_prompt(home, tmp_path, tokenizer):
+    "collect and train tell the template as evaluate does"
+    from transformers import AutoTokenizer
+    from ftrl.files import load_rows
+    from ftrl.training.settings import TrainConfig
+    from ftrl.training.train import _step_data
+    known = AutoTokenizer.from_pretrained(home/"model")
+    known.chat_template = known.chat_template + "{%- if enable_thinking is defined and not enable_thinking %}<think></think>{%- endif %}"
+    rows, model = load_rows(home/"rows.jsonl"), network("Llama")
+    def prompt(**options): return _step_data(rows, [0], model, known, TrainConfig(options=options))["train_dataset"][0]["prompt"]
+    assert prompt(thinking=False) == prompt(chat_template_kwargs={"enable_thinking": False}) == prompt() + "<think></think>"
+
+def test_the_policy_has_a_card_and_no_pickle(home, tmp_path):
+    from ftrl.files import load_rows
+    from ftrl.training.train import TrainConfig, train
+    train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"steps": 1}))
+    card = (tmp_path/"run/README.md").read_text()
+    assert "# GRPO on 6 rows" in card and "None" not in card and str(home) in card and "time machine" not in card
+    assert not (tmp_path/"run/training_args.bin").exists()

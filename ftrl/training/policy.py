@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Trained', 'model_folder', 'load_config', 'load_policy', 'lora', 'adapter_settings', 'checkpoints', 'tidy', 'leads',
-           'training_claim', 'model_card', 'finish_training', 'trained']
+           'training_claim', 'model_card', 'quieted', 'finish_training', 'trained']
 
 # %% ../../nbs/training/15_policy.ipynb #cell-002
 import json, os, shutil
@@ -187,6 +187,18 @@ def model_card(
                       "## Settings", "", *settings, "", "## Record", "", _numbers(metrics), ""])
 
 # %% ../../nbs/training/15_policy.ipynb #cell-029
+def _no_card(*args, **kwargs)->None: "Nothing: the policy gets a card of its own"
+
+def quieted(
+    trainer, # A TRL trainer; changed in place
+):
+    "A trainer that neither prints nor writes a card"
+    from transformers import PrinterCallback
+    trainer.create_model_card = _no_card
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+# %% ../../nbs/training/15_policy.ipynb #cell-031
 def _save(trainer, to:Path)->None:
     "The trained model, with its adapter merged, as transformers writes it"
     core = trainer.accelerator.unwrap_model(trainer.model)
@@ -207,7 +219,7 @@ def _train_and_save(trainer, out:Path)->None:
         raise FtrlError(f"{out}: cannot save ({str(e).splitlines()[0][:160]}); free some space and run again to "
                         "resume") from e
 
-# %% ../../nbs/training/15_policy.ipynb #cell-030
+# %% ../../nbs/training/15_policy.ipynb #cell-032
 def finish_training(
     trainer, # A TRL trainer
     mine:Claim, # Its directory
