@@ -1,4 +1,4 @@
-"Building and evaluating on a Ray cluster of two processes, one of which is killed in the middle: nothing lost, nothing twice."
+"Building and evaluating on a Ray cluster of which a process is killed: nothing lost, nothing twice."
 import subprocess
 import sys
 
@@ -10,7 +10,8 @@ CLUSTER = """
 import os, signal, subprocess, sys, threading, time
 import ray
 from ftrl.evaluation.bench import evaluate
-from ftrl.environments.build import Recipe, write
+from ftrl.environments.build import Recipe
+from ftrl.environments.store import write_envs
 from ftrl.files import load_rows, save_rows, write_json_lines
 
 def victims(name):
@@ -30,9 +31,9 @@ if __name__ == "__main__":
     ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
     recipe, killed = Recipe(("chemistry",), seed=1), []
     threading.Thread(target=kill_one, args=("_chunk", killed), daemon=True).start()
-    write(out + "/ray.jsonl", 64, recipe, engine="ray")
+    write_envs(out + "/ray.jsonl", 64, recipe, engine="ray")
     assert killed, "no process was killed"
-    write(out + "/local.jsonl", 64, recipe)
+    write_envs(out + "/local.jsonl", 64, recipe)
     assert open(out + "/ray.jsonl", "rb").read() == open(out + "/local.jsonl", "rb").read()
 
     rows, killed = load_rows(out + "/local.jsonl"), []

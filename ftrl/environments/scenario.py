@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPENERS', 'JOINS', 'SIZES', 'Hop', 'Plan', 'Fact', 'walk', 'called', 'phrase', 'ask', 'listing', 'sound', 'decompose',
-           'askable']
+           'holds', 'size_for']
 
 # %% ../../nbs/environments/06_scenario.ipynb #cell-002
 import random
@@ -330,18 +330,25 @@ def decompose(
     return None
 
 # %% ../../nbs/environments/06_scenario.ipynb #cell-061
-def _holds(view, scenario, difficulty)->bool:
-    "Has this view plans of this scenario and size?"
+def _plans(view, scenario, difficulty)->bool:
+    "Does one in a dozen plans succeed?"
     name = ("holds", view.world.name, view.split, scenario, difficulty)
     return any(decompose(view, scenario, rng(*name, i), difficulty) for i in range(12))
 
-def askable(
+def holds(
+    view:View, # One world
+    scenario:str, # One of the four
+    difficulty:int, # 0-4
+)->bool:
+    "Has this view questions of this scenario and size?"
+    return _once(view, _plans, scenario, difficulty)
+
+def size_for(
     views:list[View], # The worlds of a build
     scenario:str, # One of the four
     difficulty:int, # 0-4
-)->tuple[int, list[View]]: # The size to draw, and the views that have it; none where no size is possible
-    "The views that have questions of this size, or of the next smaller one that any of them has"
+)->int | None: # None where not even the smallest is possible
+    "The size of questions: the difficulty's, or the next smaller one that any of the views has"
     for size in range(difficulty, -1, -1):
-        able = [view for view in views if _once(view, _holds, scenario, size)]
-        if able: return size, able
-    return 0, []
+        if any(holds(view, scenario, size) for view in views): return size
+    return None
