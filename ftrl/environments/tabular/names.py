@@ -156,15 +156,20 @@ class _RelationCheck(_Check):
 
     def of_group(self, form:str)->None:
         "Rows of a table that refer to the thing"
-        kinds, (table, column) = self.plan["kinds"], self.get(form)
+        table, column = self.get(form)
         self.ask(self.has(table, column), f"{self.get(form)} is no table and column of the data")
         if self.table: self.ask(self.has(self.table, self.get("ref")), "`ref` is no column of the kind's table")
         if form in ("most", "least"):
-            fit = kinds.get(self.get("range"), {}).get("table") == table and self.has(table, self.get("by"))
+            fit = self.table_of("range") == table and self.has(table, self.get("by"))
             self.ask(fit, "expected `range`, the kind of the counted table, and `by`, its column")
         if form == "list":
-            fit = self.has(table, self.get("item")) and self.has(kinds.get(self.get("of"), {}).get("table"), self.get("at"))
+            fit = self.has(table, self.get("item")) and self.has(self.table_of("of"), self.get("at"))
             self.ask(fit, "expected `item`, a column of the table, and `of` and `at`, the kind it refers to and its column")
+
+    def table_of(self, field:str)->str | None:
+        "The table of the kind that a field names"
+        kind = self.plan["kinds"].get(self.get(field), {})
+        return kind.get("table")
 
 # %% ../../../nbs/environments/tabular/08_names.ipynb #cell-014
 def check_names(

@@ -65,10 +65,13 @@ def judged_column(
     values = [x for x in values if x is not None and x == x and str(x).strip()]
     type, most = _majority(Counter(map(sort_of, values)))
     out = Column(name, label, type, values, len(values) - most, unit=unit)
-    if type == "number" and _coded(label) and out.whole: out.type = "text"
-    elif type == "number" and {*out.numbers} <= {0, 1}: out.type = "flag"
-    elif type == "number": out.digits = decimals(out.numbers)
-    elif type == "text" and sum(map(bool, map(_COMMAS.fullmatch, map(str, values)))) >= _SHARE * len(values): out.type = "other"
+    if type == "text":
+        commas = sum(_COMMAS.fullmatch(str(x)) is not None for x in values)
+        if commas >= _SHARE * len(values): out.type = "other"
+    elif type == "number":
+        if _coded(label) and out.whole: out.type = "text"
+        elif set(out.numbers) <= {0, 1}: out.type = "flag"
+        else: out.digits = decimals(out.numbers)
     return out
 
 def left_out(
@@ -206,11 +209,15 @@ def _alike(column:str, to:Profile, on:str)->bool:
 
 def _refers(db:Database, c:Column, to:Profile, on:str)->bool:
     "Do a column's name and values speak for a reference?"
-    if c.type not in ("text", "number", "flag") or (c.type == "number" and not c.whole): return False
-    texts, alike = sorted({show(x, "text") or "" for x in c.values})[:2000], _alike(c.name, to, on)
-    if not texts or not (alike or c.type == "text" and len(texts) >= 20): return False
+    if c.type not in ("text", "number", "flag"): return False
+    if c.type == "number" and not c.whole: return False
+    texts = sorted({show(x, "text") or "" for x in c.values})[:2000]
+    alike = _alike(c.name, to, on)
+    many_texts = c.type == "text" and len(texts) >= 20
+    if not texts or not (alike or many_texts): return False
     found = {r[0] for r in db.read(to.table.name, [], [on], where=on, values=texts)}
-    return len(found) >= (_SHARE if alike else 1) * len(texts)
+    least = _SHARE if alike else 1
+    return len(found) >= least * len(texts)
 
 # %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-028
 def _reference(db:Database, judged:dict[str, Profile], table:str, c:Column)->Link | None:

@@ -22,11 +22,12 @@ class Proposal:
         self.db = db
         self.kinds, self.relations = {}, {}
         self.of = {}  # Table -> its kind
-        judged = {t: profile(db, t, limit) for t in db.tables}
-        self.left_out = dict(db.left)
-        self.left_out |= {f"table {t}": "is empty" for t, p in judged.items() if not p.rows}
-        self.left_out |= {f"{t}.{c}": why for t, p in judged.items() for c, why in p.why.items()}
-        self.judged = {t: p for t, p in judged.items() if p.columns}
+        self.judged, self.left_out = {}, dict(db.left)
+        for t in db.tables:
+            p = profile(db, t, limit)
+            if not p.rows: self.left_out[f"table {t}"] = "is empty"
+            for c, why in p.why.items(): self.left_out[f"{t}.{c}"] = why
+            if p.columns: self.judged[t] = p
         self.links = references(db, self.judged)
         for t, p in self.judged.items(): self.add_things(t, p)
 
@@ -55,7 +56,10 @@ def add_things(self:Proposal, t:str, p:Profile)->None:
         return
     self.of[t] = name = kind_name(p.noun, self.kinds)
     by = p.name or p.key
-    said, note = ("{x}", f"its {words(by)}") if _speaks(p) else (f"{p.noun} {{x}}", f"the word '{p.noun}' and its {words(by)}")
+    said, note = "{x}", f"its {words(by)}"
+    if not _speaks(p):
+        said = f"{p.noun} {{x}}"
+        note = f"the word '{p.noun}' and {note}"
     self.kinds[name] = {"plural": plural(p.noun), "table": t, "key": p.key, "name": by, "said": said, "note": note}
 
 # %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-011
@@ -112,10 +116,11 @@ def comparable(self:Proposal, t:str, type:str)->list[Column]:
     "Columns by which the rows of a table compare: of one type throughout, and rarely equal"
     p, out = self.judged[t], []
     for c in p.columns.values():
-        if c.type != type or c.odd or c.name in (p.key, p.name) or (t, c.name) in self.links: continue
-        if len(set(c.values)) <= .2 * len(c.values) or not _ordered(c): continue
+        names = c.name in (p.key, p.name) or (t, c.name) in self.links
+        if names or c.type != type or c.odd or not _ordered(c): continue
+        often_equal = len(set(c.values)) <= .2 * len(c.values)
         as_text = type == "date" and isinstance(c.values[0], str)
-        if not self.db.impure(t, c.name, as_text): out.append(c)
+        if not often_equal and not self.db.impure(t, c.name, as_text): out.append(c)
     return out
 
 # %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-019
@@ -135,13 +140,13 @@ def ranks(self:Proposal, t:str)->list[tuple[str, str, str]]: # (column, "most" o
 @patch
 def add_group(self:Proposal, t:str, c:Column, to:str, stem:str, on:str)->None:
     "A relation into a kind, and what follows for that kind"
-    p, domain = self.judged[t], self.of.get(t)
+    p, domain, own = self.judged[t], self.of.get(t), ""
     ref = {"ref": on} if on else {}
     short = stem == self.kinds[to].get("table", to) or kind_name(stem) == to
     tail = "" if short else f"_by_{identifier(stem)}"
-    own = self.add_relation(domain, identifier(stem), phrases(stem), column=c.name, range=to, **ref) if domain else ""
-    one_to_one = on and len(set(c.texts)) == p.rows and c.name not in self.db.tables[t].mixed
-    if own and one_to_one:
+    if domain: own = self.add_relation(domain, identifier(stem), phrases(stem), column=c.name, range=to, **ref)
+    all_differ = len(set(c.texts)) == p.rows and c.name not in self.db.tables[t].mixed
+    if own and on and all_differ:
         self.relations[own]["cardinality"] = "1:1"
         self.add_relation(to, identifier(p.noun) + tail, [f"the {p.noun} whose {stem} is {{x}}"], inverse=own)
     else: self.add_counts(t, c, to, members(plural(p.noun), stem), tail, ref)
@@ -149,13 +154,15 @@ def add_group(self:Proposal, t:str, c:Column, to:str, stem:str, on:str)->None:
 @patch
 def add_counts(self:Proposal, t:str, c:Column, to:str, rows:str, tail:str, ref:dict)->None:
     "How many rows refer to a thing, and which of them is first or last"
-    p, domain = self.judged[t], self.of.get(t)
-    more = {"family": identifier(plural(p.noun))} | ref
-    self.add_relation(to, f"{identifier(p.noun)}_count{tail}", [f"the number of {rows}"],
-                      count=[t, c.name], unit=plural(p.noun), **more)
-    for by, form, rank in self.ranks(t) if domain else ():
-        how = {form: [t, c.name]} | {"by": by, "range": domain} | more
-        self.add_relation(to, identifier(f"{p.noun} with {rank}") + tail, [f"the {p.noun} with the {rank} among the {rows}"], **how)
+    noun, domain, place = self.judged[t].noun, self.of.get(t), [t, c.name]
+    more = {"family": identifier(plural(noun))} | ref
+    name = f"{identifier(noun)}_count{tail}"
+    self.add_relation(to, name, [f"the number of {rows}"], count=place, unit=plural(noun), **more)
+    if not domain: return
+    for by, form, rank in self.ranks(t):
+        name = identifier(f"{noun} with {rank}") + tail
+        how = {form: list(place), "by": by, "range": domain} | more
+        self.add_relation(to, name, [f"the {noun} with the {rank} among the {rows}"], **how)
 
 # %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-024
 @patch
@@ -175,12 +182,13 @@ def add_column(self:Proposal, t:str, c:Column)->None:
 @patch
 def add_lists(self:Proposal, t:str)->None:
     "A table that only links two kinds lists the one for the other"
-    ends = [(c, self.of[to.table], to.column) for (u, c), to in self.links.items() if u == t and to.table in self.of]
-    if t in self.of or len(ends) != 2 or ends[0][1] == ends[1][1]: return
-    for (c, kind, on), (item, of, at) in (ends, ends[::-1]):
+    ends = [(c, to) for (table, c), to in self.links.items() if table == t and to.table in self.of]
+    if t in self.of or len(ends) != 2 or ends[0][1].table == ends[1][1].table: return
+    for (c, one), (item, other) in (ends, ends[::-1]):
+        kind, of = self.of[one.table], self.of[other.table]
         many = self.kinds[of]["plural"]
-        self.add_relation(kind, identifier(many), [f"the {many} linked with {{x}}"], range="text", cardinality="n:m",
-                          list=[t, c], ref=on, item=item, of=of, at=at)
+        how = {"list": [t, c], "ref": one.column, "item": item, "of": of, "at": other.column}
+        self.add_relation(kind, identifier(many), [f"the {many} linked with {{x}}"], range="text", cardinality="n:m", **how)
 
 # %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-026
 def propose_names(
@@ -192,9 +200,13 @@ def propose_names(
     for t, judged in p.judged.items():
         for c in judged.columns.values(): p.add_column(t, c)
         p.add_lists(t)
-    used = {id.split(".")[0] for id in p.relations} | {r.get("range") for r in p.relations.values()}
+    used = {id.split(".")[0] for id in p.relations}
+    used |= {r.get("range") for r in p.relations.values()}
     columns = sum(len(judged.columns) for judged in p.judged.values())
     cells = 1_000_000  # what is read into Python at most, in round numbers
-    limit = min(limit, max(500, cells // max(1, columns)))
-    return {"world": identifier(words(db.name), "tables"), "title": f"Facts from {' '.join(db.name.split())}", "limit": limit,
-            "kinds": {k: v for k, v in p.kinds.items() if k in used}, "relations": p.relations, "left_out": p.left_out}
+    return {"world": identifier(words(db.name), "tables"),
+            "title": f"Facts from {' '.join(db.name.split())}",
+            "limit": min(limit, max(500, cells // max(1, columns))),
+            "kinds": {k: kind for k, kind in p.kinds.items() if k in used},
+            "relations": p.relations,
+            "left_out": p.left_out}

@@ -39,25 +39,30 @@ class Reader:
     "Rows of a database as a plan needs them, and the facts in them"
     def __init__(self, db:Database, plan:dict):
         self.db, self.omitted = db, Counter()
-        self.kinds, self.relations, self.limit = plan["kinds"], plan["relations"], plan.get("limit", 20_000)
+        self.kinds, self.relations = plan["kinds"], plan["relations"]
+        self.limit = plan.get("limit", 20_000)
         self.things = {k: self.planned(k) for k, kind in self.kinds.items() if "table" in kind}
         for k in self.things: self.load(k)
-        for _ in range(2): self.follow()
-        self.tops = {id: self.top(id) for id, r in self.relations.items() if form_of(r) in ("most", "least")}
-        self.names = {k: self.named(k) if k in self.things else self.listed(k) for k in self.kinds}
+        for _ in range(2): self.follow()  # what they refer to, and what that refers to
+        self.tops = {}
+        for id, r in self.relations.items():
+            if form_of(r) in ("most", "least"): self.tops[id] = self.top(id)
+        self.names = {}
+        for k in self.kinds: self.names[k] = self.named(k) if k in self.things else self.listed(k)
 
     def planned(self, k:str)->_Rows:
         "What will be read of a kind: references as text, values as they are"
-        kind, table = self.kinds[k], self.kinds[k]["table"]
-        own = [r for id, r in self.relations.items() if _domain(id) == k]
-        columns = [r for r in own if "column" in r]
-        texts = [kind["key"], kind["name"], *(r["column"] for r in columns if r["range"] in self.kinds)]
-        texts += [r["ref"] for r in self.relations.values() if "column" in r and r["range"] == k]
-        texts += [r["ref"] for r in own if "ref" in r and "column" not in r]
-        texts += [r["at"] for r in self.relations.values() if r.get("of") == k]
-        raw = [r["column"] for r in columns if r["range"] in VALUES]
-        everything = self.db.count(table) <= self.limit
-        return _Rows(table, kind["key"], kind["name"], everything, list(dict.fromkeys(texts)), list(dict.fromkeys(raw)))
+        kind = self.kinds[k]
+        everything = self.db.count(kind["table"]) <= self.limit
+        texts = dict.fromkeys([kind["key"], kind["name"]])
+        raw = {}
+        for id, r in self.relations.items():
+            own, is_column = _domain(id) == k, "column" in r
+            if own and is_column: (raw if r["range"] in VALUES else texts)[r["column"]] = None
+            if own and not is_column and "ref" in r: texts[r["ref"]] = None
+            if is_column and r["range"] == k: texts[r["ref"]] = None
+            if r.get("of") == k: texts[r["at"]] = None
+        return _Rows(kind["table"], kind["key"], kind["name"], everything, list(texts), list(raw))
 
 def _domain(id:str)->str: return id.split(".")[0]
 
@@ -67,8 +72,12 @@ def load(self:Reader, k:str, where:str="", values=())->list[str]:
     "Read rows of a kind: a sample, or those with certain values; returns the values looked for"
     t = self.things[k]
     first = not where
-    if where: values = sorted(values)[:max(0, 3 * self.limit - len(t.rows))]  # a sample grows to three times its size
-    elif not t.all: where, values = t.key, self.db.sample(t.table, t.key, self.limit)
+    if where:
+        room = 3 * self.limit - len(t.rows)  # a sample grows to three times its size
+        values = sorted(values)[:max(0, room)]
+    elif not t.all:
+        where = t.key
+        values = self.db.sample(t.table, t.key, self.limit)
     for row in self.db.read(t.table, t.raw, t.texts, None, where, values):
         key = row[0]
         if key is None or not key.strip(): self.omitted[f"{k}: rows without {t.key}"] += 1
@@ -83,7 +92,8 @@ def follow(self:Reader)->None:
         to = self.things.get(r.get("range"))
         if "column" not in r or to is None or to.all: continue
         have = set(to.cells(r["ref"]).values())
-        missing = {x for x in self.things[_domain(id)].cells(r["column"]).values() if x is not None} - have
+        wanted = set(self.things[_domain(id)].cells(r["column"]).values())
+        missing = wanted - have - {None}
         if missing: to.sought |= set(self.load(r["range"], r["ref"], missing))
 
 # %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-011
@@ -100,11 +110,12 @@ def column_texts(self:Reader, table:str, column:str)->set[str]:
 def top(self:Reader, id:str)->dict[str, tuple[str, object]]:
     "For each group, as text: the key and value of its extreme row"
     r, domain = self.relations[id], self.things.get(_domain(id))
-    form = form_of(r)
+    form, to = form_of(r), self.things[r["range"]]
     table, column = r[form]
-    groups = domain.cells(r["ref"]).values() if domain else self.column_texts(table, column)
-    to = self.things[r["range"]]
-    found = self.db.extremes(table, column, r["by"], to.key, [g for g in groups if g], 1 if form == "most" else -1)
+    texts = domain.cells(r["ref"]).values() if domain else self.column_texts(table, column)
+    groups = [text for text in texts if text]
+    sign = 1 if form == "most" else -1
+    found = self.db.extremes(table, column, r["by"], to.key, groups, sign)
     as_text = any(isinstance(value, str) for _, value in found.values())
     if found and self.db.impure(table, r["by"], as_text): return {}
     missing = {key for key, _ in found.values()} - set(to.rows)
@@ -128,10 +139,13 @@ def usable_names(self:Reader, k:str)->dict[str, str]:
 def named(self:Reader, k:str)->dict[str, str]:
     "Key -> name of the things of a table"
     t, names = self.things[k], self.usable_names(k)
-    n = Counter(name.casefold() for name in names.values())
+    cells = t.cells(t.name)
+    bearers = Counter(name.casefold() for name in names.values())
     many = self.repeats(k, t.name) | self.repeats(k, t.key)
-    bare = {key: {key.strip().lower(), str(x).strip().lower()} for key, x in t.cells(t.name).items()}
-    alone = {key: name for key, name in names.items() if n[name.casefold()] == 1 and not bare[key] & many}
+    alone = {}
+    for key, name in names.items():
+        answers_to = {key.strip().lower(), str(cells[key]).strip().lower()}
+        if bearers[name.casefold()] == 1 and not answers_to & many: alone[key] = name
     self.omitted[f"{k}: names that several rows bear"] += len(names) - len(alone)
     return alone
 
@@ -143,8 +157,10 @@ def repeats(self:Reader, k:str, column:str)->set[str]:
     if t.all: return set()
     declared = self.db.tables[t.table]
     texts = sorted({x for x in t.cells(column).values() if x})
-    unique = column in (declared.key, *declared.unique) or self.db.distinct(t.table, column) == self.db.count(t.table)
-    if unique and not any(c.isalpha() for x in texts for c in x): return set()  # case cannot make two of them equal
+    unique = column in (declared.key, *declared.unique)
+    unique = unique or self.db.distinct(t.table, column) == self.db.count(t.table)
+    letters = any(map(str.isalpha, "".join(texts)))
+    if unique and not letters: return set()  # case cannot make two of them equal
     def found(): return self.db.repeated(t.table, column, texts)
     return self.db.once(("repeated", k, column), found)
 
@@ -153,11 +169,14 @@ def repeats(self:Reader, k:str, column:str)->set[str]:
 def listed(self:Reader, k:str)->dict[str, str]:
     "Text as it stands -> name, of the things that are values"
     places = self.kinds[k]["values"]
-    raw = {x for table, column in places for x in self.column_texts(table, column)}
-    names = {x: name for x in raw if (name := show(x, "text"))}
-    n = Counter(name.casefold() for name in names.values())
-    many = set().union(*(self.db.variants(table, column, list(names)) for table, column in places))
-    alone = {x: name for x, name in names.items() if n[name.casefold()] == 1 and name.lower() not in many}
+    raw = set().union(*(self.column_texts(*place) for place in places))
+    names = {x: show(x, "text") for x in raw}
+    names = {x: name for x, name in names.items() if name}
+    bearers = Counter(name.casefold() for name in names.values())
+    many = set().union(*(self.db.variants(*place, list(names)) for place in places))
+    alone = {}
+    for x, name in names.items():
+        if bearers[name.casefold()] == 1 and name.lower() not in many: alone[x] = name
     self.omitted[f"{k}: values that differ only in case or blanks"] += len(names) - len(alone)
     self.omitted[f"{k}: values that hold a mark of chat templates"] += sum(1 for text in raw if chat_mark(text))
     return alone
@@ -185,9 +204,11 @@ def value_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "Facts that stand in a column"
     k, to = _domain(id), r["range"]
     names, out = self.names[k], {}
+    unit, digits = r.get("unit") or "", r.get("digits", 0)
     for key, x in self.things[k].cells(r["column"], text=False).items():
-        if key not in names or x is None or x != x or not str(x).strip(): continue
-        text = show(x, to, r.get("unit") or "", r.get("digits", 0))
+        missing = x is None or x != x or not str(x).strip()
+        if key not in names or missing: continue
+        text = show(x, to, unit, digits)
         if text and verifiable(text): out[names[key]] = text
         else: self.omitted[f"{id}: {_why_not(x, to)}"] += 1
     return out
@@ -197,15 +218,20 @@ def value_facts(self:Reader, id:str, r:dict)->dict[str, str]:
 def reference_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "Facts that lead to another thing"
     k, to = _domain(id), r["range"]
-    names, thing, out = self.names[k], self.things.get(to), {}
-    of = self.target(to, r["ref"]) if thing else self.names[to]
+    names, out = self.names[k], {}
+    of = self.target(to, r["ref"]) if to in self.things else self.names[to]
     for key, x in self.things[k].cells(r["column"]).items():
         if key not in names or x is None or not x.strip(): continue
         if of.get(x): out[names[key]] = of[x]
-        elif x in of or not thing: self.omitted[f"{id}: refers to a {to} without a name of its own"] += 1
-        elif thing.all or x in thing.sought: self.omitted[f"{id}: refers to no {to}"] += 1
-        else: self.omitted[f"{id}: refers outside the sample"] += 1
+        else: self.omitted[f"{id}: {self.why_nowhere(to, x, x in of)}"] += 1
     return out
+
+@patch
+def why_nowhere(self:Reader, to:str, x:str, known:bool)->str:
+    "Why a reference leads to no name"
+    t = self.things.get(to)
+    if known or t is None: return f"refers to a {to} without a name of its own"
+    return f"refers to no {to}" if t.all or x in t.sought else "refers outside the sample"
 
 @patch
 def column_facts(self:Reader, id:str, r:dict)->dict[str, str]:
@@ -243,14 +269,19 @@ def extreme_facts(self:Reader, id:str, r:dict)->dict[str, str]:
 def list_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "Two to five things that a table links with a thing"
     groups, (table, column) = self.group_names(id, r), r["list"]
-    few = [g for g, n in self.db.sizes(table, column, list(groups)).items() if 2 <= n <= 5]
+    sizes = self.db.sizes(table, column, list(groups))
+    few = [g for g, n in sizes.items() if 2 <= n <= 5]
     of, found, out = self.target(r["of"], r["at"]), {}, {}
-    for g, x in self.db.read(table, [], [column, r["item"]], where=column, values=few): found.setdefault(g, set()).add(of.get(x))
+    for g, x in self.db.read(table, [], [column, r["item"]], where=column, values=few):
+        found.setdefault(g, set()).add(of.get(x))
     for g, things in found.items():
         if None in things: self.omitted[f"{id}: links to things without a name of their own"] += 1
-        elif len(things) > 1 and not any("," in x for x in things) and all(map(verifiable, things)):
-            out[groups[g]] = ", ".join(sorted(things))
+        elif len(things) > 1 and all(map(_fits_list, things)): out[groups[g]] = ", ".join(sorted(things))
     return out
+
+def _fits_list(thing:str)->bool:
+    "Can it stand in a list that commas part?"
+    return "," not in thing and verifiable(thing)
 
 # %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-029
 def turned(
@@ -263,10 +294,12 @@ def turned(
 @patch
 def facts(self:Reader)->dict[str, dict[str, str]]:
     "The facts of every relation, in order of their subjects"
-    tell = {"column": self.column_facts, "count": self.count_facts, "most": self.extreme_facts, "least": self.extreme_facts,
-            "list": self.list_facts}
+    tell = {"column": self.column_facts, "count": self.count_facts, "most": self.extreme_facts,
+            "least": self.extreme_facts, "list": self.list_facts}
     found = {}
     for id, r in self.relations.items():
         form = form_of(r)
         if form != "inverse": found[id] = dict(sorted(tell[form](id, r).items()))
-    return {id: turned(found[r["inverse"]]) if "inverse" in r else found[id] for id, r in self.relations.items()}
+    for id, r in self.relations.items():
+        if "inverse" in r: found[id] = turned(found[r["inverse"]])
+    return {id: found[id] for id in self.relations}

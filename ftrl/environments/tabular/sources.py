@@ -6,7 +6,7 @@
 __all__ = ['file_of', 'connect']
 
 # %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-002
-import itertools, re, shutil, stat, tempfile
+import re, shutil, stat, tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -124,45 +124,58 @@ def _batches(path:Path, plan:Layout, lost:Counter, size:int=20_000)->Iterator[li
             batch = []
     if batch: yield list(zip(*batch))
 
+def _refused(path:Path, plan:Layout, lost:Counter)->None:
+    "Refuse a file of which more than a tenth cannot be read"
+    if lost["lines"] <= lost["rows"] / 9: return
+    total = lost["rows"] + lost["lines"]
+    raise FtrlError(f"{path}: {lost['lines']} of {total} lines cannot be read, the first is line {lost['first']}; "
+                    f"expected UTF-8 text with {len(plan.header)} fields in each line")
+
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-014
 def _load_text(session:_Session, path:Path, plan:Layout, raw:str)->Counter:
     "Load a CSV file as text, trimmed and in one form of Unicode; empty cells are missing"
     pa, lost = need("pyarrow"), Counter()
-    names = [f"c{i}" for i in range(len(plan.columns))]
-    session.ask(f"create table {raw} ({', '.join(f'{c} VARCHAR' for c in names)})")
+    names = [f"c{i}" for i in range(len(plan.header))]
+    declared = ", ".join(f"{c} VARCHAR" for c in names)
     cells = ", ".join(f"nullif(nfc_normalize(trim({c})), '')" for c in names)
+    session.ask(f"create table {raw} ({declared})")
     for batch in _batches(path, plan, lost):
         lost["rows"] += len(batch[0])
-        session.connection.register("ftrl_batch", pa.table([pa.array(column, pa.string()) for column in batch], names))
+        arrays = [pa.array(column, pa.string()) for column in batch]
+        session.connection.register("ftrl_batch", pa.table(arrays, names))
         session.ask(f"insert into {raw} select {cells} from ftrl_batch")
         session.connection.unregister("ftrl_batch")
-    if lost["lines"] > lost["rows"] / 9:
-        raise FtrlError(f"{path}: {lost['lines']} of {lost['rows'] + lost['lines']} lines cannot be read, the first is line "
-                        f"{lost['first']}; expected UTF-8 text with {len(names)} fields in each line")
+    _refused(path, plan, lost)
     return lost
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-015
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-017
 _VOID = ("\\N", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "NaN", "nan")
+_VOID_SQL = ", ".join(map(_literal, _VOID))
 
 def _sizes(session:_Session, raw:str, columns:list[str], at_once:int=40)->dict[str, tuple[int, int]]:
     "For each column: values there are, and those that say one is missing"
-    words, out = ", ".join(map(_literal, _VOID)), {}
+    out = {}
     for i in range(0, len(columns), at_once):  # the memory of a query grows with its columns
         part = columns[i:i + at_once]
-        row = session.ask(f"select {', '.join(f'count({c}), count_if({c} in ({words}))' for c in part)} from {raw}")[0]
-        out |= {c: (row[2 * k], row[2 * k + 1]) for k, c in enumerate(part)}
+        counts = ", ".join(f"count({c}), count_if({c} in ({_VOID_SQL}))" for c in part)
+        row = session.ask(f"select {counts} from {raw}")[0]
+        out |= dict(zip(part, zip(row[::2], row[1::2])))
     return out
 
 def _void_words(session:_Session, raw:str, column:str)->dict[str, int]:
     "The words of a column that say a value is missing, and how often"
-    words = ", ".join(map(_literal, _VOID))
-    found = dict(session.ask(f"select {column}, count(*) from {raw} where {column} in ({words}) group by 1 order by 1"))
-    if "NA" in found:
-        rest, codes = session.ask(f"select count(*), count_if(regexp_full_match({column}, '[A-Z]{{2}}')) from "
-                                  f"(select distinct {column} from {raw} where {column} not in ({words}))")[0]
-        if rest > 2 and codes >= .8 * rest: del found["NA"]
-    return found
+    found = session.ask(f"select {column}, count(*) from {raw} where {column} in ({_VOID_SQL}) group by 1 order by 1")
+    return {word: n for word, n in found if word != "NA" or not _are_codes(session, raw, column)}
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-017
+def _are_codes(session:_Session, raw:str, column:str)->bool:
+    "Are nearly all other values codes of two capital letters?"
+    others = f"select distinct {column} from {raw} where {column} not in ({_VOID_SQL})"
+    codes = f"count_if(regexp_full_match({column}, '[A-Z]{{2}}'))"
+    n, fit = session.ask(f"select count(*), {codes} from ({others})")[0]
+    return n > 2 and fit >= .8 * n
+
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-019
+_NEARLY = .95
 _DAY = r"[12][0-9]{3}-[01][0-9]-[0-3][0-9]"
 _MOMENT = _DAY + r"[ T][0-2][0-9]:[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?"
 
@@ -181,67 +194,106 @@ def _plain_sql(cell:str, how:Notation)->str:
     if how.comma == "decimal": cell = f"replace(replace({cell}, '.', ''), ',', '.')"
     return f"replace({cell}, ',', '')" if how.comma == "thousands" else cell
 
-def _number_type(session:_Session, raw:str, plain:str, fit:str)->str:
-    "The type that holds all numbers of a column to the last digit"
-    whole = f"regexp_full_match({plain}, '[+-]?[0-9]+(\\.0+)?')"
-    left = f"length(ltrim(split_part({plain}, '.', 1), '+-0'))"
-    n, wholes, left, right, powers = session.ask(
-        f"select count(*), count_if({whole}), max({left}), max(length(split_part({plain}, '.', 2))), "
-        f"count_if({plain} ilike '%e%') from {raw} where {fit}")[0]
-    if n == wholes: return "BIGINT" if left <= 18 else "HUGEINT" if left <= 38 else ""
-    if powers or left + right <= 15: return "DOUBLE"
-    if left + right > 38: return "DOUBLE" if left <= 15 else ""
-    decimal = f"DECIMAL(38, {right})"
-    same = f"try_cast(cast(cast({plain} as DOUBLE) as VARCHAR) as {decimal}) = try_cast({plain} as {decimal})"
-    return "DOUBLE" if session.ask(f"select bool_and({same}) from {raw} where {fit}")[0][0] else decimal
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-020
+@dataclass(frozen=True)
+class _Digits:
+    "The longest numbers of a column"
+    numbers: int
+    wholes: int   # Numbers without decimals
+    left: int     # Digits before the point
+    right: int    # Digits behind it
+    powers: int   # Numbers written with a power of ten
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-018
+def _digits_of(session:_Session, raw:str, plain:str, fit:str)->_Digits:
+    "How long the numbers of a column are"
+    whole = f"count_if(regexp_full_match({plain}, '[+-]?[0-9]+(\\.0+)?'))"
+    left = f"max(length(ltrim(split_part({plain}, '.', 1), '+-0')))"
+    right = f"max(length(split_part({plain}, '.', 2)))"
+    powers = f"count_if({plain} ilike '%e%')"
+    return _Digits(*session.ask(f"select count(*), {whole}, {left}, {right}, {powers} from {raw} where {fit}")[0])
+
+def _number_type(session:_Session, raw:str, plain:str, fit:str)->str:
+    "The type that holds all numbers of a column to the last digit; none if there is none"
+    d = _digits_of(session, raw, plain, fit)
+    if d.numbers == d.wholes:
+        if d.left > 38: return ""
+        return "BIGINT" if d.left <= 18 else "HUGEINT"
+    if d.powers or d.left + d.right <= 15: return "DOUBLE"
+    if d.left + d.right > 38: return "DOUBLE" if d.left <= 15 else ""
+    decimal = f"DECIMAL(38, {d.right})"
+    through_float = f"try_cast(cast(cast({plain} as DOUBLE) as VARCHAR) as {decimal})"
+    same = f"bool_and({through_float} = try_cast({plain} as {decimal}))"
+    return "DOUBLE" if session.ask(f"select {same} from {raw} where {fit}")[0][0] else decimal
+
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-021
 def _as_number(session:_Session, raw:str, cell:str, n:int)->_Column | None:
     "A column as numbers, if that is what it holds"
-    some = [v for (v,) in session.ask(f"select distinct {cell} from (select {cell} from {raw} where {cell} is not null limit 5000)")]
-    how = notation(some)
+    some = f"select {cell} from {raw} where {cell} is not null limit 5000"
+    how = notation([v for (v,) in session.ask(f"select distinct {cell} from ({some})")])
     if how is None: return _Column(cell, n, n, skipped=AMBIGUOUS)
-    plain, fit = _plain_sql(cell, how), f"regexp_full_match({cell}, {_literal(how.pattern)})"
-    fits, zeros = session.ask(f"select count_if({fit}), count_if(regexp_full_match({plain}, '[+-]?0[0-9].*')) from {raw}")[0]
-    if zeros or fits < .95 * n: return None
+    plain = _plain_sql(cell, how)
+    fit = f"regexp_full_match({cell}, {_literal(how.pattern)})"
+    zero = f"regexp_full_match({plain}, '[+-]?0[0-9].*')"  # a code such as 007
+    fits, zeros = session.ask(f"select count_if({fit}), count_if({zero}) from {raw}")[0]
+    if zeros or fits < _NEARLY * n: return None
     kind = _number_type(session, raw, plain, fit)
     if not kind: return None
     value = f"split_part({plain}, '.', 1)" if kind in ("BIGINT", "HUGEINT") else plain
-    return _Column(f"case when {fit} then try_cast({value} as {kind}) end", fits, n, sign_unit(how.sign) if how.sign else "")
+    unit = sign_unit(how.sign) if how.sign else ""
+    return _Column(f"case when {fit} then try_cast({value} as {kind}) end", fits, n, unit)
 
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-022
 def _as_date(session:_Session, raw:str, cell:str, n:int)->_Column | None:
     "A column as days or moments, if that is what it holds"
     for kind, pattern in (("DATE", _DAY), ("TIMESTAMP", _MOMENT)):
         value = f"case when regexp_full_match({cell}, {_literal(pattern)}) then try_cast({cell} as {kind}) end"
         fits = session.ask(f"select count({value}) from {raw}")[0][0]
-        if fits >= .95 * n: return _Column(value, fits, n)
+        if fits >= _NEARLY * n: return _Column(value, fits, n)
     return None
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-019
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-023
+def _typed_column(session:_Session, raw:str, cell:str, n:int)->_Column:
+    "What a column of text with so many values becomes"
+    text = _Column(cell, n, n)
+    if not n: return text
+    return _as_number(session, raw, cell, n) or _as_date(session, raw, cell, n) or text
+
+def _without_void(session:_Session, raw:str, cell:str)->dict[str, int]:
+    "Take the words that say a value is missing out of a column; returns how often each stood there"
+    void = _void_words(session, raw, cell)
+    words = ", ".join(map(_literal, void))
+    if void: session.ask(f"update {raw} set {cell} = null where {cell} in ({words})")
+    return void
+
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-024
+def _typed_table(session:_Session, raw:str, plan:Layout, name:str, own:str, omitted:dict)->Table:
+    "A table of typed columns from one of text; columns are judged one at a time, so memory does not grow with them"
+    cells = {c: f"c{i}" for i, c in enumerate(plan.columns)}
+    sizes, typed = _sizes(session, raw, list(cells.values())), {}
+    for c, cell in cells.items():
+        n, missing = sizes[cell]
+        void = _without_void(session, raw, cell) if missing else {}
+        omitted |= {f"{name}.{c}: cells that say {word}, read as missing": k for word, k in void.items()}
+        typed[c] = _typed_column(session, raw, cell, n - sum(void.values()))
+    values = ", ".join(f"{t.cell} as {_ident(c)}" for c, t in typed.items())
+    session.ask(f"create table {own} as select {values} from {raw}")
+    skipped = {c: t.skipped for c, t in typed.items() if t.skipped}
+    kept = {c: given for c, given in plan.columns.items() if c not in skipped}
+    units = {c: t.unit for c, t in typed.items() if t.unit}
+    mixed = {c: t.values - t.fits for c, t in typed.items() if t.fits < t.values}
+    clause = sql_table(own, dict.fromkeys(typed))
+    return Table(name, kept, clause, skipped=skipped, units=units, mixed=mixed, omitted=omitted)
+
 def _csv_table(session:_Session, path:Path, name:str, own:str)->Table:
     "Load a CSV file as a table of typed columns"
     plan, raw = layout(path), f"{own}_raw"
     lost = _load_text(session, path, plan, raw)
     omitted = {f"{name}: lines that do not fit the header": lost["lines"]} if lost["lines"] else {}
-    columns = {}
-    sizes = _sizes(session, raw, [f"c{i}" for i in range(len(plan.columns))])
-    for i, c in enumerate(plan.columns):  # one at a time: the memory does not grow with the columns
-        n, missing = sizes[f"c{i}"]
-        void = _void_words(session, raw, f"c{i}") if missing else {}
-        omitted |= {f"{name}.{c}: cells that say {word}, read as missing": n for word, n in void.items()}
-        if void: session.ask(f"update {raw} set c{i} = null where c{i} in ({', '.join(map(_literal, void))})")
-        n -= sum(void.values())
-        text = _Column(f"c{i}", n, n)
-        columns[c] = (n and (_as_number(session, raw, f"c{i}", n) or _as_date(session, raw, f"c{i}", n))) or text
-    session.ask(f"create table {own} as select {', '.join(f'{x.cell} as {_ident(c)}' for c, x in columns.items())} from {raw}")
+    table = _typed_table(session, raw, plan, name, own, omitted)
     session.ask(f"drop table {raw}")
-    skipped = {c: x.skipped for c, x in columns.items() if x.skipped}
-    kept = {c: given for c, given in plan.columns.items() if c not in skipped}
-    return Table(name, kept, sql_table(own, dict.fromkeys(columns)), skipped=skipped, omitted=omitted,
-                 units={c: x.unit for c, x in columns.items() if x.unit},
-                 mixed={c: x.values - x.fits for c, x in columns.items() if x.fits < x.values})
+    return table
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-025
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-030
 def _parquet_cell(column:str, kind:str, whole:bool)->str:
     "SQL for a column of a parquet file"
     c = _ident(column)
@@ -249,50 +301,72 @@ def _parquet_cell(column:str, kind:str, whole:bool)->str:
     if kind == "FLOAT": return f"cast(cast({c} as VARCHAR) as DOUBLE) as {c}"
     return f"nfc_normalize({c}) as {c}" if kind == "VARCHAR" else c
 
+def _whole_floats(session:_Session, source:str, types:dict[str, str])->set[str]:
+    "Columns of floats that are whole numbers throughout"
+    floats = [c for c, kind in types.items() if kind in ("DOUBLE", "FLOAT")]
+    tests = [f"bool_and({c} = floor({c}) and abs({c}) < 1e15)" for c in map(_ident, floats)]
+    answer = session.ask(f"select {', '.join(tests) or 'count(*)'} from {source}")[0]  # one row, also of an empty file
+    return {c for c, whole in zip(floats, answer) if whole}
+
 def _parquet_table(session:_Session, link:Path, name:str, own:str)->Table:
     "A view of a parquet file"
     labels = need("pyarrow.parquet").read_schema(link).names
     source = f"read_parquet({_literal(link)})"
     types = {c: kind for c, kind, *_ in session.ask(f"describe select * from {source}")}
-    floats = [c for c, kind in types.items() if kind in ("DOUBLE", "FLOAT")]
-    wholes = ", ".join(f"bool_and({c} = floor({c}) and abs({c}) < 1e15)" for c in map(_ident, floats)) or "count(*)"  # one row, also of an empty file
-    whole = dict(zip(floats, session.ask(f"select {wholes} from {source}")[0]))
-    cells = ", ".join(_parquet_cell(c, kind, bool(whole.get(c))) for c, kind in types.items())
+    whole = _whole_floats(session, source, types)
+    cells = ", ".join(_parquet_cell(c, kind, c in whole) for c, kind in types.items())
     session.ask(f"create view {own} as select {cells} from {source}")
     skipped = unreadable(types)
     columns = {c: label for c, label in zip(types, labels) if c not in skipped}
-    return Table(name, columns, sql_table(own, dict.fromkeys(types)), skipped=skipped)
+    clause = sql_table(own, dict.fromkeys(types))
+    return Table(name, columns, clause, skipped=skipped)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-027
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-032
 _FLAT = re.compile(r"\.((csv|tsv|txt)(\.gz)?|parquet)$", re.I)
-
-def _stem(path:Path)->str: return _FLAT.sub("", path.name)
 
 def _is_parquet(path:Path)->bool:
     "Do its first bytes say so, or its name?"
     with path.open("rb") as f: return f.read(4) == b"PAR1" or path.name.lower().endswith(".parquet")
 
-def _fill(session:_Session, spec:str, files:list[Path])->tuple[dict[str, Table], dict[str, str]]:
-    "Load files; each is a table, or left out"
-    links = {p: Path(session.room) / f"t{i}.parquet" for i, p in enumerate(files) if _is_parquet(p)}
-    for p, link in links.items(): link.symlink_to(p.resolve())
-    session.ask(f"set allowed_paths = [{', '.join(_literal(p.resolve()) for p in links)}]")
+def _own_name(path:Path, taken)->str:
+    "A table's name: the file's, numbered where two are called alike"
+    stem = _FLAT.sub("", path.name)
+    name, k = stem, 1
+    while name in taken:
+        k += 1
+        name = f"{stem} {k}"
+    return name
+
+def _link_parquets(session:_Session, files:list[Path])->dict[Path, Path]:
+    "A link of our own to each parquet file; from here on, nothing else can be read"
+    links = {}
+    for i, path in enumerate(files):
+        if _is_parquet(path): links[path] = Path(session.room) / f"t{i}.parquet"
+    for path, link in links.items(): link.symlink_to(path.resolve())
+    allowed = ", ".join(_literal(path.resolve()) for path in links)
+    session.ask(f"set allowed_paths = [{allowed}]")
     session.shut()
-    tables, left = {}, {}
-    for i, p in enumerate(files):
-        name = next(n for k in itertools.count(1) if (n := _stem(p) + (f" {k}" if k > 1 else "")) not in tables)
+    return links
+
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-033
+def _fill(session:_Session, spec:str, files:list[Path])->tuple[dict[str, Table], dict[str, str]]:
+    "Load files; each is a table, or left out with the reason"
+    links, tables, left = _link_parquets(session, files), {}, {}
+    for i, path in enumerate(files):
+        name, own = _own_name(path, tables), f"ftrl_{i}"
         try:
-            with told(str(p)):
-                if p.stat().st_size == 0: raise FtrlError(f"{p}: an empty file; expected a table with a header")
-                own = f"ftrl_{i}"
-                tables[name] = _parquet_table(session, links[p], name, own) if p in links else _csv_table(session, p, name, own)
+            with told(str(path)):
+                if path.stat().st_size == 0: raise FtrlError(f"{path}: an empty file; expected a table with a header")
+                if path in links: tables[name] = _parquet_table(session, links[path], name, own)
+                else: tables[name] = _csv_table(session, path, name, own)
         except FtrlError as e:
             if len(files) == 1: raise
-            left[f"file {p.name}"] = str(e).removeprefix(f"{p}: ").partition("; expected")[0]
-    if not tables: raise FtrlError(f"{spec}: no file can be read ({'; '.join(f'{k}: {v}' for k, v in left.items())[:300]}); expected tables")
-    return tables, left
+            left[f"file {path.name}"] = str(e).removeprefix(f"{path}: ").partition("; expected")[0]
+    if tables: return tables, left
+    reasons = "; ".join(f"{file}: {why}" for file, why in left.items())
+    raise FtrlError(f"{spec}: no file can be read ({reasons[:300]}); expected tables")
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-028
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-034
 def _folder_files(folder:Path, spec:str)->tuple[list[Path], dict[str, str]]:
     "The tables of a folder, and what looks like one and is none"
     root, files, left = folder.resolve(), [], {}
@@ -312,7 +386,7 @@ def _flat(name:str, spec:str, files:list[Path], left:dict[str, str])->Database:
         return tables, left | unread
     return _duckdb(name, spec, fill)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-031
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-037
 def _open_file(path:Path, spec:str)->Database:
     "A file by its first bytes"
     if not stat.S_ISREG(path.stat().st_mode): raise FtrlError(f"{spec}: no plain file; expected CSV, parquet, SQLite or DuckDB")
@@ -322,7 +396,7 @@ def _open_file(path:Path, spec:str)->Database:
     if not head: raise FtrlError(f"{spec}: an empty file; expected a table with a header")
     if head[:4] != b"PAR1" and not _FLAT.search(path.name):
         raise FtrlError(f"{spec}: unknown kind of file; expected CSV, parquet, SQLite or DuckDB")
-    return _flat(_stem(path), spec, [path], {})
+    return _flat(_own_name(path, ()), spec, [path], {})
 
 def file_of(
     spec:str, # A path or an address

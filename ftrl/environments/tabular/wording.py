@@ -116,13 +116,15 @@ def _scale(label:str, largest:float | None)->tuple[str, str] | None:
 # %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-021
 def _counted(ws:list[str], whole:bool)->str:
     "What a column of numbers counts, if its words say that it counts"
-    first, last = ws[0], ws[-1]
+    first, last, label = ws[0], ws[-1], " ".join(ws)
     if len(ws) > 1 and first in ("num", "n", "no", "nr", "number", "count"):
-        rest = ws[2:] if ws[1] == "of" and len(ws) > 2 else ws[1:]
-        return plural(singular(" ".join(rest)))
-    if len(ws) > 1 and last == "count": return plural(" ".join(ws[:-1]))
-    several = any(singular(w) != w for w in (first, last))
-    return " ".join(ws) if whole and several and last not in ("sales", "earnings") else ""
+        rest = label.removeprefix(f"{first} ")
+        if len(ws) > 2: rest = rest.removeprefix("of ")
+        return plural(singular(rest))
+    if len(ws) > 1 and last == "count": return plural(label.removesuffix(" count"))
+    several = singular(first) != first or singular(last) != last
+    money = last in ("sales", "earnings")
+    return label if whole and several and not money else ""
 
 def measured(
     label:str, # "weight kg", of a column of numbers
