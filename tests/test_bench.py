@@ -3,7 +3,7 @@ import json, os, signal, subprocess, sys, time, tracemalloc
 from dataclasses import replace
 import pytest
 
-from ftrl.evaluation.bench import BENCHMARKS, Protocol, evaluate
+from ftrl.evaluation.bench import BENCHMARKS, evaluate
 from ftrl.chat import call_text
 from ftrl.core import Call, FtrlError, Row, dumps
 from ftrl.files import data_dir, read_json_lines, save_rows, write_json_lines
@@ -155,3 +155,189 @@ def test_gold_is_right_everywhere_in_general(name):
     data()
     bench = BENCHMARKS[name]
     assert [x.id for x in bench.items(bench.where()) if not bench.judge(gold(x.data), x.data)] == []
+
+
+# What a model does wrong is scored
+
+MALFORMED = {"a name that is a list": '{"name": ["f"], "arguments": {}}', "a name that is a number": '{"name": 3, "arguments": {}}',
+             "no name": '{"arguments": {}}', "arguments that are text": '{"name": "find_capital", "arguments": "Peru"}',
+             "an argument too many": '{"name": "find_capital", "arguments": {"country": {"a": []}, "x": 1}}'}
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_a_malformed_call_is_scored(tmp_path, what):
+    call = f"<tool_call>{MALFORMED[what]}</tool_call>"
+    said = [[call, ask("Peru"), ask("Chile"), "Lima and Santiago"], [ask("Peru") + "\n" + call, ask("Chile"), "Lima and Santiago"]]
+    write_json_lines([{"id": row(i).id, "turns": said[i]} for i in range(2)], tmp_path/"said.jsonl")
+    lines = list(evaluate("ftrl", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", [row(0), row(1)], progress=False, failing=0))
+    assert [x["error"] for x in lines] == [None, None]
+    assert all(0 <= x["metrics"]["solve_f1"] <= 1 for x in lines) and lines[0]["faults"]
+    assert lines[1]["metrics"]["solve_r"] == 1  # the readable calls count
+
+def test_a_diagnosis_that_fails_costs_no_score(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(BENCHMARKS["ftrl"]), "faults", lambda self, episode: 1 / 0, raising=False)
+    write_json_lines([{"id": row(0).id, "turns": ["Lima"]}], tmp_path/"said.jsonl")
+    line, = evaluate("ftrl", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", [row(0)], progress=False)
+    assert line["error"] is None and line["metrics"]["solve_r"] == 0 and line["faults"] == {}
+
+@pytest.mark.parametrize("scenario", ["Direct", "Free"])
+def test_an_answer_that_was_only_thought_is_none(tmp_path, scenario):
+    item = {"id": 1, "question": "?", "answer": "Lima", "functions": ["def f(): return 'Lima'"],
+            "tools": {"q": {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}}}
+    write_json_lines([item | {"id": i} for i in range(3)], tmp_path/"t.jsonl")
+    thoughts = ["<think>Lima?</think>Quito", "<think>Lima", "<think>Quito?</think>Lima"]
+    write_json_lines([{"id": i, "turns": [t]} for i, t in enumerate(thoughts)], tmp_path/"said.jsonl")
+    lines = evaluate("toolhop", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", tmp_path/"t.jsonl", scenario=scenario, progress=False)
+    assert [x["metrics"]["ac"] for x in lines] == [0.0, 0.0, 1.0]
+
+
+# What is ours fails the item, and in numbers the run
+
+def troubled(tmp_path, texts, **how):
+    "Evaluate items whose replies are texts, or errors where a text begins with !"
+    from ftrl.models.llm import LLM, answer, failed
+    class Some(LLM):
+        name = "some"
+        def chat(self, requests, *how):
+            said = [texts[int(r.messages[0]["content"].split()[1].rstrip(":"))] for r in requests]
+            return [failed(t[1:]) if t.startswith("!") else answer(t) for t in said]
+    return evaluate("ftrl", Some(), tmp_path/"r.jsonl", [row(i) for i in range(len(texts))], progress=False, **how)
+
+def test_many_failed_items_fail_the_run(tmp_path):
+    few = troubled(tmp_path, ["!down"] + ["Lima"] * 10)
+    assert "1 failed and not counted" in repr(few)
+    with pytest.raises(FtrlError, match="r.jsonl: 2 of 11 items failed, and not by the model's fault .the first: down."):
+        troubled(tmp_path, ["!down"] * 2 + ["Lima"] * 9, force=True)
+    assert len(list(read_json_lines(tmp_path/"r.jsonl"))) == 11  # what went well is kept
+    with pytest.raises(FtrlError, match="3 of 3 items failed"): troubled(tmp_path, ["!down"] * 3, force=True, failing=1.0)
+
+def test_a_session_that_dies_fails_its_item(tmp_path, monkeypatch):
+    from ftrl.sandbox import sandbox
+    at = tmp_path/"retail"
+    at.mkdir()
+    (at/"wiki.md").write_text("Be kind.")
+    schema = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}}
+    files = {"tools": [schema], "codes": {"f": "def f(data): return 'ok'"}, "orders": {}, "products": {}, "users": {}}
+    for name, x in files.items(): (at/f"{name}.json").write_text(dumps(x))
+    task = {"instruction": "?", "actions": [], "outputs": [], "data_source": "tau-bench/retail"}
+    write_json_lines([task] * 2, tmp_path/"tasks.jsonl")
+    write_json_lines([{"id": 0, "turns": [call_text([Call("f", {})]), "Done."]}, {"id": 1, "turns": ["Done."]}], tmp_path/"said.jsonl")
+    class Dying:
+        "A session whose process goes while the episode ends"
+        def call(self, *call): return type("Said", (), {"content": "ok"})()
+        def hash(self): raise TimeoutError("the session's process was killed")
+        def __enter__(self): return self
+        def __exit__(self, *how): raise BrokenPipeError("the session's process was killed")
+    real, opened = type(sandbox.shared()).session, []
+    def session(self, data):
+        opened.append(1)
+        return Dying() if len(opened) == 1 else real(self, data)
+    monkeypatch.setattr(type(sandbox.shared()), "session", session)
+    one, two = evaluate("taubench", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", tmp_path/"tasks.jsonl", progress=False, failing=0.5)
+    assert "process was killed" in one["error"] and one["metrics"] == {} and two["metrics"] == {"pass1": 1.0}
+
+
+# Bad input is one line before the first item
+
+def test_tasks_without_their_databases(tmp_path, monkeypatch):
+    task = {"instruction": "?", "actions": [], "outputs": [], "data_source": "tau-bench/retail"}
+    write_json_lines([task] * 3, tmp_path/"tasks.jsonl")
+    (tmp_path/"said.jsonl").write_text("")
+    monkeypatch.setenv("FTRL_DATA", str(tmp_path/"nowhere"))
+    with pytest.raises(FtrlError, match="tasks.jsonl: the database of retail is not there; expected retail/wiki.md"):
+        evaluate("taubench", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", tmp_path/"tasks.jsonl", progress=False)
+    monkeypatch.undo()
+    data()
+    from ftrl.models.llm import LLM, answer
+    class Silent(LLM):
+        name = "silent"
+        def chat(self, requests, *how): return [answer("Done.") for _ in requests]
+    lines = list(evaluate("taubench", Silent(), tmp_path/"r.jsonl", tmp_path/"tasks.jsonl", progress=False))
+    assert [x["metrics"] for x in lines] == [{"pass1": 1.0}] * 3  # the databases below $FTRL_DATA
+
+@pytest.mark.parametrize("how", [{"limit": 0}, {"limit": -1}, {"sample": 0}, {"trials": 0}, {"width": 0}, {"max_turns": -1},
+                                 {"max_new_tokens": 0}, {"temperature": -1}, {"temperature": float("nan")}])
+def test_values_that_nobody_means(tmp_path, how):
+    name, = how
+    with pytest.raises(FtrlError, match=f"^{name} is .*; expected"): evaluate("ftrl", "replay:none", tmp_path/"r.jsonl", [row(0)], **how)
+    assert os.listdir(tmp_path) == []
+
+def test_nothing_to_play(tmp_path):
+    write_json_lines([{"id": row(0).id, "turns": ["Lima"]}], tmp_path/"said.jsonl")
+    (tmp_path/"empty.jsonl").write_text("")
+    for bench in ("ftrl", "toolhop", "taubench", "rotbench", "gsm8k"):
+        with pytest.raises(FtrlError, match="nothing to play in .*empty.jsonl"):
+            evaluate(bench, f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", tmp_path/"empty.jsonl")
+    with pytest.raises(FtrlError, match="holds no recorded turns"):
+        evaluate("ftrl", f"replay:{tmp_path}/empty.jsonl", tmp_path/"r.jsonl", [row(0)])
+    assert sorted(os.listdir(tmp_path)) == ["empty.jsonl", "said.jsonl"]
+
+def test_input_is_never_output(tmp_path):
+    rows, said = tmp_path/"rows.jsonl", tmp_path/"said.jsonl"
+    save_rows([row(0)], rows)
+    write_json_lines([{"id": row(0).id, "turns": ["Lima"]}], said)
+    before = {p: p.read_bytes() for p in (rows, said)}
+    for out in (rows, said, tmp_path/"x"/".."/"rows.jsonl"):
+        with pytest.raises(FtrlError, match="is an input too"): evaluate("ftrl", f"replay:{said}", out, rows, force=True)
+    assert {p: p.read_bytes() for p in (rows, said)} == before
+
+def test_others_results_are_not_replaced(tmp_path):
+    write_json_lines([{"id": row(i).id, "turns": ["Lima"]} for i in range(2)], tmp_path/"said.jsonl")
+    def run(rows, out="r.jsonl", **how):
+        return evaluate("ftrl", f"replay:{tmp_path}/said.jsonl", tmp_path/out, rows, progress=False, **how)
+    run([row(0)])
+    kept = (tmp_path/"r.jsonl").read_bytes()
+    for other in ({"rows": [row(0)], "seed": 1}, {"rows": [row(1)]}, {"rows": [row(0)], "max_turns": 3}):
+        with pytest.raises(FtrlError, match="made with other settings .*(seed|data|max_turns) was .*, is "): run(**other)
+    (tmp_path/"mine.jsonl").write_text("by hand\n")
+    with pytest.raises(FtrlError, match="was not made by this command"): run([row(0)], "mine.jsonl")
+    assert (tmp_path/"r.jsonl").read_bytes() == kept and (tmp_path/"mine.jsonl").read_text() == "by hand\n"
+    assert len(list(run([row(0), row(1)], "mine.jsonl", force=True))) == 2
+
+
+# Broken data files of every benchmark
+
+def small(name, folder):
+    "A small data file of a benchmark"
+    hop = {"id": 1, "question": "?", "answer": "1", "functions": ["def f(): return 1"], "tools": {"q": {"name": "f", "parameters": {}}}}
+    noisy = {"messages": [{"role": "user", "content": "?"}], "data_source": "RoTBench/clean", "answer": ["Action: a\nAction Input: {}"]}
+    docs = {"toolhop": hop, "rotbench": noisy, "gsm8k": {"question": "1 + 1?", "answer": "#### 2"},
+            "mmlu": {"question": "?", "answer": 1, "subject": "s", **{f"choice{i}": str(i) for i in range(4)}}}
+    path = folder/f"{name}.jsonl"
+    if name == "ftrl": save_rows([row(i) for i in range(3)], path)
+    elif name == "bbh": (path := folder/"bbh.json").write_text(dumps({"examples": [{"input": "?", "target": "True"}] * 3}))
+    elif name == "toolhop_json": (path := folder/"t.json").write_text(dumps([hop] * 3))
+    else: write_json_lines([docs[name]] * 3, path)
+    return path
+
+ODD_VALUES = (None, 3, [], {}, [3], {"a": None}, "", "\ud800", True)
+
+def spoiled(content, draw):
+    "The file with one thing wrong: bytes, an end, or a value in its JSON"
+    kind = draw.randrange(3)
+    if kind == 0: return content[:draw.randrange(len(content))]
+    if kind == 1:
+        at = draw.randrange(len(content))
+        return content[:at] + bytes([draw.randrange(256)]) + content[at + 1:]
+    lines = content.decode().splitlines()
+    i = draw.randrange(len(lines))
+    x = json.loads(lines[i])
+    inside = x[0] if isinstance(x, list) else x["examples"][0] if "examples" in x else x
+    inside[draw.choice(sorted(inside))] = draw.choice(ODD_VALUES)
+    lines[i] = json.dumps(x)
+    return "\n".join(lines).encode() + b"\n"
+
+@pytest.mark.parametrize("name", ["ftrl", "toolhop", "toolhop_json", "rotbench", "gsm8k", "mmlu", "bbh"])
+def test_a_broken_data_file_is_one_line(tmp_path, name):
+    from ftrl.core import rng
+    from ftrl.models.llm import LLM, answer
+    class Short(LLM):
+        name = "short"
+        def chat(self, requests, max_new_tokens=0, temperature=0, seed=0): return [answer("True") for _ in requests]
+    path, draw, read = small(name, tmp_path), rng("broken", name), 0
+    whole, bench = path.read_bytes(), name.removesuffix("_json")
+    for _ in range(40 if name in ("ftrl", "toolhop", "toolhop_json", "rotbench") else 12):
+        path.write_bytes(spoiled(whole, draw))
+        try: evaluate(bench, Short(), tmp_path/"r.jsonl", path, progress=False, force=True, failing=1.0)
+        except FtrlError as e: assert "\n" not in str(e)
+        else: read += 1
+    assert read  # some of it was harmless

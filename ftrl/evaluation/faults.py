@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOLVES', 'NOTHING_NEW', 'DISTRACTOR', 'ERROR', 'NO_TOOL', 'CALL_FATES', 'ANSWERED', 'OTHER_ANSWER', 'GIVES_UP',
-           'NO_ROOM', 'UNREADABLE', 'NEVER_CALLS', 'FAILED', 'EPISODE_FATES', 'FAULTS', 'Played', 'call_fate', 'fates',
-           'call_fault', 'faults']
+           'NO_ROOM', 'UNREADABLE', 'NEVER_CALLS', 'MODEL_FAILED', 'EPISODE_FATES', 'FAULTS', 'Played', 'call_fate',
+           'fates', 'call_fault', 'faults']
 
 # %% ../../nbs/evaluation/00_faults.ipynb #cell-002
 from collections import Counter
@@ -50,7 +50,8 @@ def _of_messages(
 
 # %% ../../nbs/evaluation/00_faults.ipynb #cell-011
 SOLVES, NOTHING_NEW, DISTRACTOR, ERROR, NO_TOOL = CALL_FATES = (
-    "solves a sub-answer", "right tool, nothing new", "distractor tool", "tool returns an error", "no such tool")
+    "solves a sub-answer", "right tool, nothing new", "distractor tool", "tool returns an error",
+    "no such tool")
 
 def call_fate(
     played:Played,
@@ -63,16 +64,17 @@ def call_fate(
     return NOTHING_NEW if played.call.name in row.unsolved else DISTRACTOR
 
 # %% ../../nbs/evaluation/00_faults.ipynb #cell-015
-ANSWERED, OTHER_ANSWER, GIVES_UP, NO_ROOM, UNREADABLE, NEVER_CALLS, FAILED = EPISODE_FATES = (
-    "solved and answered", "solved, other answer", "gives up part-way", "out of turns or room", "call cannot be read", "never calls",
-    "model failed")
+ANSWERED, OTHER_ANSWER, GIVES_UP, NO_ROOM, UNREADABLE, NEVER_CALLS, MODEL_FAILED = EPISODE_FATES = (
+    "solved and answered", "solved, other answer", "gives up part-way", "out of turns or room",
+    "call cannot be read", "never calls", "model failed")
 
 def _end(row:Row, line:dict, solved:bool, called:bool)->str:
     "How an episode ended"
     last = line["messages"][-1]
     said = chat.spoken(str(last.get("content") or ""))
-    if line["error"]: return FAILED
-    if solved: return ANSWERED if last["role"] == "assistant" and verify(said, row.answer) else OTHER_ANSWER
+    if line["error"]: return MODEL_FAILED
+    if solved:
+        return ANSWERED if last["role"] == "assistant" and verify(said, row.answer) else OTHER_ANSWER
     if any(mark in said for mark in chat.MARKS[:2]): return UNREADABLE
     cut = last["role"] == "tool" or last.get("tool_calls") or line.get("stop") in ("turns", "length")
     if cut: return NO_ROOM

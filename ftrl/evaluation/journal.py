@@ -66,8 +66,8 @@ def adopt(self:Journal,
     wanted = set(keys) - set(self.places)
     for i, x in enumerate(read_json_lines(self.out), 1):
         if not {"item", "error", "run"} <= x.keys():
-            raise FtrlError(f"{self.out} line {i}: not a result line, though this command wrote the file; choose another --out, "
-                            "remove it, or give --force to replace it")
+            raise FtrlError(f"{self.out} line {i}: not a result line, though this command wrote the file; "
+                            "choose another --out, remove it, or give --force to replace it")
         if x["item"] in wanted and not x["error"] and x["run"] == run: self.add(x["item"], x)
 
 # %% ../../nbs/evaluation/01_journal.ipynb #cell-012
@@ -86,7 +86,8 @@ def write(self:Journal,
     try:
         with atomic(self.out) as temp, open(temp, "wb") as f: f.writelines(self._lines(keys))
     except OSError as e:
-        raise FtrlError(f"{self.out}: cannot write ({e.strerror}); nothing is lost, give the same command again") from e
+        why = f"{self.out}: cannot write ({e.strerror}); nothing is lost, give the same command again"
+        raise FtrlError(why) from e
     self.claimed.finish(items=len(keys))
     self.drop()
 
@@ -123,7 +124,8 @@ def open_journal(
 )->Iterator[Journal]:
     "The journal of a result file, ours while the `with` lasts"
     out = Path(out)
-    if out.is_dir(): raise FtrlError(f"{out} is a folder; expected the name of a file to be written")
+    if out.is_dir():
+        raise FtrlError(f"{out} is a folder; expected the name of a file to be written")
     with claim(out, force=force or not _kept(out), **about) as claimed:
         journal = Journal(out, claimed)
         try:

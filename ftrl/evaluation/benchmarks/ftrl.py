@@ -8,12 +8,12 @@ __all__ = ['Ftrl']
 # %% ../../../nbs/evaluation/benchmarks/00_ftrl.ipynb #cell-002
 import re
 from ...core import SCENARIOS, FtrlError
-from ..bench import Bench, Item, benchmark
+from ..protocol import Bench, Item, add_benchmark
 from ...files import as_rows, stream_rows
 from ...training.rollout import ToolEpisode
 
 # %% ../../../nbs/evaluation/benchmarks/00_ftrl.ipynb #cell-005
-@benchmark
+@add_benchmark
 class Ftrl(Bench):
     "The paper's own test set, or rows of the same format"
     name, label, order, paper = "ftrl", "ftrl", 0, True
@@ -29,7 +29,8 @@ class Ftrl(Bench):
 
     def episode(self, item, key, protocol):
         if not any(item.data.unsolved.values()):
-            raise FtrlError(f"row {item.id}: `unsolved_set` is empty; expected at least one sub-answer to find")
+            raise FtrlError(f"row {item.id}: `unsolved_set` is empty; "
+                            "expected at least one sub-answer to find")
         return ToolEpisode(key, item.data, protocol.max_turns or self.max_turns)
 
     def score(self, e): return e.trajectory.metrics

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from ...chat import spoken
 from ...core import FtrlError, dumps
-from ..bench import Bench, Item, benchmark, read_json
+from ..protocol import Bench, Item, add_benchmark, read_json
 from ...files import checked_message, read_json_lines
 from ...training.rollout import Episode
 
@@ -25,7 +25,8 @@ def _as_row(x, level:str, where:str)->dict:
         *said, gold = x["conversations"]
         messages = [{"role": m["from"], "content": m["value"]} for m in said]
         return {"messages": messages, "data_source": f"RoTBench/{level}", "answer": gold["value"]}
-    except (KeyError, TypeError, ValueError) as e: raise FtrlError(f"{where}: no `conversations` of RoTBench ({type(e).__name__})") from e
+    except (KeyError, TypeError, ValueError) as e:
+        raise FtrlError(f"{where}: no `conversations` of RoTBench ({type(e).__name__})") from e
 
 def rotbench_rows(
     data:Path, # RoTBench.jsonl, or a folder with clean.json … union.json
@@ -40,11 +41,13 @@ def rotbench_rows(
 def _item(x:dict, i:int, where:str)->Item:
     "A row as an item"
     missing = [k for k in ("messages", "data_source", "answer") if k not in x]
-    if missing: raise FtrlError(f"{where}: {missing[0]} is missing; expected a RoTBench row")
+    if missing:
+        raise FtrlError(f"{where}: {missing[0]} is missing; expected a RoTBench row")
     golds, messages = x["answer"], x["messages"]
     if not isinstance(golds, list) or not golds or not all(isinstance(g, str) for g in golds):
         raise FtrlError(f"{where}: answer is {dumps(golds)[:60]}; expected a list of replies")
-    if not isinstance(messages, list) or not messages: raise FtrlError(f"{where}: messages is {dumps(messages)[:60]}; expected a list")
+    if not isinstance(messages, list) or not messages:
+        raise FtrlError(f"{where}: messages is {dumps(messages)[:60]}; expected a list")
     data = {"messages": [checked_message(m, where) for m in messages], "answer": golds}
     return Item(str(x.get("id", i)), str(x["data_source"]).split("/")[-1], data)
 
@@ -79,7 +82,7 @@ def _marks(
     return {"ts": float(bool(right)), "pi": float(bool(named)), "cf": float(bool(filled))}
 
 # %% ../../../nbs/evaluation/benchmarks/03_rotbench.ipynb #cell-015
-@benchmark
+@add_benchmark
 class RoTBench(Bench):
     "RoTBench, first turn"
     name, label, order, paper = "rotbench", "RoTBench", 30, True
@@ -103,7 +106,8 @@ class RoTBench(Bench):
     def faults(self, e):
         "The first of the three that is wrong; a reply that cannot be read is no call, or a broken one"
         if e.stop == "length": return {"never stopped": 1}
-        if not action(_reply(e)): return {"broken call" if "Action:" in _reply(e) else "no call": 1}
+        if not action(_reply(e)):
+            return {"broken call" if "Action:" in _reply(e) else "no call": 1}
         marks = self.score(e)
         names = {"ts": "wrong tool", "pi": "wrong argument name", "cf": "wrong value"}
         return next(({fault: 1} for metric, fault in names.items() if not marks[metric]), {})

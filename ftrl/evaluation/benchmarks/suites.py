@@ -10,7 +10,7 @@ import csv, re
 from collections.abc import Iterator
 from pathlib import Path
 from ...core import FtrlError
-from ..bench import read_json
+from ..protocol import read_json
 from ..suite import Hub, Suite, add_suite
 from ...files import read_json_lines
 from ...sandbox import sandbox
@@ -25,7 +25,8 @@ def _tables(path:Path)->Iterator[dict]:
     "The rows of a csv file"
     try:
         with open(path, newline="", encoding="utf-8") as f: yield from csv.DictReader(f)
-    except (csv.Error, UnicodeDecodeError) as e: raise FtrlError(f"{path}: not a csv file ({e})") from e
+    except (csv.Error, UnicodeDecodeError) as e:
+        raise FtrlError(f"{path}: not a csv file ({e})") from e
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-008
 def _read_mmlu(data:Path)->Iterator[tuple]:
@@ -41,8 +42,9 @@ def _read_mmlu(data:Path)->Iterator[tuple]:
 def _ask_mmlu(x:dict)->str:
     "A question with its choices"
     choices = "\n".join(f"{letter}) {x[f'choice{i}']}" for i, letter in enumerate("ABCD"))
-    return ("Answer this multiple-choice question. Think first; the last line of your reply must be 'ANSWER: ' and one "
-            f"letter of ABCD.\n\n{x['question']}\n\n{choices}")
+    told = ("Answer this multiple-choice question. Think first; the last line of your reply must be "
+            "'ANSWER: ' and one letter of ABCD.")
+    return f"{told}\n\n{x['question']}\n\n{choices}"
 
 def _right_mmlu(text:str, x:dict)->bool:
     "The letter after ANSWER:"
@@ -64,9 +66,13 @@ def _letter(x:dict)->str: return f"ANSWER: {'ABCD'[int(x['answer'])]}"
 def _question(x:dict)->str: return x["question"]
 
 mmlu = add_suite(Suite(
-    name="mmlu", label="MMLU", order=40, files=("mmlu",), hub=Hub("cais/mmlu", "all", local=_mmlu_of_hub),
-    needs=("question", "choice0", "choice1", "choice2", "choice3", "answer"), read=_read_mmlu, question=_ask_mmlu,
-    judge=_right_mmlu, reply=_letter, answers=_choices, plain=_question, chance=0.25))
+    name="mmlu", label="MMLU", order=40, chance=0.25,
+    files=("mmlu",),
+    hub=Hub("cais/mmlu", "all", local=_mmlu_of_hub),
+    needs=("question", "choice0", "choice1", "choice2", "choice3", "answer"),
+    read=_read_mmlu, question=_ask_mmlu,
+    judge=_right_mmlu, reply=_letter,
+    answers=_choices, plain=_question))
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-013
 def _read_bbh(data:Path)->Iterator[tuple]:
@@ -88,13 +94,19 @@ def _right_bbh(text:str, x:dict)->bool:
     return (bold[1] if bold else first).strip().lower() == gold.lower()
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-015
-def _ask_bbh(x:dict)->str: return f"{x['input']}\n\nThink step by step, then end your reply with: So the answer is …"
+def _ask_bbh(x:dict)->str:
+    return f"{x['input']}\n\nThink step by step, then end your reply with: So the answer is …"
 def _reply_bbh(x:dict)->str: return f"So the answer is {x['target']}."
 def _target(x:dict)->list[str]: return [x["target"]]
 
 bbh = add_suite(Suite(
-    name="bbh", label="BBH", order=41, files=("bbh",), hub=Hub("lukaemon/bbh", all_configs=True), needs=("input", "target"),
-    read=_read_bbh, question=_ask_bbh, judge=_right_bbh, reply=_reply_bbh, answers=_target, chance=0.257))
+    name="bbh", label="BBH", order=41, chance=0.257,
+    files=("bbh",),
+    hub=Hub("lukaemon/bbh", all_configs=True),
+    needs=("input", "target"),
+    read=_read_bbh, question=_ask_bbh,
+    judge=_right_bbh, reply=_reply_bbh,
+    answers=_target))
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-017
 def _number(text:str)->float: return float(text.replace(",", ""))
@@ -104,13 +116,20 @@ def _right_gsm8k(text:str, x:dict)->bool:
     found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
     return bool(found) and abs(_number(found[-1]) - _number(x["answer"].split("####")[-1])) < 1e-6
 
-def _ask_gsm8k(x:dict)->str: return f"{x['question']}\n\nThink step by step, and end your reply with the answer as a number."
+def _ask_gsm8k(x:dict)->str:
+    return f"{x['question']}\n\nThink step by step, and end your reply with the answer as a number."
 def _solution(x:dict)->str: return x["answer"]
-def _worked(x:dict)->list[str]: return [re.sub("<<.*?>>", "", x["answer"])]  # without the marks of its calculator
+def _worked(x:dict)->list[str]:
+    return [re.sub("<<.*?>>", "", x["answer"])]  # without the marks of its calculator
 
 gsm8k = add_suite(Suite(
-    name="gsm8k", label="GSM8K", order=42, files=("gsm8k/test.jsonl",), hub=Hub("openai/gsm8k", "main"), needs=("question", "answer"),
-    read=_lines, question=_ask_gsm8k, judge=_right_gsm8k, reply=_solution, answers=_worked))
+    name="gsm8k", label="GSM8K", order=42,
+    files=("gsm8k/test.jsonl",),
+    hub=Hub("openai/gsm8k", "main"),
+    needs=("question", "answer"),
+    read=_lines, question=_ask_gsm8k,
+    judge=_right_gsm8k, reply=_solution,
+    answers=_worked))
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-019
 def boxed(text:str)->str | None:
@@ -131,19 +150,26 @@ def _right_math(text:str, x:dict)->bool:
     return said.strip() == gold.strip() or bool(verify(parse(f"${gold}$"), parse(f"${said}$")))
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-021
-def _ask_math(x:dict)->str: return f"{x['problem']}\n\nThink step by step, and put the final answer in \\boxed{{}}."
+def _ask_math(x:dict)->str:
+    return f"{x['problem']}\n\nThink step by step, and put the final answer in \\boxed{{}}."
 def _derivation(x:dict)->str: return x["solution"]
 def _derived(x:dict)->list[str]: return [x["solution"]]
 
 math = add_suite(Suite(
-    name="math", label="MATH", order=43, files=("math/test.jsonl", "math/math500.jsonl"), hub=Hub("HuggingFaceH4/MATH-500"),
-    needs=("problem", "solution"), read=_lines, question=_ask_math, judge=_right_math, reply=_derivation, answers=_derived))
+    name="math", label="MATH", order=43,
+    files=("math/test.jsonl", "math/math500.jsonl"),
+    hub=Hub("HuggingFaceH4/MATH-500"),
+    needs=("problem", "solution"),
+    read=_lines, question=_ask_math,
+    judge=_right_math, reply=_derivation,
+    answers=_derived))
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-023
 def _passes(source:str, tests:str)->bool:
     "Does this program pass its tests in the sandbox, within 10 seconds?"
     body = "\n".join("    " + line for line in tests.splitlines()) or "    pass"
-    said = sandbox.shared().call(f"{source}\n\ndef ftrl_check():\n{body}\n    return 'all passed'\n", "ftrl_check", {})
+    said = sandbox.shared().call(f"{source}\n\ndef ftrl_check():\n{body}\n    return 'all passed'\n",
+                                 "ftrl_check", {})
     return said.ok and said.content == "all passed"
 
 def _code(text:str)->str:
@@ -158,15 +184,20 @@ def _right_humaneval(text:str, x:dict)->bool:
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-025
 def _ask_humaneval(x:dict)->str:
     "The function to complete"
-    return f"Complete this function. Reply with the whole function in a fenced block.\n\n```python\n{x['prompt']}```"
+    told = "Complete this function. Reply with the whole function in a fenced block."
+    return f"{told}\n\n```python\n{x['prompt']}```"
 
 def _completion(x:dict)->str: return x["canonical_solution"]
 def _whole_function(x:dict)->list[str]: return [x["prompt"] + x["canonical_solution"]]
 
 humaneval = add_suite(Suite(
-    name="humaneval", label="HumanEval", order=44, files=("humaneval/HumanEval.jsonl",), hub=Hub("openai/openai_humaneval"),
-    needs=("prompt", "test", "entry_point", "canonical_solution"), read=_lines, question=_ask_humaneval,
-    judge=_right_humaneval, reply=_completion, answers=_whole_function))
+    name="humaneval", label="HumanEval", order=44,
+    files=("humaneval/HumanEval.jsonl",),
+    hub=Hub("openai/openai_humaneval"),
+    needs=("prompt", "test", "entry_point", "canonical_solution"),
+    read=_lines, question=_ask_humaneval,
+    judge=_right_humaneval, reply=_completion,
+    answers=_whole_function))
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-027
 def _read_mbpp(data:Path)->Iterator[tuple]:
@@ -180,7 +211,8 @@ def _read_mbpp(data:Path)->Iterator[tuple]:
 def _task(x:dict)->str:
     "A task with its tests"
     tests = "\n".join(x["test_list"])
-    return f"You are an expert Python programmer, and here is your task: {x['text']} Your code should pass these tests:\n\n{tests}\n"
+    told = "You are an expert Python programmer, and here is your task:"
+    return f"{told} {x['text']} Your code should pass these tests:\n\n{tests}\n"
 
 def _ask_mbpp(x:dict)->str:
     "A task after its examples"
@@ -198,6 +230,10 @@ def _program(x:dict)->list[str]: return [x["code"]]
 def _alone(x:dict)->str: return _ask_mbpp(x | {"shown": ()})
 
 mbpp = add_suite(Suite(
-    name="mbpp", label="MBPP", order=45, files=("mbpp/mbpp.jsonl",),
-    hub=Hub("google-research-datasets/mbpp", "full", all_splits=True), needs=("text", "code", "test_list"),
-    read=_read_mbpp, question=_ask_mbpp, judge=_right_mbpp, reply=_between, answers=_program, plain=_alone))
+    name="mbpp", label="MBPP", order=45,
+    files=("mbpp/mbpp.jsonl",),
+    hub=Hub("google-research-datasets/mbpp", "full", all_splits=True),
+    needs=("text", "code", "test_list"),
+    read=_read_mbpp, question=_ask_mbpp,
+    judge=_right_mbpp, reply=_between,
+    answers=_program, plain=_alone))

@@ -16,7 +16,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ... import chat
 from ...core import FtrlError, bare, clean, dumps
-from ..bench import Bench, Item, benchmark, read_json
+from ..protocol import Bench, Item, add_benchmark, read_json
 from ...files import data_dir, numbered_lines, parsed
 from ...models.llm import LLM, Reply, Request, answer
 from ...sandbox import sandbox
@@ -41,10 +41,12 @@ def domain(
     "A domain, read once"
     at = Path(folder)/name
     try: wiki = (at/"wiki.md").read_text(encoding="utf-8")
-    except (OSError, ValueError) as e: raise FtrlError(f"{at/'wiki.md'}: cannot be read ({e}); expected the policy of {name}") from e
+    except (OSError, ValueError) as e:
+        raise FtrlError(f"{at/'wiki.md'}: cannot be read ({e}); expected the policy of {name}") from e
     data = {table: read_json(at/f"{table}.json", dict) for table in TABLES[name]}
     codes = read_json(at/"codes.json", dict)
-    if not all(isinstance(c, str) for c in codes.values()): raise FtrlError(f"{at}/codes.json: expected the source of each tool")
+    if not all(isinstance(c, str) for c in codes.values()):
+        raise FtrlError(f"{at}/codes.json: expected the source of each tool")
     return Domain(wiki, read_json(at/"tools.json"), codes, data)
 
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-007
@@ -57,8 +59,8 @@ def _folder(
     places = beside + ([data_dir()/"taubench"] if data_dir() else [])
     found = next((p for p in places if (p/name/"wiki.md").is_file()), None)
     if found is None:
-        raise FtrlError(f"{tasks}: the database of {name} is not there; expected {name}/wiki.md, tools.json, codes.json and its tables "
-                        "beside the tasks, or in taubench below $FTRL_DATA")
+        raise FtrlError(f"{tasks}: the database of {name} is not there; expected {name}/wiki.md, tools.json, "
+                        "codes.json and its tables beside the tasks, or in taubench below $FTRL_DATA")
     return found
 
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-009
@@ -68,12 +70,15 @@ USER = """You are a user interacting with an agent.
 Instruction: {instruction}
 Rules:
 - Just generate one line at a time to simulate the user's message.
-- Do not give away all the instruction at once. Only provide the information that is necessary for the current step.
-- Do not hallucinate information that is not provided in the instruction. For example, if the agent asks for the order id \
-but it is not mentioned in the instruction, do not make up an order id, just say you do not remember or have it.
-- If the instruction goal is satisified, generate '###STOP###' as a standalone message without anything else to end the \
-conversation.
-- Do not repeat the exact instruction in the conversation. Instead, use your own words to convey the same information.
+- Do not give away all the instruction at once. Only provide the information that is necessary for the \
+current step.
+- Do not hallucinate information that is not provided in the instruction. For example, if the agent asks for \
+the order id but it is not mentioned in the instruction, do not make up an order id, just say you do not \
+remember or have it.
+- If the instruction goal is satisified, generate '###STOP###' as a standalone message without anything else \
+to end the conversation.
+- Do not repeat the exact instruction in the conversation. Instead, use your own words to convey the same \
+information.
 - Try to make the conversation as natural as possible, and stick to the personalities in the instruction."""
 
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-010
@@ -174,7 +179,8 @@ def leaves(
     "What these calls make of a fresh database"
     with sandbox.shared().session(world.data) as session:
         for action in actions:
-            name, arguments = action["function"]["name"], parsed(action["function"]["arguments"], "a gold action")
+            name, arguments = action["function"]["name"], parsed(action["function"]["arguments"],
+                                                                 "a gold action")
             session.call(world.codes[name], name, arguments)
         return session.hash()
 
@@ -194,9 +200,12 @@ def _checked(x:dict, where:str)->str:
     name = str(x.get("data_source", "")).split("/")[-1]
     if name not in TABLES or not {"instruction", "actions", "outputs"} <= set(x):
         raise FtrlError(f"{where}: not a τ-bench task; expected instruction, actions, outputs, data_source")
-    texts = isinstance(x["instruction"], str) and isinstance(x["outputs"], list) and all(isinstance(o, str) for o in x["outputs"])
-    if not texts: raise FtrlError(f"{where}: instruction or outputs are no texts; expected a τ-bench task")
-    if not isinstance(x["actions"], list): raise FtrlError(f"{where}: actions is no list; expected a τ-bench task")
+    outputs = x["outputs"]
+    texts = [x["instruction"], *(outputs if isinstance(outputs, list) else [None])]
+    if not all(isinstance(text, str) for text in texts):
+        raise FtrlError(f"{where}: instruction or outputs are no texts; expected a τ-bench task")
+    if not isinstance(x["actions"], list):
+        raise FtrlError(f"{where}: actions is no list; expected a τ-bench task")
     return name
 
 def _check_actions(actions:list, codes:dict[str, str], where:str)->None:
@@ -210,7 +219,7 @@ def _check_actions(actions:list, codes:dict[str, str], where:str)->None:
             raise FtrlError(f"{where}: the arguments of {function['name']} are no JSON text of an object")
 
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-028
-@benchmark
+@add_benchmark
 class TauBench(Bench):
     "τ-bench, retail and airline"
     name, label, order, paper = "taubench", "τ-bench", 20, True
@@ -249,7 +258,8 @@ def world(self:TauBench, tasks:Path, name:str)->Domain:
 def inputs(self:TauBench, data)->Iterator[Path]:
     "The tasks, and the databases of the domains that occur"
     found = [Path(data)]
-    for name in sorted(self.worlds): found += sorted(p for p in (_folder(Path(data), name)/name).iterdir() if p.is_file())
+    for name in sorted(self.worlds):
+        found += sorted(p for p in (_folder(Path(data), name)/name).iterdir() if p.is_file())
     return found
 
 @patch

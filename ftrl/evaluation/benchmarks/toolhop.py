@@ -7,11 +7,12 @@ __all__ = ['prompt', 'sources', 'toolhop_items', 'correct', 'ToolHop']
 
 # %% ../../../nbs/evaluation/benchmarks/01_toolhop.ipynb #cell-002
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from fastcore.basics import patch
 from ...chat import spoken
 from ...core import FtrlError, Row, dumps, verify
-from ..bench import Bench, Item, benchmark, read_json
+from ..protocol import Bench, Item, add_benchmark, read_json
 from ...files import read_json_lines
 from ...training.rollout import Episode, ToolEpisode
 
@@ -28,7 +29,8 @@ _OPENING = {
     "Direct": "You will be asked a question, and should provide a short answer.\n",
     "Free": "You will be asked a question with some tools, and should provide a short final answer.\n",
     "Mandatory": "You will be asked a question with some tools, and should provide a short final answer.\n"
-                 "Please note that you must call the tool at every step, you must not use your own knowledge. "
+                 "Please note that you must call the tool at every step, "
+                 "you must not use your own knowledge. "
                  "Your final answer must also be returned from the tool.\n"}
 
 # %% ../../../nbs/evaluation/benchmarks/01_toolhop.ipynb #cell-006
@@ -50,22 +52,27 @@ def sources(
     out = {}
     for tool in item["tools"].values():
         own = [f for f in item["functions"] if f"def {tool['name']}(" in f]
-        if not own: raise FtrlError(f"ToolHop item {item.get('id')}: no source defines {tool['name']}")
+        if not own:
+            raise FtrlError(f"ToolHop item {item.get('id')}: no source defines {tool['name']}")
         out[tool["name"]] = own[-1]
     return out
 
 # %% ../../../nbs/evaluation/benchmarks/01_toolhop.ipynb #cell-012
 def _checked(x, where:str)->dict:
     "An item with a question, an answer, tools and their sources"
-    if not isinstance(x, dict): raise FtrlError(f"{where}: got {type(x).__name__}, expected a ToolHop item")
+    if not isinstance(x, dict):
+        raise FtrlError(f"{where}: got {type(x).__name__}, expected a ToolHop item")
     for name, kinds in (("question", str), ("answer", str), ("tools", dict), ("functions", (list, dict))):
-        if name not in x: raise FtrlError(f"{where}: `{name}` is missing; expected a ToolHop item")
-        if not isinstance(x[name], kinds): raise FtrlError(f"{where}: `{name}` is {dumps(x[name])[:60]}; expected a ToolHop item")
+        if name not in x:
+            raise FtrlError(f"{where}: `{name}` is missing; expected a ToolHop item")
+        if not isinstance(x[name], kinds):
+            raise FtrlError(f"{where}: `{name}` is {dumps(x[name])[:60]}; expected a ToolHop item")
     tools, functions = x["tools"].values(), x["functions"]
     if not all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in tools):
         raise FtrlError(f"{where}: a tool has no `name`; expected a ToolHop item")
     texts = functions.values() if isinstance(functions, dict) else functions
-    if not all(isinstance(f, str) for f in texts): raise FtrlError(f"{where}: `functions` holds no source; expected a ToolHop item")
+    if not all(isinstance(f, str) for f in texts):
+        raise FtrlError(f"{where}: `functions` holds no source; expected a ToolHop item")
     sources(x)
     return x
 
@@ -89,7 +96,15 @@ def correct(
     return verify(said, answer) or (before.get("role") == "tool" and verify(before["content"], answer))
 
 # %% ../../../nbs/evaluation/benchmarks/01_toolhop.ipynb #cell-017
-@benchmark
+def _row(item:Item, messages:list[dict])->Row:
+    "An item with its tools as a row"
+    x = item.data
+    tools = [{"type": "function", "function": t} for t in x["tools"].values()]
+    source = f"ToolHop/{item.scenario}"
+    return Row(messages, dumps(tools), dumps(sources(x)), "{}", 0.0, source, "test", x["answer"])
+
+# %% ../../../nbs/evaluation/benchmarks/01_toolhop.ipynb #cell-019
+@add_benchmark
 class ToolHop(Bench):
     "ToolHop in three scenarios"
     name, label, order, paper = "toolhop", "ToolHop", 10, True
@@ -100,26 +115,23 @@ class ToolHop(Bench):
     def items(self, data):
         needed = ("question", "answer", "tools", "functions")
         for scenario in self.scenarios:
-            for x in toolhop_items(data): yield Item(str(x.get("id", "")), scenario, {k: x[k] for k in needed})
-
-    def first(self, items, limit):
-        "The first questions, in every scenario"
-        count = Counter()
-        for x in items:
-            count[x.scenario] += 1
-            if limit is None or count[x.scenario] <= limit: yield x
+            for x in toolhop_items(data):
+                yield Item(str(x.get("id", "")), scenario, {k: x[k] for k in needed})
 
     def episode(self, item, key, protocol):
-        x = item.data
-        messages = [{"role": "user", "content": prompt(item.scenario, x["question"])}]
-        turns = protocol.max_turns or self.max_turns
-        e = Episode(key, messages) if item.scenario == "Direct" else ToolEpisode(key, _row(item, messages), turns)
-        e.answer = x["answer"]
+        messages = [{"role": "user", "content": prompt(item.scenario, item.data["question"])}]
+        if item.scenario == "Direct": e = Episode(key, messages)
+        else: e = ToolEpisode(key, _row(item, messages), protocol.max_turns or self.max_turns)
+        e.answer = item.data["answer"]
         return e
 
     def score(self, e): return {"ac": float(correct(e.messages, e.answer))}
 
-def _row(item:Item, messages:list[dict])->Row:
-    "An item with its tools as a row"
-    tools = [{"type": "function", "function": t} for t in item.data["tools"].values()]
-    return Row(messages, dumps(tools), dumps(sources(item.data)), "{}", 0.0, f"ToolHop/{item.scenario}", "test", item.data["answer"])
+# %% ../../../nbs/evaluation/benchmarks/01_toolhop.ipynb #cell-021
+@patch
+def first(self:ToolHop, items:Iterable[Item], limit:int | None)->Iterator[Item]:
+    "The first questions, in every scenario"
+    count = Counter()
+    for x in items:
+        count[x.scenario] += 1
+        if limit is None or count[x.scenario] <= limit: yield x
