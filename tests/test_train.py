@@ -457,3 +457,15 @@ def test_the_policy_has_a_card_and_no_pickle(home, tmp_path):
     card = (tmp_path/"run/README.md").read_text()
     assert "# GRPO on 6 rows" in card and "None" not in card and str(home) in card and "time machine" not in card
     assert not (tmp_path/"run/training_args.bin").exists()
+
+def test_call_marks_that_are_special_tokens_are_seen_in_episodes(tokenizer):
+    from ftrl.chat import prepare
+    from ftrl.training.episode import reads_calls
+    marked = deepcopy(tokenizer)
+    marked.add_special_tokens({"additional_special_tokens": ["<tool_call>", "</tool_call>", "<|eom|>"]})
+    reads_calls(prepare(marked), stop=[marked.convert_tokens_to_ids("<|eom|>")])
+    call = '<tool_call>\n{"name": "find", "arguments": {"name": "Peru"}}\n</tool_call>'
+    for end in ("<|im_end|>", "<|eom|>", ""):
+        said = marked.parse_response(marked(call + end, add_special_tokens=False)["input_ids"])
+        assert said["tool_calls"][0]["function"] == {"name": "find", "arguments": {"name": "Peru"}}
+        assert said["content"] == ""

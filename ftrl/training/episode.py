@@ -9,6 +9,7 @@ __all__ = ['PlayedRow', 'environment_class', 'episode_reward', 'reads_calls', 'f
 from collections.abc import Callable, Sequence
 from ..core import FtrlError, Row, solve
 from ..forms import form_of, turn_of
+from ..models.local import generated_text
 
 # %% ../../nbs/training/04_episode.ipynb #cell-005
 class PlayedRow:
@@ -78,11 +79,12 @@ def _is_empty(said:list[dict])->bool:
 # %% ../../nbs/training/04_episode.ipynb #cell-013
 def reads_calls(
     tokenizer, # A tokenizer; changed in place
+    stop:Sequence[int]=(), # Ids that end a turn, beside the tokenizer's own
 ):
     "Let a tokenizer parse responses as the package does"
-    form = form_of(tokenizer)
+    form, ends = form_of(tokenizer), {tokenizer.eos_token_id, *stop}
     def parse_response(ids, prefix=None, tools=None)->dict:
-        text = tokenizer.decode(ids, skip_special_tokens=False).removesuffix(tokenizer.eos_token or "")
+        text = generated_text(tokenizer, list(ids), ends)
         turn = turn_of(text, form, [t for t in tools or () if isinstance(t, dict)])
         functions = [{"name": c.name, "arguments": c.arguments} for c in turn.calls]
         said = {"role": "assistant", "content": turn.content}
