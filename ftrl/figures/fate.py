@@ -8,9 +8,14 @@ __all__ = ['GOOD_TO_BAD', 'anatomies', 'errors', 'difficulty']
 # %% ../../nbs/figures/04_fate.ipynb #cell-002
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
+from ..core import Row
 from ..evaluation.faults import CALL_FATES, EPISODE_FATES, fates
+from .style import (
+    Missing, caption, color, figure, interval, label, models, need, policy, results, seeds, sheet)
 from ..files import load_rows, read_json_lines
-from .style import Missing, caption, color, figure, interval, label, models, need, policy, results, seeds, sheet
+
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../../nbs/figures/04_fate.ipynb #cell-007
 def anatomies(
@@ -18,31 +23,49 @@ def anatomies(
 )->"pd.DataFrame": # model, of (calls or episodes), fate, count
     "The fates of all calls and episodes of every policy"
     import pandas as pd
-    rows, out = {r.id: r for r in load_rows(need(run, "envs/test.jsonl", "envs/test.jsonl")[0])}, []
+    rows, found = {row.id: row for row in _test_rows(run)}, []
     for path in need(run, "eval/*.jsonl", "eval"):
-        counts = Counter()
-        for line in read_json_lines(path):
-            if line["benchmark"] != "ftrl" or line["id"] not in rows: continue
-            calls, end = fates(rows[line["id"]], line)
-            counts.update([("calls", c) for c in calls] + [("episodes", end)])
-        out += [{"model": policy(path), "of": of, "fate": fate, "count": n} for (of, fate), n in counts.items()]
-    if not out: raise Missing(f"{run}/eval has no results on envs/test.jsonl; make them with `ftrl evaluate ftrl --model M "
-                              f"--data {run}/envs/test.jsonl --out {run}/eval/NAME.jsonl`")
-    return pd.DataFrame(out)
+        counts = _counted(path, rows)
+        found += [{"model": policy(path), "of": of, "fate": fate, "count": n} for (of, fate), n in counts.items()]
+    if found: return pd.DataFrame(found)
+    raise _none_played(run)
+
+def _counted(path:Path, rows:dict[str, Row])->Counter:
+    "How often each fate occurs in a result file"
+    counts = Counter()
+    for line in read_json_lines(path):
+        if line["benchmark"] != "ftrl" or line["id"] not in rows: continue
+        calls, end = fates(rows[line["id"]], line)
+        counts.update(("calls", call) for call in calls)
+        counts["episodes", end] += 1
+    return counts
+
+def _test_rows(run)->list[Row]:
+    "The environments that policies are evaluated on"
+    return load_rows(need(run, "envs/test.jsonl", "envs/test.jsonl")[0])
+
+def _none_played(run)->Missing:
+    "What to say where nobody played them"
+    return Missing(f"{run}/eval has no results on envs/test.jsonl; make them with `ftrl evaluate ftrl --model M "
+                   f"--data {run}/envs/test.jsonl --out {run}/eval/NAME.jsonl`")
 
 # %% ../../nbs/figures/04_fate.ipynb #cell-010
 def _stack(ax, below, part:"pd.DataFrame", names:list[str], known:tuple, tint:tuple)->None:
     "Stacked shares, one bar a policy"
-    left = [0.0] * len(names)
     total = part.groupby("model")["count"].sum()
+    names = [name for name in names if name in total]
+    left = [0.0] * len(names)
     for fate, colour in zip(known, tint):
-        n = part[part.fate == fate].set_index("model")["count"].reindex(names).fillna(0)
-        share = [100 * n[m] / total[m] if m in total else 0 for m in names]
+        counts = part[part.fate == fate].set_index("model")["count"].reindex(names).fillna(0)
+        share = [100 * counts[name] / total[name] for name in names]
         if sum(share): ax.barh(range(len(names)), share, .72, left=left, color=colour, label=fate)
-        left = [a + b for a, b in zip(left, share)]
-    ax.set_yticks(range(len(names)), [f"{label(m)} ({total.get(m, 0):,})" for m in names]); ax.invert_yaxis()
-    ax.set(xlim=(0, 100), xlabel="%"); ax.grid(axis="y", visible=False)
-    below.axis("off"); below.legend(*ax.get_legend_handles_labels(), loc="upper left", ncols=2, fontsize=8.5, handlelength=1)
+        left = [before + own for before, own in zip(left, share)]
+    ax.set_yticks(range(len(names)), [f"{label(name)} ({total[name]:,})" for name in names])
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 100), xlabel="%")
+    ax.grid(axis="y", visible=False)
+    below.axis("off")
+    below.legend(*ax.get_legend_handles_labels(), loc="upper left", ncols=2, fontsize=8.5, handlelength=1)
 
 # %% ../../nbs/figures/04_fate.ipynb #cell-011
 GOOD_TO_BAD = ("#009e73", "#8fd0bb", "#e69f00", "#d55e00", "#a3407a", "#9aa3ad", "#4b5158")
@@ -54,7 +77,8 @@ def errors(
     "What became of every call and every episode"
     frame = anatomies(run)
     names = models(frame.model)
-    fig, axes = sheet("Error anatomy", 12.5, .42 * len(names) + 2.7, ncols=2, nrows=2, height_ratios=[.42 * len(names), 1])
+    tall = .42 * len(names)
+    fig, axes = sheet("Error anatomy", 12.5, tall + 2.7, ncols=2, nrows=2, height_ratios=[tall, 1])
     for ax, below, of, known in zip(*axes, ("calls", "episodes"), (CALL_FATES, EPISODE_FATES)):
         _stack(ax, below, frame[frame.of == of], names, known, GOOD_TO_BAD)
         ax.set_title(f"what became of {of}")
@@ -65,32 +89,54 @@ def errors(
 def _sizes(run)->"pd.DataFrame":
     "Results with the size of their environments"
     import pandas as pd
-    rows = load_rows(need(run, "envs/test.jsonl", "envs/test.jsonl")[0])
-    size = {r.id: {"sub-questions": sum(map(len, r.unsolved.values())), "tools": len(r.toolset)} for r in rows}
+    sizes = {}
+    for row in _test_rows(run):
+        sizes[row.id] = {"sub-questions": sum(map(len, row.unsolved.values())), "tools": len(row.toolset)}
     frame = results(run, "ftrl", "eval/*.jsonl")
-    frame = frame[frame.id.isin(list(size)) & frame.solve_f1.notna()]
-    if frame.empty: raise Missing(f"{run}/eval has no results on envs/test.jsonl; make them with `ftrl evaluate ftrl --model M "
-                                  f"--data {run}/envs/test.jsonl --out {run}/eval/NAME.jsonl`")
-    return frame.join(pd.DataFrame([size[i] for i in frame.id], index=frame.index))
+    frame = frame[frame.id.isin(list(sizes)) & frame.solve_f1.notna()]
+    if frame.empty: raise _none_played(run)
+    return frame.join(pd.DataFrame([sizes[id] for id in frame.id], index=frame.index))
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-016
+# %% ../../nbs/figures/04_fate.ipynb #cell-017
+def _by_size(frame:"pd.DataFrame", what:str)->"pd.DataFrame":
+    "Mean Solve-F1 with its interval, by size, of every policy"
+    import pandas as pd
+    rows = []
+    for (name, size), part in frame.groupby(["model", what]):
+        mean, low, high = interval(part.solve_f1)
+        rows.append({"model": name, "by": what, "size": size, "mean": mean, "low": low, "high": high, "n": len(part)})
+    return pd.DataFrame(rows)
+
+def _points_by_size(ax, table:"pd.DataFrame", tint:dict[str, str])->None:
+    "Points as large as their number of environments"
+    curve = table["size"].nunique() > 2
+    for i, (name, colour) in enumerate(tint.items()):
+        line = table[table.model == name]
+        at = line["size"] if curve else line["size"] + .04 * (i - (len(tint) - 1) / 2)
+        ax.scatter(at, line["mean"], 12 + 2.5 * line.n, color=colour, zorder=4, label=label(name))
+        if curve:
+            ax.plot(at, line["mean"], color=colour, lw=2, zorder=3)
+            ax.fill_between(at, line.low, line.high, color=colour, alpha=.13, lw=0)
+        else: ax.errorbar(at, line["mean"], [line["mean"] - line.low, line.high - line["mean"]], fmt="none", ecolor=colour)
+
+# %% ../../nbs/figures/04_fate.ipynb #cell-018
 @figure
 def difficulty(
     run, # A run directory with eval/*.jsonl and envs/test.jsonl
 ):
     "Solve-F1 against the number of sub-questions and tools"
     import pandas as pd
-    frame, rows = _sizes(run), []
+    frame, tables = _sizes(run), []
+    tint = color(models(frame.model))
     fig, axes = sheet("Difficulty against success", 9.5, 3.4, ncols=2, sharey=True)
     for ax, what in zip(axes, ("sub-questions", "tools")):
-        for name, colour in color(models(frame.model)).items():
-            line = [(n, *interval(p.solve_f1), len(p)) for n, p in frame[frame.model == name].groupby(what)]
-            x, mean, low, high, count = zip(*line)
-            ax.plot(x, mean, color=colour, lw=2, label=label(name), zorder=3)
-            ax.scatter(x, mean, [12 + 2.5 * c for c in count], color=colour, zorder=4)
-            ax.fill_between(x, low, high, color=colour, alpha=.13, lw=0)
-            rows += [{"model": name, "by": what, "size": v[0], "mean": v[1], "low": v[2], "high": v[3], "n": v[4]} for v in line]
-        ax.set(xlabel=what, ylim=(0, 1)); ax.set_xticks(sorted(frame[what].unique())); ax.grid(axis="x", visible=False)
-    axes[0].set_ylabel("Solve-F1"); axes[0].legend(loc="best")
-    caption(fig, f"n = {frame.groupby('model').size().min()} environments a policy; {seeds(run)}. Size of a point: environments. Bands: 95 % bootstrap interval.")
-    return fig, pd.DataFrame(rows)
+        tables.append(_by_size(frame, what))
+        _points_by_size(ax, tables[-1], tint)
+        ax.set(xlabel=what, ylim=(0, 1))
+        ax.set_xticks(sorted(frame[what].unique()))
+        ax.grid(axis="x", visible=False)
+    axes[0].set_ylabel("Solve-F1")
+    axes[0].legend(loc="best", markerscale=.5)
+    caption(fig, f"n = {frame.groupby('model').size().min()} environments a policy; {seeds(run)}. Size of a point: "
+                 "environments. Bands and lines: 95 % bootstrap interval.")
+    return fig, pd.concat(tables, ignore_index=True)

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..core import FtrlError
 from .style import FIGURES, Missing, look, save_figure
+# each puts its figures on the list when it is imported: in the order of a paper
 from . import picture, result, update, fate, gain, verdict
+
+_DRAWN = (picture, result, update, fate, gain, verdict)
 
 # %% ../../nbs/figures/07_figure.ipynb #cell-005
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Drawn:
     files: tuple[Path, ...] = ()
     missing: str = ""
 
-    def __repr__(self): return f"{self.name}: " + (f"{self.files[0]}" if self.files else f"not drawn: {self.missing}")
+    def __repr__(self):
+        return f"{self.name}: {self.files[0] if self.files else f'not drawn: {self.missing}'}"
 
 # %% ../../nbs/figures/07_figure.ipynb #cell-008
 def draw(
@@ -30,10 +34,14 @@ def draw(
 )->list[Drawn]: # In the order of a paper
     "Draw and save every figure that a run has inputs for"
     run, out = Path(run), Path(out or Path(run)/"figures")
-    if not run.is_dir(): raise FtrlError(f"{run}: no such directory; expected a run made by `ftrl reproduce --out {run}`")
-    if odd := [n for n in names if n not in FIGURES]:
-        raise FtrlError(f"{odd[0]}: no such figure; expected one of {', '.join(FIGURES)}")
-    return [_draw(run, out, n) for n in names or FIGURES]
+    if not run.is_dir():
+        raise FtrlError(f"{run}: no such directory; expected a run made by `ftrl reproduce --out {run}`")
+    for name in names: _known_figure(name)
+    return [_draw(run, out, name) for name in names or FIGURES]
+
+def _known_figure(name:str)->None:
+    "Is there such a figure?"
+    if name not in FIGURES: raise FtrlError(f"{name}: no such figure; expected one of {', '.join(FIGURES)}")
 
 def _draw(run:Path, out:Path, name:str)->Drawn:
     "Draw one figure, or say what it lacks"
@@ -48,7 +56,8 @@ def plot(
 ):
     "Show a table of updates or a figure of a run"
     if isinstance(x, (str, Path)):
-        if name not in FIGURES: raise FtrlError(f"{name}: no such figure; expected one of {', '.join(FIGURES)}")
+        _known_figure(name)
         return FIGURES[name](x)[0]
-    if "delta_sq" not in getattr(x, "columns", ()): raise FtrlError(f"got {type(x).__name__}; expected a run directory or a table made by `diff`")
+    if "delta_sq" not in getattr(x, "columns", ()):
+        raise FtrlError(f"got {type(x).__name__}; expected a run directory or a table made by `diff`")
     with look(): return update.heat_map(x)
