@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
-from .. import chat
+from ..chat import Turn, from_message, message, spoken, turn_text
 from ..core import FtrlError, dumps
 from ..files import numbered_lines
 from .llm import LLM, Reply, Request, answer, failed, mark
@@ -25,11 +25,16 @@ class Recorded:
 
 def _recorded(x:dict, i:int, where:str)->Recorded:
     "A line of a recording"
-    said = [m for m in x.get("messages") or () if isinstance(m, dict) and m.get("role") == "assistant"]
-    turns = x.get("turns", said)
-    if not isinstance(turns, list) or not all(isinstance(t, (str, dict)) for t in turns):
+    turns = x["turns"] if "turns" in x else _assistants(x.get("messages"))
+    good = isinstance(turns, list) and all(isinstance(t, (str, dict)) for t in turns)
+    if not good:
         raise FtrlError(f"{where}: expected `turns`, a list of texts or messages, got {dumps(x)[:60]}")
     return Recorded(str(x.get("id", i)), x.get("scenario"), turns)
+
+def _assistants(messages)->list[dict]:
+    "What the model said in a conversation"
+    messages = messages if isinstance(messages, list) else []
+    return [m for m in messages if isinstance(m, dict) and m.get("role") == "assistant"]
 
 # %% ../../nbs/models/01_replay.ipynb #cell-007
 class Replay(LLM):
@@ -57,8 +62,11 @@ def match(self:Replay,
     book = {}
     for line in self.lines: book.setdefault((line.id, line.scenario), []).append(line.turns)
     self.turns = {id: found[0] for (id, _), found in reversed(book.items())}
-    names = [(str(id), scenario) if (str(id), scenario) in book else (str(id), None) for _, id, scenario in items]
-    keys = [key for key, *_ in items]
+    keys, names = [], []
+    for key, id, scenario in items:
+        name = str(id), scenario
+        keys.append(key)
+        names.append(name if name in book else (str(id), None))
     if any(name in book for name in names): self.turns |= _in_turn(book, keys, names)
     else: self.turns |= {key: line.turns for key, line in zip(keys, self.lines)}
 
@@ -77,9 +85,11 @@ def _in_turn(book:dict, keys:list, names:list)->dict:
 def _turn(self:Replay, request:Request)->Reply:
     "The recorded turn that answers a request"
     turns, at = self.turns.get(request.id, []), len(request.messages)
-    n = sum(m["role"] == "assistant" for m in request.messages)
-    if n >= len(turns): return failed(f"the recording of {request.id} has {len(turns)} turns, turn {n + 1} was asked")
-    if isinstance(turns[n], str): return answer(turns[n], at, request.tools)
-    turn = chat.from_message(turns[n])
-    spoken = chat.Turn(chat.spoken(turn.content), turn.calls)
-    return Reply(chat.turn_text(turn), chat.message(spoken, at))
+    n = len(_assistants(request.messages))
+    if n >= len(turns):
+        return failed(f"the recording of {request.id} has {len(turns)} turns, turn {n + 1} was asked")
+    said = turns[n]
+    if isinstance(said, str): return answer(said, at, request.tools)
+    turn = from_message(said)
+    told = Turn(spoken(turn.content), turn.calls)
+    return Reply(turn_text(turn), message(told, at))

@@ -110,6 +110,7 @@ def _singular(d, rank:int, seed:int):
         q = torch.linalg.qr(d @ back)[0]
     return torch.linalg.svdvals(q.T @ d)[:rank].double()
 
+# %% ../../nbs/weights/00_delta.ipynb #cell-017
 def _spectrum(d, rank:int, seed:int=0)->dict:
     "Effective rank and top singular share of an update"
     import torch
@@ -124,7 +125,7 @@ def _spectrum(d, rank:int, seed:int=0)->dict:
     p = s / s.sum()
     return {"rank": float(torch.exp(torch.special.entr(p).sum())), "top": top}
 
-# %% ../../nbs/weights/00_delta.ipynb #cell-020
+# %% ../../nbs/weights/00_delta.ipynb #cell-021
 @contextmanager
 def _threads(n:int | None)->Iterator[ThreadPoolExecutor]:
     "A pool of threads that compute on one core each"
@@ -148,7 +149,7 @@ def _order(name:str)->tuple:
     depth = math.inf if layer is None else layer
     return not embedding, depth, PARTS.index(part(name)), number(name, "experts") or 0, name
 
-# %% ../../nbs/weights/00_delta.ipynb #cell-022
+# %% ../../nbs/weights/00_delta.ipynb #cell-023
 def diff(
     base:str | Path, # The checkpoint before: folder, .gguf file, `smollm2` or hub id
     tuned:str | Path, # The checkpoint after, or an adapter of `base`
@@ -171,7 +172,7 @@ def diff(
             if rank and len(a.shape) == 2: rows[-1] |= _spectrum(_update(a, b), rank)
     return pd.DataFrame(rows).astype({"layer": "Int64", "expert": "Int64"})
 
-# %% ../../nbs/weights/00_delta.ipynb #cell-027
+# %% ../../nbs/weights/00_delta.ipynb #cell-028
 def third(
     frame:"pd.DataFrame", # With a column `layer`
 )->"pd.Series": # lower, middle, upper; missing outside the layers
@@ -198,7 +199,7 @@ def group(
                "changed": sums.moved / sums.numel}
     return pd.DataFrame(columns).reset_index()
 
-# %% ../../nbs/weights/00_delta.ipynb #cell-031
+# %% ../../nbs/weights/00_delta.ipynb #cell-032
 def save_delta(
     frame:"pd.DataFrame", # Any table
     out:str | Path, # A .parquet, .csv or .jsonl file

@@ -7,6 +7,7 @@ __all__ = ['bench_delta']
 
 # %% ../../nbs/weights/03_delta_speed.ipynb #cell-002
 import json, math, os, statistics, subprocess, sys, tempfile
+from functools import partial
 from pathlib import Path
 from ..perf import benchmark, case, compare
 from .delta import diff
@@ -56,6 +57,7 @@ def _write_shard(file:Path, shapes:dict[str, tuple], values)->None:
         f.write(len(head).to_bytes(8, "little") + head)
         for at in range(0, end, values.nbytes): f.write(values[:(end - at) // 2].data)
 
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-009
 def _write(folder:Path, shapes:dict[str, tuple], values, most:int=4 << 30)->None:
     "A sharded bf16 checkpoint whose weights repeat a pool of values"
     folder.mkdir(parents=True)
@@ -66,7 +68,7 @@ def _write(folder:Path, shapes:dict[str, tuple], values, most:int=4 << 30)->None
         files |= dict.fromkeys(names, file)
     (folder/"model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
 
-# %% ../../nbs/weights/03_delta_speed.ipynb #cell-010
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-011
 def _two_checkpoints(folder:Path, shapes:dict[str, tuple], seed:int=0)->list[Path]:
     "Two random checkpoints, the second a small step from the first; their files"
     import torch
@@ -77,7 +79,7 @@ def _two_checkpoints(folder:Path, shapes:dict[str, tuple], seed:int=0)->list[Pat
         _write(folder/name, shapes, (0.02 * t).bfloat16().view(torch.int16).numpy())
     return sorted(folder.glob("*/*.safetensors"))
 
-# %% ../../nbs/weights/03_delta_speed.ipynb #cell-013
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-014
 def _drop(files:list[Path])->None:
     "Forget files in the page cache"
     for p in files:
@@ -95,14 +97,14 @@ def _read_all(files:list[Path])->None:
 
 def _speed(name:str, base:Path, tuned:Path, files:list[Path], cold:bool)->dict:
     "A case: gigabytes a second, from the disk or from the page cache"
-    contestants = {"ours": lambda: diff(base, tuned), "peer": lambda: _read_all(files)}
-    before = (lambda: _drop(files)) if cold else None
-    times = compare(contestants, n=3, warm=0 if cold else 1, before=before)
+    contestants = {"ours": partial(diff, base, tuned), "peer": partial(_read_all, files)}
+    if cold: times = compare(contestants, n=3, warm=0, before=partial(_drop, files))
+    else: times = compare(contestants, n=3)
     total = sum(p.stat().st_size for p in files)
-    ours, peer = (total / statistics.median(times[k]) / 1e9 for k in ("ours", "peer"))
+    ours, peer = (total / statistics.median(times[name]) / 1e9 for name in contestants)
     return case(name, "GB/s", ours, peer, better="higher", bytes=total)
 
-# %% ../../nbs/weights/03_delta_speed.ipynb #cell-016
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-017
 _PEAK = """
 import sys, torch, pandas, tqdm.auto, pyarrow
 from ftrl.weights.delta import diff
@@ -123,7 +125,7 @@ def _peak(base:Path, tuned:Path, tiny:Path)->int:
     command = [sys.executable, "-c", _PEAK, base, tuned, tiny]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-# %% ../../nbs/weights/03_delta_speed.ipynb #cell-017
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-018
 def bench_delta(
     layers:int=3, # Layers of Qwen2.5-7B to write; 28 is all of it, 31 GB
     folder:str | Path | None=None, # Where; a temporary folder by default, deleted at the end

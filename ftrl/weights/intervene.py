@@ -161,6 +161,7 @@ def intervene(
         evaluate("ftrl", players.play(variant), result, data, limit, progress=progress, **protocol)
     return outcome(out)
 
+# %% ../../nbs/weights/01_intervene.ipynb #cell-027
 class _Players:
     "One loaded model that becomes one variant after another"
     def __init__(self, base, tuned):
@@ -176,14 +177,14 @@ class _Players:
         fresh.mark = f"{self.policy.mark} {variant.name}"
         return fresh
 
-# %% ../../nbs/weights/01_intervene.ipynb #cell-027
+# %% ../../nbs/weights/01_intervene.ipynb #cell-029
 def _adopt(path:str | Path, out:Path, limit:int | None)->None:
     "The first lines of a result file, as a variant's"
     if out.exists(): return
     with atomic(out) as temp, open(path, encoding="utf-8") as f:
         temp.write_text("".join(islice(f, limit)), encoding="utf-8")
 
-# %% ../../nbs/weights/01_intervene.ipynb #cell-030
+# %% ../../nbs/weights/01_intervene.ipynb #cell-032
 def outcome(
     folder:str | Path, # Result files of variants
     metric:str="solve_f1", # What to compare
