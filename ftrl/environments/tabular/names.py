@@ -9,6 +9,7 @@ __all__ = ['FORMS', 'write_names', 'read_names', 'form_of', 'check_names']
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from fastcore.basics import patch
 from ...core import FtrlError
 from ...files import atomic
 from .database import Database, need
@@ -131,47 +132,62 @@ class _RelationCheck(_Check):
     @property
     def table(self)->str | None: return self.plan["kinds"][self.id.partition(".")[0]].get("table")
 
-    def form(self)->None:
-        "One form, a name, phrases"
-        self.fields(self.id, self.relation, _RELATION)
-        self.ask(sum(form in self.relation for form in FORMS) == 1, f"expected exactly one of {', '.join(FORMS)}")
-        domain, _, name = self.id.partition(".")
-        fit = domain in self.plan["kinds"] and name.isidentifier() and name.isascii()
-        self.ask(fit, "expected KIND.NAME, a kind and a plain name")
-        self.ask(self.get("phrases"), "expected `phrases` that contain {x} and no other braces")
-
-    def of_column(self)->None:
-        "A value, or a reference"
-        column, to, kinds = self.get("column"), self.get("range"), self.plan["kinds"]
-        self.ask(self.table and self.has(self.table, column), f"{column!r} is no column of the kind's table")
-        self.ask(to in kinds or to in VALUES, f"range {to!r} is neither a kind nor one of {', '.join(VALUES)}")
-        if to in kinds and "table" in kinds[to]:
-            self.ask(self.has(kinds[to]["table"], self.get("ref")), f"`ref` is no column of {to}'s table")
-
-    def of_inverse(self)->None:
-        "A one-to-one relation from the other side"
-        back = self.plan["relations"].get(self.get("inverse"))
-        fit = isinstance(back, dict) and "column" in back and back.get("range") == self.id.partition(".")[0]
-        self.ask(fit, "`inverse` is no relation into this kind")
-
-    def of_group(self, form:str)->None:
-        "Rows of a table that refer to the thing"
-        table, column = self.get(form)
-        self.ask(self.has(table, column), f"{self.get(form)} is no table and column of the data")
-        if self.table: self.ask(self.has(self.table, self.get("ref")), "`ref` is no column of the kind's table")
-        if form in ("most", "least"):
-            fit = self.table_of("range") == table and self.has(table, self.get("by"))
-            self.ask(fit, "expected `range`, the kind of the counted table, and `by`, its column")
-        if form == "list":
-            fit = self.has(table, self.get("item")) and self.has(self.table_of("of"), self.get("at"))
-            self.ask(fit, "expected `item`, a column of the table, and `of` and `at`, the kind it refers to and its column")
-
     def table_of(self, field:str)->str | None:
         "The table of the kind that a field names"
         kind = self.plan["kinds"].get(self.get(field), {})
         return kind.get("table")
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-014
+    def form(self)->None:
+        "One form, a name, phrases"
+        self.fields(self.id, self.relation, _RELATION)
+        forms = sum(form in self.relation for form in FORMS)
+        self.ask(forms == 1, f"expected exactly one of {', '.join(FORMS)}")
+        domain, _, name = self.id.partition(".")
+        plain = name.isidentifier() and name.isascii()
+        self.ask(domain in self.plan["kinds"] and plain, "expected KIND.NAME, a kind and a plain name")
+        self.ask(self.get("phrases"), "expected `phrases` that contain {x} and no other braces")
+
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-015
+@patch
+def of_column(self:_RelationCheck)->None:
+    "A value, or a reference"
+    column, to, kinds = self.get("column"), self.get("range"), self.plan["kinds"]
+    self.ask(self.table and self.has(self.table, column), f"{column!r} is no column of the kind's table")
+    self.ask(to in kinds or to in VALUES, f"range {to!r} is neither a kind nor one of {', '.join(VALUES)}")
+    table = self.table_of("range")
+    if table: self.ask(self.has(table, self.get("ref")), f"`ref` is no column of {to}'s table")
+
+@patch
+def of_inverse(self:_RelationCheck)->None:
+    "A one-to-one relation from the other side"
+    back = self.plan["relations"].get(self.get("inverse"))
+    fit = isinstance(back, dict) and "column" in back and back.get("range") == self.id.partition(".")[0]
+    self.ask(fit, "`inverse` is no relation into this kind")
+
+@patch
+def of_group(self:_RelationCheck, form:str)->None:
+    "Rows of a table that refer to the thing"
+    table, column = self.get(form)
+    self.ask(self.has(table, column), f"{self.get(form)} is no table and column of the data")
+    if self.table: self.ask(self.has(self.table, self.get("ref")), "`ref` is no column of the kind's table")
+    if form in ("most", "least"):
+        fit = self.table_of("range") == table and self.has(table, self.get("by"))
+        self.ask(fit, "expected `range`, the kind of the counted table, and `by`, its column")
+    if form == "list":
+        fit = self.has(table, self.get("item")) and self.has(self.table_of("of"), self.get("at"))
+        self.ask(fit, "expected `item`, a column of the table, and `of` and `at`, the kind it refers to and its column")
+
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-017
+def _check_top(check:_Check)->None:
+    "The entries beside kinds and relations"
+    plan = check.plan
+    name, limit = plan["world"], plan.get("limit", 1)
+    check.require(name.isidentifier() and name.isascii(), "world", f"{name!r} is no plain name")
+    check.require(_is_text(plan.get("title", "")), "title", "expected a text")
+    whole = isinstance(limit, int) and not isinstance(limit, bool)
+    check.require(whole and limit > 0, "limit", "expected a number of rows")
+    check.require(isinstance(plan.get("left_out", {}), dict), "left_out", "expected places and reasons")
+
 def check_names(
     db:Database, # The tables
     plan:dict, # A names file's content
@@ -179,11 +195,7 @@ def check_names(
 )->None:
     "Raise `FtrlError` where the file does not fit the tables"
     check = _Check(db, plan, where)
-    check.require(plan["world"].isidentifier() and plan["world"].isascii(), "world", f"{plan['world']!r} is no plain name")
-    check.require(_is_text(plan.get("title", "")), "title", "expected a text")
-    limit = plan.get("limit", 1)
-    check.require(isinstance(limit, int) and not isinstance(limit, bool) and limit > 0, "limit", "expected a number of rows")
-    check.require(isinstance(plan.get("left_out", {}), dict), "left_out", "expected places and reasons")
+    _check_top(check)
     for name, entry in plan["kinds"].items():
         check.require(_is_text(name) and name.isidentifier(), str(name), "expected a plain name for a kind")
         check.kind(name, entry)
