@@ -1,4 +1,5 @@
-"Your own tables as worlds: every kind of file, a real PostgreSQL server, hostile data, and environments built from them."
+"Your own tables as worlds: every kind of file, a real PostgreSQL server, hostile data, and environments."
+
 import datetime
 import os
 import shutil
@@ -24,11 +25,24 @@ from ftrl.environments.tabular.names import read_names
 WOODS, THINGS = "Oak Pine Elm Ash Fir Yew".split(), "Lamp Chair Desk Shelf Stool Table Bench".split()
 MAKERS = [(i, f"{n} Works", ("Peru", "Chile", "Kenya")[i % 3], 1950 + i) for i, n in enumerate(
     "Aurora Boreas Cirrus Dawn Ember Fjord Glacier Harbor Isle Jasper Krill Lagoon".split(), 1)]
-PRODUCTS = [(i, f"{w} {t}", i % 12 + 1, 10 + i * 1.25, i * 37 % 101, datetime.date(2020, 1, 1) + datetime.timedelta(i * 13))
-            for i, (w, t) in enumerate(((w, t) for w in WOODS for t in THINGS), 1)]
-MAKER = "create table makers(id integer primary key, name varchar(40) not null unique, country varchar(40), founded integer)"
-PRODUCT = ("create table products(product_id integer primary key, name varchar(40), maker_id integer references makers(id), "
-           "price_eur double precision, pages integer, launched_on date)")
+PRODUCTS = [
+    (
+        i,
+        f"{w} {t}",
+        i % 12 + 1,
+        10 + i * 1.25,
+        i * 37 % 101,
+        datetime.date(2020, 1, 1) + datetime.timedelta(i * 13),
+    )
+    for i, (w, t) in enumerate(((w, t) for w in WOODS for t in THINGS), 1)
+]
+MAKER = ("create table makers(id integer primary key, name varchar(40) not null unique, country varchar(40), "
+         "founded integer)")
+PRODUCT = (
+    "create table products(product_id integer primary key, name varchar(40), "
+    "maker_id integer references makers(id), "
+    "price_eur double precision, pages integer, launched_on date)"
+)
 
 
 def fill(run, mark="?"):
@@ -40,13 +54,19 @@ def fill(run, mark="?"):
 
 def sqlite(path):
     with sqlite3.connect(path) as c:
-        fill(lambda s, rows: c.executemany(s, [[str(x) if isinstance(x, datetime.date) else x for x in r] for r in rows])
-             if rows else c.execute(s))
+        fill(
+            lambda s, rows: (
+                c.executemany(s, [[str(x) if isinstance(x, datetime.date) else x for x in r] for r in rows])
+                if rows
+                else c.execute(s)
+            )
+        )
     return str(path)
 
 
 def duck(path):
-    with duckdb.connect(str(path)) as c: fill(lambda s, rows: c.executemany(s, rows) if rows else c.execute(s))
+    with duckdb.connect(str(path)) as c:
+        fill(lambda s, rows: c.executemany(s, rows) if rows else c.execute(s))
     return str(path)
 
 
@@ -54,7 +74,8 @@ def flat(folder, kind):
     folder.mkdir()
     c = duckdb.connect()
     fill(lambda s, rows: c.executemany(s, rows) if rows else c.execute(s))
-    for t in ("makers", "products"): c.execute(f"copy {t} to '{folder}/{t}.{kind}' (format {kind.split('.')[0]})")
+    for t in ("makers", "products"):
+        c.execute(f"copy {t} to '{folder}/{t}.{kind}' (format {kind.split('.')[0]})")
     return str(folder)
 
 
@@ -96,10 +117,17 @@ def test_names_file(tmp_path):
 def test_stable(tmp_path):
     "The same facts in the same order in processes of other hash seeds"
     path = sqlite(tmp_path / "shop.db")
-    code = ("import sys, hashlib; from ftrl.environments.tables import make; w = make(sys.argv[1], limit=20); "
-            "print(hashlib.sha256(repr([(i, r.phrases, list(r.facts.items())) for i, r in w.relations.items()]).encode()).hexdigest())")
-    run = lambda seed: subprocess.run([sys.executable, "-c", code, path], env=os.environ | {"PYTHONHASHSEED": seed},
-                                      capture_output=True, text=True, check=True).stdout
+    code = (
+        "import sys, hashlib; from ftrl.environments.tables import make; w = make(sys.argv[1], limit=20); "
+        "told = repr([(i, r.phrases, list(r.facts.items())) for i, r in w.relations.items()]); "
+        "print(hashlib.sha256(told.encode()).hexdigest())"
+    )
+    def run(seed):
+        "What a process of this hash seed prints"
+        env = os.environ | {"PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", code, path]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+
     assert run("1") == run("2")
 
 
@@ -110,10 +138,23 @@ def test_hostile_names(tmp_path):
     "Names that look like SQL, other scripts, braces and percent signs: read as data, said as words"
     path = tmp_path / "odd.db"
     with sqlite3.connect(path) as c:
-        c.execute('create table "stu""dents; --"("name" text primary key, "größe_cm" real, "価格" integer, "a{b}%s:c" text, "class" text)')
-        c.executemany('insert into "stu""dents; --" values(?,?,?,?,?)', [
-            (HOSTILE if i == 0 else f"Ünal {{x}} %s {i}", 150 + i / 2, 1000 + i, f"it's {{y}} {i}", ("blue group", "red group")[i % 2])
-            for i in range(30)])
+        c.execute(
+            'create table "stu""dents; --"("name" text primary key, "größe_cm" real, "価格" integer, '
+            '"a{b}%s:c" text, "class" text)'
+        )
+        c.executemany(
+            'insert into "stu""dents; --" values(?,?,?,?,?)',
+            [
+                (
+                    HOSTILE if i == 0 else f"Ünal {{x}} %s {i}",
+                    150 + i / 2,
+                    1000 + i,
+                    f"it's {{y}} {i}",
+                    ("blue group", "red group")[i % 2],
+                )
+                for i in range(30)
+            ],
+        )
     world = make(str(path))
     rel = world.relations
     kind = next(k for k in world.kinds if k.startswith("stu"))
@@ -121,8 +162,11 @@ def test_hostile_names(tmp_path):
     assert "{x}" in rel[f"{kind}.grosse"].phrases[0] and "größe" in rel[f"{kind}.grosse"].phrases[0]
     assert all(i.isascii() and i.replace(".", "_").isidentifier() for i in rel)
     assert "class" not in world.kinds and any(r.range == "class_entry" for r in rel.values())
-    assert any("価格" in r.phrases[0] and r.facts[HOSTILE] == "1,000" for r in rel.values() if r.domain == kind)
-    with sqlite3.connect(path) as c: assert c.execute('select count(*) from "stu""dents; --"').fetchone() == (30,)
+    assert any(
+        "価格" in r.phrases[0] and r.facts[HOSTILE] == "1,000" for r in rel.values() if r.domain == kind
+    )
+    with sqlite3.connect(path) as c:
+        assert c.execute('select count(*) from "stu""dents; --"').fetchone() == (30,)
 
 
 def test_dirty(tmp_path):
@@ -138,18 +182,38 @@ def test_dirty(tmp_path):
     assert "Ghost" not in rel["product.maker"].facts and "Ghost" not in rel["product.launched_on"].facts
     assert {"Oak Lamp", "OAK LAMP"} & set(rel["product.price"].facts) == set()
     assert "Odd One" not in rel["product.price"].facts
-    assert not any("price" in i for i in rel if i.startswith("maker.")), "a column that holds a word has no largest number"
-    assert rel["maker.product_count"].facts["Aurora Works"] == "5 products", "counts cover rows without a name too"
+    assert not any("price" in i for i in rel if i.startswith("maker.")), (
+        "a column that holds a word has no largest number"
+    )
+    assert rel["maker.product_count"].facts["Aurora Works"] == "5 products", (
+        "counts cover rows without a name too"
+    )
     told = "; ".join(world.omitted)
-    for reason in ("refers to no maker", "names that several rows bear", "values of another type", "names missing"): assert reason in told
+    for reason in (
+        "refers to no maker",
+        "names that several rows bear",
+        "values of another type",
+        "names missing",
+    ):
+        assert reason in told
 
 
-@pytest.mark.parametrize("text, said", [
-    ("", "empty file"), ("\n\n", "no header"), ("name,price\n", "table t is empty"), ("a,b\n" + "1,2\n" * 9, "no column identifies a row"),
-    ("name,x\n" + "".join(f"n{i},1,2,3\n" for i in range(30)), "30 of 30 lines cannot be read"),
-    ("name,price,Price\n" + "".join(f"Lamp {i},{i},{i}\n" for i in range(30)), "2 columns are named 'price'"),
-    ("name,flag\n" + "".join(f"Lamp {i},{i % 2 == 0}\n" for i in range(3)), "nothing can be asked")],
-    ids=["void", "headless", "empty", "keyless", "ragged", "twins", "flags"])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("", "empty file"),
+        ("\n\n", "no header"),
+        ("name,price\n", "table t is empty"),
+        ("a,b\n" + "1,2\n" * 9, "no column identifies a row"),
+        ("name,x\n" + "".join(f"n{i},1,2,3\n" for i in range(30)), "30 of 30 lines cannot be read"),
+        (
+            "name,price,Price\n" + "".join(f"Lamp {i},{i},{i}\n" for i in range(30)),
+            "2 columns are named 'price'",
+        ),
+        ("name,flag\n" + "".join(f"Lamp {i},{i % 2 == 0}\n" for i in range(3)), "nothing can be asked"),
+    ],
+    ids=["void", "headless", "empty", "keyless", "ragged", "twins", "flags"],
+)
 def test_bad_csv(tmp_path, text, said):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(FtrlError, match=said): make(str(tmp_path / "t.csv"), tmp_path / "t.yaml")
@@ -159,7 +223,9 @@ def test_bad_csv(tmp_path, text, said):
 def test_not_tables(tmp_path):
     (tmp_path / "x.db").write_bytes(b"SQLite format 3\0" + b"junk" * 99)
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and nothing more")
-    (tmp_path / "latin.csv").write_bytes("name,price\n".encode() + "".join(f"Jos\xe9 {i},{i}\n" for i in range(99)).encode("latin-1"))
+    (tmp_path / "latin.csv").write_bytes(
+        "name,price\n".encode() + "".join(f"Jos\xe9 {i},{i}\n" for i in range(99)).encode("latin-1")
+    )
     sqlite3.connect(tmp_path / "void.db").execute("vacuum").close()
     for name in ("x.db", "x.parquet", "latin.csv", "void.db", "absent.csv"):
         with pytest.raises(FtrlError, match=name) as e: make(str(tmp_path / name))
@@ -176,7 +242,9 @@ def test_missing_extra(tmp_path, monkeypatch):
 
 def test_codes_stay_text(tmp_path):
     rows = "".join(f"Town {i},{i:05},{i * 1.5},2024-01-{i % 28 + 1:02}\n" for i in range(40))
-    (tmp_path / "towns.csv").write_text("name,postcode,height_m,day\n" + rows + "broken line\n", encoding="utf-8-sig")
+    (tmp_path / "towns.csv").write_text(
+        "name,postcode,height_m,day\n" + rows + "broken line\n", encoding="utf-8-sig"
+    )
     world = make(str(tmp_path / "towns.csv"))
     assert world.relations["town.postcode"].facts["Town 7"] == "00007"
     assert world.relations["town.height"].facts["Town 7"] == "10.50 m"
@@ -186,13 +254,19 @@ def test_codes_stay_text(tmp_path):
 def test_sample(tmp_path):
     "300,000 rows: a sample in Python, and counts and extremes of the whole"
     path = tmp_path / "big.parquet"
-    duckdb.execute(f"""copy (select i as id, 'Thing ' || i as name, ['north', 'south', 'east'][1 + i % 3] as region,
+    duckdb.execute(f"""copy (select i as id, 'Thing ' || i as name,
+        ['north', 'south', 'east'][1 + i % 3] as region,
         (i * 7919) % 300007 as weight_kg from range(300000) t(i)) to '{path}'""")
     world = make(str(path), limit=2000)
     rel = world.relations
     assert rel["region.big_count"].facts == {r: "100,000 bigs" for r in ("north", "south", "east")}
     heavy = rel["region.big_with_highest_weight"].facts["north"]
-    assert heavy == duckdb.execute(f"select name from '{path}' where region = 'north' order by weight_kg desc limit 1").fetchone()[0]
+    assert (
+        heavy
+        == duckdb.execute(
+            f"select name from '{path}' where region = 'north' order by weight_kg desc limit 1"
+        ).fetchone()[0]
+    )
     assert 2000 <= len(rel["big.weight"].facts) <= 2010
     assert facts(make(str(path), limit=2000)) == facts(world)
 
@@ -200,7 +274,9 @@ def test_sample(tmp_path):
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory):
     "A PostgreSQL server of our own, on a free loopback port, as an unprivileged user"
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) or [Path(p) for p in [shutil.which("postgres")] if p]
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) or [
+        Path(p) for p in [shutil.which("postgres")] if p
+    ]
     if not found: pytest.skip("no PostgreSQL server here: install the Debian package postgresql")
     psycopg = pytest.importorskip("psycopg", reason="the extra `tables` is not installed")
     home, who = tmp_path_factory.mktemp("postgres"), {}
@@ -213,14 +289,35 @@ def postgres(tmp_path_factory):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     common = {"cwd": home, **who}
-    subprocess.run([found[-1].with_name("initdb"), "-D", "data", "-U", "ftrl", "--auth=trust", "--no-sync", "--encoding=UTF8",
-                    "--locale=C.UTF-8"], check=True, capture_output=True, **common)
+    subprocess.run(
+        [
+            found[-1].with_name("initdb"),
+            "-D",
+            "data",
+            "-U",
+            "ftrl",
+            "--auth=trust",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+        ],
+        check=True,
+        capture_output=True,
+        **common,
+    )
     log = open(home / "log", "w")
-    server = subprocess.Popen([found[-1], "-D", "data", "-p", str(port), "-h", "127.0.0.1", "-k", home, "-F"], stdout=log, stderr=log, **common)
+    server = subprocess.Popen(
+        [found[-1], "-D", "data", "-p", str(port), "-h", "127.0.0.1", "-k", home, "-F"],
+        stdout=log,
+        stderr=log,
+        **common,
+    )
     url = f"postgresql://ftrl@127.0.0.1:{port}/postgres"
     try:
         for _ in range(300):
-            try: psycopg.connect(url, connect_timeout=5).close(); break
+            try:
+                psycopg.connect(url, connect_timeout=5).close()
+                break
             except psycopg.OperationalError:
                 assert server.poll() is None, (home / "log").read_text()
                 time.sleep(.1)
@@ -237,16 +334,25 @@ def test_postgres(postgres, tmp_path):
     with psycopg.connect(postgres) as c:
         fill(lambda s, rows: c.cursor().executemany(s, rows) if rows else c.execute(s), "%s")
         c.execute("create type mood as enum ('calm mood', 'wild mood')")
-        c.execute("create table visits(id uuid primary key default gen_random_uuid(), title text, code char(8), feel mood, at timestamptz, "
-                  "cost numeric(8,2), extra jsonb, tags text[], product_id integer references products)")
-        c.execute("insert into visits(title, code, feel, at, cost, product_id) select 'Visit ' || i, 'K' || i, "
-                  "(array['calm mood', 'wild mood'])[1 + i % 2]::mood, '2024-01-01'::timestamptz + i * interval '1 hour', i * 1.5, 1 + i % 42 "
-                  "from generate_series(1, 200) i")
+        c.execute(
+            "create table visits(id uuid primary key default gen_random_uuid(), title text, code char(8), "
+            "feel mood, at timestamptz, "
+            "cost numeric(8,2), extra jsonb, tags text[], product_id integer references products)"
+        )
+        c.execute(
+            "insert into visits(title, code, feel, at, cost, product_id) select 'Visit ' || i, 'K' || i, "
+            "(array['calm mood', 'wild mood'])[1 + i % 2]::mood, "
+            "'2024-01-01'::timestamptz + i * interval '1 hour', i * 1.5, 1 + i % 42 "
+            "from generate_series(1, 200) i"
+        )
     world = make(postgres, tmp_path / "names.yaml")
     rel = world.relations
     ours = {i: f for i, f in facts(make(sqlite(tmp_path / "shop.db"))).items()}
     for id, f in ours.items(): assert facts(world)[id] == f, id
-    assert rel["visit.product"].facts["Visit 41"] == PRODUCTS[41][1] and rel["visit.cost"].facts["Visit 41"] == "61.50"
+    assert (
+        rel["visit.product"].facts["Visit 41"] == PRODUCTS[41][1]
+        and rel["visit.cost"].facts["Visit 41"] == "61.50"
+    )
     assert "feel" in world.kinds
     assert rel["feel.visit_with_highest_cost"].facts["calm mood"] == "Visit 200"
     assert rel["product.visit_count"].facts[PRODUCTS[0][1]] == "4 visits"
@@ -268,7 +374,8 @@ BIG = 9007199254741007  # no float tells it from its neighbours
 BIGS = {f"Item {i}": f"{BIG + i:,}" for i in range(8)}
 
 
-def big_csv(folder): return write_csv(folder, "item.csv", "name,mass", [f"Item {i},{BIG + i}" for i in range(8)])
+def big_csv(folder):
+    return write_csv(folder, "item.csv", "name,mass", [f"Item {i},{BIG + i}" for i in range(8)])
 
 
 def big_sqlite(folder):
@@ -279,13 +386,17 @@ def big_sqlite(folder):
 
 
 def big_parquet(folder):
-    duckdb.execute(f"copy (select 'Item ' || i as name, {BIG} + i as mass from range(8) t(i)) to '{folder}/item.parquet'")
+    duckdb.execute(
+        f"copy (select 'Item ' || i as name, {BIG} + i as mass from range(8) t(i)) to '{folder}/item.parquet'"
+    )
     return str(folder / "item.parquet")
 
 
 def big_duckdb(folder):
     with duckdb.connect(str(folder / "item.duckdb")) as c:
-        c.execute(f"create table item as select 'Item ' || i as name, {BIG}::hugeint + i as mass from range(8) t(i)")
+        c.execute(
+            f"create table item as select 'Item ' || i as name, {BIG}::hugeint + i as mass from range(8) t(i)"
+        )
     return str(folder / "item.duckdb")
 
 
@@ -311,10 +422,16 @@ def test_decimals_as_declared(tmp_path):
         c.execute("create table item(name text primary key, cost decimal(20,4), u ubigint, h hugeint)")
         for i in range(8):
             cost = str(Decimal("1234567890123456.7800") + i)
-            c.execute("insert into item values(?, ?::decimal(20,4), ?, ?::hugeint)", [f"Item {i}", cost, 2**64 - 1 - i, str(10**30 + i)])
+            c.execute(
+                "insert into item values(?, ?::decimal(20,4), ?, ?::hugeint)",
+                [f"Item {i}", cost, 2**64 - 1 - i, str(10**30 + i)],
+            )
     rel = make(str(tmp_path / "item.duckdb")).relations
     assert rel["item.cost"].facts["Item 1"] == "1,234,567,890,123,457.7800"
-    assert rel["item.u"].facts["Item 1"] == f"{2**64 - 2:,}" and rel["item.h"].facts["Item 1"] == f"{10**30 + 1:,}"
+    assert (
+        rel["item.u"].facts["Item 1"] == f"{2**64 - 2:,}"
+        and rel["item.h"].facts["Item 1"] == f"{10**30 + 1:,}"
+    )
     path = write_csv(tmp_path, "long.csv", "name,cost", [f"Item {i},12345678901234.567{i}" for i in range(8)])
     assert make(path).relations["long.cost"].facts["Item 3"] == "12,345,678,901,234.5673"
 
@@ -347,14 +464,28 @@ def test_edited_file(tmp_path):
     assert len(open_world(str(folder)).kinds) == 2
 
 
-MARKS = ["<|im_end|>", "</tool_call>", "<tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "</s>", "<|eot_id|>", "<\uff5cend\uff5c>"]
+MARKS = [
+    "<|im_end|>",
+    "</tool_call>",
+    "<tool_call>",
+    "<think>",
+    "</think>",
+    "[TOOL_CALLS]",
+    "</s>",
+    "<|eot_id|>",
+    "<\uff5cend\uff5c>",
+]
 
 
 @pytest.mark.parametrize("mark", MARKS)
 def test_chat_marks(tmp_path, mark):
-    "A cell that would end a turn or open a call is left out, counted and said: as a name, as a value, as a recurring text"
+    "A cell that would end a turn or open a call is left out and counted: a name, a value, a recurring text"
     rows = [f"Item {i},note {i} here,{('Lima', 'Quito')[i % 2]},{1000 + i}" for i in range(20)]
-    rows += [f"Item {mark} x,note y here,Lima,5000", f"Item Z,a {mark} b,Lima,5001", f"Item Y,note z here,Li{mark}ma,5002"]
+    rows += [
+        f"Item {mark} x,note y here,Lima,5000",
+        f"Item Z,a {mark} b,Lima,5001",
+        f"Item Y,note z here,Li{mark}ma,5002",
+    ]
     world = make(write_csv(tmp_path, "item.csv", "name,note,city,mass", rows))
     told = [t for r in world.relations.values() for pair in r.facts.items() for t in pair]
     assert not any(mark in t for t in told) and "Item Z" in told and "Item Y" in told
@@ -381,14 +512,18 @@ def test_forms_of_numbers(tmp_path):
     "Powers of ten, commas, signs of units: read, or said why not"
     def column(values):
         rows = [f'Item {i},"{v}"' for i, v in enumerate(values)]
-        return make(write_csv(tmp_path, "item.csv", "name,price", rows)).relations["item.price"].facts["Item 1"]
+        return (
+            make(write_csv(tmp_path, "item.csv", "name,price", rows)).relations["item.price"].facts["Item 1"]
+        )
+
     assert column([f"{i + 1}.68e-05" for i in range(8)]) == "0.0000268"
     assert column([f"{i},5" for i in range(8)]) == "1.50"
     assert column([f"1.{i}00,25" for i in range(8)]) == "1,100.25"
     assert column([f"{i + 1},000.5" for i in range(8)]) == "2,000.50"
     assert column([f"${i + 1},000" for i in range(7)] + ["$1,234,567"]) == "2,000 dollars"
     assert column([f"{i + 10} %" for i in range(8)]) == "11 percent"
-    with pytest.raises(FtrlError, match="commas that could part thousands or decimals"): column([f"{i + 1},234" for i in range(8)])
+    with pytest.raises(FtrlError, match="commas that could part thousands or decimals"):
+        column([f"{i + 1},234" for i in range(8)])
     with sqlite3.connect(tmp_path / "item.db") as c:
         c.execute("create table item(name text primary key, price text, mass integer)")
         c.executemany("insert into item values(?,?,?)", [(f"Item {i}", f"{i},5", 1000 + i) for i in range(8)])
@@ -398,26 +533,52 @@ def test_forms_of_numbers(tmp_path):
 
 def test_yes_and_no(tmp_path):
     "A column of 0 and 1 is no number"
-    world = make(write_csv(tmp_path, "item.csv", "name,active,mass", [f"Item {i},{i % 2},{1000 + i}" for i in range(8)]))
-    assert list(world.relations) == ["item.mass"] and world.omitted["table item.active: is true or false"] == 1
+    world = make(
+        write_csv(
+            tmp_path, "item.csv", "name,active,mass", [f"Item {i},{i % 2},{1000 + i}" for i in range(8)]
+        )
+    )
+    assert (
+        list(world.relations) == ["item.mass"] and world.omitted["table item.active: is true or false"] == 1
+    )
 
 
-@pytest.mark.parametrize("row", ["Ash Bench,1000,Peru", "TCK-{i},open,Peru", "Ash {i},x{i},2024-01-0{i}", "Ash {i},a{i}@b.org,no", "Lamp {i},Peru,x"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        "Ash Bench,1000,Peru",
+        "TCK-{i},open,Peru",
+        "Ash {i},x{i},2024-01-0{i}",
+        "Ash {i},a{i}@b.org,no",
+        "Lamp {i},Peru,x",
+    ],
+)
 def test_no_header(tmp_path, row):
     (tmp_path / "item.csv").write_text("".join(row.format(i=i) + "\n" for i in range(1, 9)))
-    with pytest.raises(FtrlError, match="item.csv: the first line looks like data .*; expected column names in the first line"):
+    with pytest.raises(
+        FtrlError,
+        match="item.csv: the first line looks like data .*; expected column names in the first line",
+    ):
         make(str(tmp_path / "item.csv"))
 
 
 def test_missing_or_code(tmp_path):
     "NA among codes is Namibia; elsewhere it is missing, and counted"
-    rows = [f"Item {i},{code},{1000 + i},{'NA' if i == 3 else i + 2000}" for i, code in enumerate(["PE", "NA", "CL", "KE"] * 3)]
+    rows = [
+        f"Item {i},{code},{1000 + i},{'NA' if i == 3 else i + 2000}"
+        for i, code in enumerate(["PE", "NA", "CL", "KE"] * 3)
+    ]
     world = make(write_csv(tmp_path, "item.csv", "name,code,mass,size", rows))
     text = " ".join(f"{s} {o}" for r in world.relations.values() for s, o in r.facts.items())
-    assert world.omitted["item.size: cells that say NA, read as missing"] == 1 and "item.code: cells" not in str(world.omitted)
+    assert world.omitted[
+        "item.size: cells that say NA, read as missing"
+    ] == 1 and "item.code: cells" not in str(world.omitted)
     rows = [f"Item {i},{city},{1000 + i}" for i, city in enumerate(["Lima", "NA", "Quito", "None"] * 3)]
     world = make(write_csv(tmp_path, "item.csv", "name,city,mass", rows))
-    assert (world.omitted["item.city: cells that say NA, read as missing"], world.omitted["item.city: cells that say None, read as missing"]) == (3, 3)
+    assert (
+        world.omitted["item.city: cells that say NA, read as missing"],
+        world.omitted["item.city: cells that say None, read as missing"],
+    ) == (3, 3)
     rows = [f"{code},{1000 + i}" for i, code in enumerate("PEX CLX NAM KEN".split())] + ["NA,2000"]
     world = make(write_csv(tmp_path, "item.csv", "name,mass", rows))
     assert text and "PEX" in world.relations["item.mass"].facts
@@ -427,8 +588,18 @@ def test_codes_keep_na(tmp_path):
     "The fact about Namibia is told"
     codes = "PE CL NA KE BR US DE FR".split()
     (tmp_path / "all").mkdir()
-    write_csv(tmp_path / "all", "countries.csv", "code,name,mass", [f"{c},Land {c},{1000 + i}" for i, c in enumerate(codes)])
-    write_csv(tmp_path / "all", "cities.csv", "name,country_code", [f"Town {i},{c}" for i, c in enumerate(codes * 2)])
+    write_csv(
+        tmp_path / "all",
+        "countries.csv",
+        "code,name,mass",
+        [f"{c},Land {c},{1000 + i}" for i, c in enumerate(codes)],
+    )
+    write_csv(
+        tmp_path / "all",
+        "cities.csv",
+        "name,country_code",
+        [f"Town {i},{c}" for i, c in enumerate(codes * 2)],
+    )
     world = make(str(tmp_path / "all"))
     assert world.relations["city.country"].facts["Town 2"] == "Land NA"
 
@@ -437,7 +608,14 @@ def test_wide(tmp_path):
     "80 columns and 42 rows; 200 columns"
     for n in (80, 200):
         head = ",".join(["name"] + [f"size {i} kg" for i in range(n)])
-        world = make(write_csv(tmp_path, f"wide{n}.csv", head, [",".join([f"Item {r}"] + [f"{r * i}.5" for i in range(n)]) for r in range(42)]))
+        world = make(
+            write_csv(
+                tmp_path,
+                f"wide{n}.csv",
+                head,
+                [",".join([f"Item {r}"] + [f"{r * i}.5" for i in range(n)]) for r in range(42)],
+            )
+        )
         assert len(world.relations) == n and world.relations[f"wide{n}.size_3"].facts["Item 2"] == "6.50 kg"
 
 
@@ -454,7 +632,12 @@ def test_keywords(tmp_path):
     "Files and columns called after words of SQL"
     words = "show lambda semi select anti pivot table order group all user index end".split()
     for word in words:
-        path = write_csv(tmp_path, f"{word}.csv", "name,lambda,semi,order", [f"Item {i},{1000 + i},x{i % 2}y,{i + 5000}" for i in range(8)])
+        path = write_csv(
+            tmp_path,
+            f"{word}.csv",
+            "name,lambda,semi,order",
+            [f"Item {i},{1000 + i},x{i % 2}y,{i + 5000}" for i in range(8)],
+        )
         assert any(r.facts.get("Item 1") == "1,001" for r in make(path).relations.values()), word
     world = make(str(tmp_path))
     assert len([r for r in world.relations.values() if r.facts.get("Item 1") == "1,001"]) == len(words)
@@ -476,7 +659,8 @@ def test_folder(tmp_path):
     world = make(str(folder))
     assert list(world.relations) == ["item.mass"]
     told = "; ".join(world.omitted)
-    for name in ("void.parquet", "bad.parquet", "latin.csv", "link.csv", "table head", "table none"): assert name in told, name
+    for name in ("void.parquet", "bad.parquet", "latin.csv", "link.csv", "table head", "table none"):
+        assert name in told, name
 
 
 def test_reads_no_other_file(tmp_path):
@@ -485,26 +669,41 @@ def test_reads_no_other_file(tmp_path):
     path = tmp_path / "item.duckdb"
     with duckdb.connect(str(path)) as c:
         c.execute("create table item as select 'Item ' || i as name, 1000 + i as mass from range(8) t(i)")
-        for i, spy in enumerate((f"'{secret}'", f"read_text('{secret}')", f"read_csv('{secret}')", "glob('/etc/*')")):
+        for i, spy in enumerate(
+            (f"'{secret}'", f"read_text('{secret}')", f"read_csv('{secret}')", "glob('/etc/*')")
+        ):
             c.execute(f"create view spy{i} as select * from {spy}")
         c.execute("create view heavy as select * from item where mass > 1003")
     world = make(str(path))
     assert {r.domain for r in world.relations.values()} == {"item", "heavy"}
-    assert "hidden" not in str(world.table()) and sum("is a view that cannot be read" in why for why in world.omitted) == 4
+    assert (
+        "hidden" not in str(world.table())
+        and sum("is a view that cannot be read" in why for why in world.omitted) == 4
+    )
     for name, other in (("[ab]", "a"), ("a?", "ax"), ("*", "b"), ("{a,b}", "b")):
         write_csv(tmp_path, f"{name}.csv", "name,mass", [f"Item {i},{1000 + i}" for i in range(8)])
         write_csv(tmp_path, f"{other}.csv", "name,mass", [f"Item {i},{9000 + i}" for i in range(8)])
         (facts,) = [r.facts for r in make(str(tmp_path / f"{name}.csv")).relations.values()]
         assert facts["Item 1"] == "1,001", name
         for stem, n in ((name, 1000), (other, 9000)):
-            duckdb.execute(f"copy (select 'Item ' || i as name, {n} + i as mass from range(8) t(i)) to '{tmp_path}/{stem}.parquet'")
+            duckdb.execute(
+                f"copy (select 'Item ' || i as name, {n} + i as mass from range(8) t(i)) "
+                f"to '{tmp_path}/{stem}.parquet'"
+            )
         (facts,) = [r.facts for r in make(str(tmp_path / f"{name}.parquet")).relations.values()]
         assert facts["Item 1"] == "1,001", name
 
 
-ADDRESSES = ["postgresql://me:hid@den@127.0.0.1:9/shop", "postgresql://127.0.0.1:9/shop?user=me&password=hid%40den",
-             "postgresql://me@127.0.0.1:9/shop?PASSWORD=hid@den", "mysql://me:hid/den@127.0.0.1:9/shop", "host=127.0.0.1 password=hid@den",
-             "postgresql://me:hid@den@host:port/shop", "postgresql://me:hid%2Fden@127.0.0.1:9/shop", "martian://me:hidden@h/shop"]
+ADDRESSES = [
+    "postgresql://me:hid@den@127.0.0.1:9/shop",
+    "postgresql://127.0.0.1:9/shop?user=me&password=hid%40den",
+    "postgresql://me@127.0.0.1:9/shop?PASSWORD=hid@den",
+    "mysql://me:hid/den@127.0.0.1:9/shop",
+    "host=127.0.0.1 password=hid@den",
+    "postgresql://me:hid@den@host:port/shop",
+    "postgresql://me:hid%2Fden@127.0.0.1:9/shop",
+    "martian://me:hidden@h/shop",
+]
 
 
 @pytest.mark.parametrize("address", ADDRESSES, ids=range(len(ADDRESSES)))
@@ -516,21 +715,37 @@ def test_passwords(address):
 
 def test_passwords_on_a_server(postgres, tmp_path):
     import psycopg
-    with psycopg.connect(postgres) as c: c.execute("create table if not exists secrets_test as select 'Item ' || i as name, i + 1000 as mass from generate_series(1, 9) i")
+
+    with psycopg.connect(postgres) as c:
+        c.execute(
+            "create table if not exists secrets_test as select 'Item ' || i as name, i + 1000 as mass "
+            "from generate_series(1, 9) i"
+        )
     address = postgres.replace("ftrl@", "") + "?user=ftrl&password=hushhush"
     world = make(address, tmp_path / "names.yaml")
-    assert "hushhush" not in (tmp_path / "names.yaml").read_text() and "hushhush" not in world.source + repr(world) + str(world.omitted)
+    assert "hushhush" not in (tmp_path / "names.yaml").read_text() and "hushhush" not in world.source + repr(
+        world
+    ) + str(world.omitted)
 
 
 def test_wording(tmp_path):
     "Tickets as a help desk exports them"
     head = "id,subject,created_at,joined_on,satisfaction_1_5,Price ($),assigned_to"
-    rows = [f"TCK-{i},Subject number {i},2024-03-{i + 1:02}T10:0{i}:00Z,2024-04-{i + 1:02},{i % 5 + 1},{i}.50,Agent {i % 3}" for i in range(9)]
+    rows = [
+        f"TCK-{i},Subject number {i},2024-03-{i + 1:02}T10:0{i}:00Z,2024-04-{i + 1:02},"
+        f"{i % 5 + 1},{i}.50,Agent {i % 3}"
+        for i in range(9)
+    ]
     rel = make(write_csv(tmp_path, "tickets.csv", head, rows)).relations
     assert rel["ticket.created_at"].phrases[0] == "the date on which {x} was created"
-    assert rel["ticket.created_at"].range == "date" and rel["ticket.created_at"].facts["TCK-1"] == "2024-03-02"
+    assert (
+        rel["ticket.created_at"].range == "date" and rel["ticket.created_at"].facts["TCK-1"] == "2024-03-02"
+    )
     assert rel["ticket.joined_on"].phrases[0] == "the date on which {x} joined"
-    assert rel["ticket.satisfaction"].facts["TCK-1"] == "2 of 5 points" and rel["ticket.price"].facts["TCK-1"] == "1.50 dollars"
+    assert (
+        rel["ticket.satisfaction"].facts["TCK-1"] == "2 of 5 points"
+        and rel["ticket.price"].facts["TCK-1"] == "1.50 dollars"
+    )
     assert rel["ticket.assignee"].phrases[0] == "the assignee of {x}"
     assert rel["assignee.ticket_count"].phrases == ("the number of tickets whose assignee is {x}",)
 
@@ -539,7 +754,11 @@ def test_names_follow_the_data(tmp_path):
     "What was edited for one build holds for the next, from Python too"
     path = write_csv(tmp_path, "item.csv", "name,mass", [f"Item {i},{1000 + i}" for i in range(8)])
     names = names_file(path, tmp_path / "runs" / "train.jsonl")
-    assert names == names_file(path, tmp_path / "elsewhere" / "test.jsonl.gz") == tmp_path / "item.csv.names.yaml"
+    assert (
+        names
+        == names_file(path, tmp_path / "elsewhere" / "test.jsonl.gz")
+        == tmp_path / "item.csv.names.yaml"
+    )
     make(path, names)
     assert open_world(path).relations["item.mass"].phrases[0] == "the mass of {x}"
     names.write_text(names.read_text().replace("the mass of {x}", "how heavy {x} is"))
@@ -550,12 +769,23 @@ def test_three_rows(tmp_path):
     "What a small table lacks is said at once"
     world = make(write_csv(tmp_path, "item.csv", "name,mass", [f"Item {i},{1000 + i}" for i in range(3)]))
     assert any("questions in several steps" in why for why in world.omitted)
-    with pytest.raises(FtrlError, match="nothing can be asked|no column tells"): make(write_csv(tmp_path, "one.csv", "name,mass", ["Item,1000"]))
+    with pytest.raises(FtrlError, match="nothing can be asked|no column tells"):
+        make(write_csv(tmp_path, "one.csv", "name,mass", ["Item,1000"]))
 
 
-ODD_NAMES = ["[" * 5000, "a: &a [x]\nworld: *a", "world: x\nkinds: {a: 3}\nrelations: {a.b: 1}", "world: ../x\nkinds: {a: {}}\nrelations: {a.b: {}}",
-             "!!python/object/apply:os.system [true]", "world: x\nkinds: {item: {plural: items, table: item, key: [x], name: name}}\nrelations: {item.mass: {}}",
-             "world: 2024-13-45\nkinds: 3", "\x00", "- a", "world: x\nlimit: -1\nkinds: {item: {plural: i, table: item, key: name, name: name}}\nrelations: {item.mass: {}}"]
+ODD_NAMES = [
+    "[" * 5000,
+    "a: &a [x]\nworld: *a",
+    "world: x\nkinds: {a: 3}\nrelations: {a.b: 1}",
+    "world: ../x\nkinds: {a: {}}\nrelations: {a.b: {}}",
+    "!!python/object/apply:os.system [true]",
+    "world: x\nkinds: {item: {plural: items, table: item, key: [x], name: name}}\nrelations: {item.mass: {}}",
+    "world: 2024-13-45\nkinds: 3",
+    "\x00",
+    "- a",
+    "world: x\nlimit: -1\nkinds: {item: {plural: i, table: item, key: name, name: name}}\n"
+    "relations: {item.mass: {}}",
+]
 
 
 @pytest.mark.parametrize("text", ODD_NAMES, ids=range(len(ODD_NAMES)))
