@@ -27,16 +27,20 @@ _RECORD = ("model", "seed", "benchmark", "origin", "scenario", "item", "metric",
 
 def _records(x:dict, model:str, seen:Counter, runs:dict)->Iterator[tuple]:
     "A result line as records, one a metric of its benchmark"
-    run, bench = x.get("run") or {}, BENCHMARKS[x["benchmark"]]
+    run = x.get("run") or {}
+    bench = BENCHMARKS[x["benchmark"]]
     known = runs.setdefault(model, {})
     seed = known.setdefault((run.get("mark"), run.get("seed")), len(known))
     place = model, seed, bench.name, x["scenario"], str(x["id"]), x.get("trial", 0)
     seen[place] += 1  # two items may have one id
     item = f"{x['id']}#{seen[place]}"
+    where = model, seed, bench.name, bench.origin(x), x["scenario"], item
+    failed = bool(x["error"])
     for metric in bench.metrics:
-        value = float("nan") if x["error"] else float(x["metrics"][metric])
-        hollow = not x["error"] and bench.hollow(metric, x["metrics"])
-        where = model, seed, bench.name, bench.origin(x), x["scenario"], item
+        value, hollow = float("nan"), False
+        if not failed:
+            value = float(x["metrics"][metric])
+            hollow = bench.hollow(metric, x["metrics"])
         yield *where, metric, run.get("note") or "", value, float(hollow)
 
 # %% ../../nbs/evaluation/06_table.ipynb #cell-006
@@ -101,19 +105,28 @@ def mean_scores(
 # %% ../../nbs/evaluation/06_table.ipynb #cell-014
 _PLACE = ["benchmark", "origin", "metric", "scenario", "item"]
 
+def _by_seed(records:"pd.DataFrame")->"pd.DataFrame":
+    "Values of each item, a column a seed"
+    return records.set_index([*_PLACE, "seed"]).value.unstack("seed")
+
+def _spread_to(one:"pd.DataFrame", columns)->"pd.DataFrame":
+    "A single seed beside each of several"
+    import pandas as pd
+    return pd.concat([one.iloc[:, 0]] * len(columns), axis=1, keys=columns)
+
 def _paired(one:"pd.DataFrame", two:"pd.DataFrame")->"pd.DataFrame":
     "Differences of two models' records, two minus one"
-    import pandas as pd
-    before, after = (x.set_index([*_PLACE, "seed"]).value.unstack("seed") for x in (one, two))
-    if before.shape[1] != after.shape[1]:  # the mean of several seeds stands for them
-        if after.shape[1] > 1 < before.shape[1]: before = before.mean(axis=1).to_frame(0)
-        if before.shape[1] == 1:
-            before = pd.concat([before.iloc[:, 0]] * after.shape[1], axis=1, keys=after.columns)
-        else: after = pd.concat([after.iloc[:, 0]] * before.shape[1], axis=1, keys=before.columns)
+    before, after = _by_seed(one), _by_seed(two)
+    if before.shape[1] != after.shape[1]:
+        if min(before.shape[1], after.shape[1]) > 1:
+            before = before.mean(axis=1).to_frame(0)  # unequal numbers of seeds: the mean stands for them
+        if before.shape[1] == 1: before = _spread_to(before, after.columns)
+        else: after = _spread_to(after, before.columns)
     before.columns = after.columns
     order = one.set_index(_PLACE).index.unique()
-    both = (after - before).reindex(order).stack().rename("value").reset_index()
-    return both.rename(columns={both.columns[len(_PLACE)]: "seed"}).dropna(subset="value")
+    change = (after - before).reindex(order)
+    change.columns.name = "seed"
+    return change.stack().rename("value").reset_index().dropna(subset="value")
 
 # %% ../../nbs/evaluation/06_table.ipynb #cell-015
 def paired_difference(
@@ -262,9 +275,11 @@ def _compared(lines:dict[str, Line], frame:"pd.DataFrame")->None:
 
 def _averaged(line:Line)->None:
     "The paper's average, where all its columns are there"
-    cells = [line.cells.get(c.heading) for c in paper_columns()]
-    if all(c and not c.empty for c in cells):
-        line.cells["Avg"] = Cell(sum(c.mean for c in cells) / len(cells), hollow=max(c.hollow for c in cells))
+    cells = [line.cells.get(column.heading) for column in paper_columns()]
+    if any(cell is None or cell.empty for cell in cells): return
+    mean = sum(cell.mean for cell in cells) / len(cells)
+    hollow = max(cell.hollow for cell in cells)
+    line.cells["Avg"] = Cell(mean, hollow=hollow)
 
 # %% ../../nbs/evaluation/06_table.ipynb #cell-030
 def results_table(
@@ -292,14 +307,18 @@ def lined(
     "A Markdown table"
     return "\n".join("| " + " | ".join(r) + " |" for r in rows)
 
+def _marks(cell:Cell)->str:
+    "What a cell's number is followed by"
+    remarked = cell.failed or cell.note or cell.seeds > 1
+    marks = {"*": cell.differs, "≠": cell.beyond, "°": cell.hollow, "!": remarked}
+    return "".join(mark for mark, holds in marks.items() if holds)
+
 def _text(cell:Cell | None)->str:
     "A cell as text"
     if cell is None or cell.empty: return "–"
-    marks = {"*": cell.differs, "≠": cell.beyond, "°": cell.hollow,
-             "!": cell.failed or cell.note or cell.seeds > 1}
-    shown = "".join(mark for mark, on in marks.items() if on)
-    interval = f" ({cell.low:.1f}–{cell.high:.1f})" if cell.low is not None else ""
-    return f"{cell.mean:.2f}{shown}{interval}"
+    number = f"{cell.mean:.2f}{_marks(cell)}"
+    if cell.low is None: return number
+    return f"{number} ({cell.low:.1f}–{cell.high:.1f})"
 
 # %% ../../nbs/evaluation/06_table.ipynb #cell-035
 def _remarks(model:str, head:str, cell:Cell)->Iterator[str]:

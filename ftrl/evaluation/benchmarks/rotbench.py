@@ -40,16 +40,17 @@ def rotbench_rows(
 # %% ../../../nbs/evaluation/benchmarks/03_rotbench.ipynb #cell-008
 def _item(x:dict, i:int, where:str)->Item:
     "A row as an item"
-    missing = [k for k in ("messages", "data_source", "answer") if k not in x]
-    if missing:
-        raise FtrlError(f"{where}: {missing[0]} is missing; expected a RoTBench row")
+    for column in ("messages", "data_source", "answer"):
+        if column not in x:
+            raise FtrlError(f"{where}: {column} is missing; expected a RoTBench row")
     golds, messages = x["answer"], x["messages"]
     if not isinstance(golds, list) or not golds or not all(isinstance(g, str) for g in golds):
         raise FtrlError(f"{where}: answer is {dumps(golds)[:60]}; expected a list of replies")
     if not isinstance(messages, list) or not messages:
         raise FtrlError(f"{where}: messages is {dumps(messages)[:60]}; expected a list")
-    data = {"messages": [checked_message(m, where) for m in messages], "answer": golds}
-    return Item(str(x.get("id", i)), str(x["data_source"]).split("/")[-1], data)
+    checked = [checked_message(m, where) for m in messages]
+    level = str(x["data_source"]).split("/")[-1]
+    return Item(str(x.get("id", i)), level, {"messages": checked, "answer": golds})
 
 # %% ../../../nbs/evaluation/benchmarks/03_rotbench.ipynb #cell-011
 def action(

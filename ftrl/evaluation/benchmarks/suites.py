@@ -85,13 +85,16 @@ def _read_bbh(data:Path)->Iterator[tuple]:
 
 def _right_bbh(text:str, x:dict)->bool:
     "The choice, or the first line, after `answer is`"
-    gold, said = x["target"].strip(), text.split("answer is ", 1)[-1].strip()
+    gold = x["target"].strip()
+    said = text.split("answer is ", 1)[-1].strip()
     if re.fullmatch(r"\([A-Z]\)", gold):
         found = re.search(r"\(([A-Z])\)", said) or re.search(r"([A-Z])", said)
         return bool(found) and f"({found[1]})" == gold
-    first = (said.splitlines() or [""])[0].strip().removesuffix(".")
+    lines = said.splitlines() or [""]
+    first = lines[0].strip().removesuffix(".")
     bold = re.search(r"\*\*(.*?)\*\*", first)
-    return (bold[1] if bold else first).strip().lower() == gold.lower()
+    told = bold[1] if bold else first
+    return told.strip().lower() == gold.lower()
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-015
 def _ask_bbh(x:dict)->str:
@@ -200,11 +203,15 @@ humaneval = add_suite(Suite(
     answers=_whole_function))
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-027
+def _unix(x:dict)->dict:
+    "A document with one kind of line ends"
+    return {k: v.replace("\r\n", "\n") if isinstance(v, str) else v for k, v in x.items()}
+
 def _read_mbpp(data:Path)->Iterator[tuple]:
     "The test tasks with their examples"
     shown = []
     for id, scenario, x in _lines(data):
-        x = {k: v.replace("\r\n", "\n") if isinstance(v, str) else v for k, v in x.items()}
+        x = _unix(x)
         if id in ("2", "3", "4"): shown.append({k: x[k] for k in ("text", "code", "test_list")})
         if 11 <= int(id) <= 510: yield id, scenario, x | {"shown": shown}
 
