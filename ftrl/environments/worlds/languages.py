@@ -7,171 +7,266 @@ __all__ = ['languages']
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-002
 from collections import Counter
-from functools import lru_cache
+from functools import lru_cache, partial
 from ..world import WORLDS, Kind, Relation, World, quantity, verifiable
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-005
-def _plain(t:str)->bool: return bool(t) and verifiable(t) and not set(t) & set(",;()&")
+def _plain(text:str | None)->bool:
+    "Is this a name to ask about?"
+    return bool(text) and verifiable(text) and not set(text) & set(",;()&")
 
 @lru_cache(None)
-def _english()->dict[str, dict[str, str]]:
-    "English names of languages, scripts, currencies and countries by code, each name once"
+def _english(
+    what:str, # languages, scripts, currencies or territories
+)->dict[str, str]:
+    "English names by code, each name once"
     from babel import Locale
-    en, out = Locale.parse("en"), {}
-    for what in ("languages", "scripts", "currencies", "territories"):
-        named = {k: v for k, v in sorted(getattr(en,
-                                                 what).items()) if _plain(v) and "_" not in k and k != "mul"}
-        once = Counter(v.casefold() for v in named.values())
-        out[what] = {k: v for k, v in named.items() if once[v.casefold()] == 1 and not k.isdigit()}
-    return out
+    every = sorted(getattr(Locale.parse("en"), what).items())
+    named = {code: name for code, name in every if _plain(name) and "_" not in code and code != "mul"}
+    once = Counter(map(str.casefold, named.values()))
+    return {code: name for code, name in named.items() if once[name.casefold()] == 1 and not code.isdigit()}
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-008
 def _locales()->dict[str, object]:
     "Locales of languages by English name"
     from babel import Locale, localedata
-    names = _english()["languages"]
-    every = sorted(localedata.locale_identifiers())
-    return {names[i]: Locale.parse(i) for i in every if i in names and i != "en"}
+    names = _english("languages")
+    codes = [code for code in sorted(localedata.locale_identifiers()) if code in names and code != "en"]
+    return {names[code]: Locale.parse(code) for code in codes}
+
+def _own_name(locales:dict)->Relation:
+    "What a language calls itself"
+    own = {}
+    for name, locale in locales.items():
+        word = locale.display_name
+        if _plain(word) and word.lower() != name.lower(): own[name] = word
+    return Relation("own_name", "language", "text", facts=own, family="words",
+                    phrases=("the name that {x} has for itself",))
+
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-011
+def _word(locales:dict, name:str, what:str, code:str)->Relation:
+    "What a country or language is called in each language"
+    english, words = _english(what)[code], {}
+    for language, locale in locales.items():
+        word = getattr(locale, what).get(code)
+        given_away = bool(word) and word.lower() in f"{english} {language}".lower()
+        if _plain(word) and len(word) > 3 and not given_away: words[language] = word
+    return Relation(name, "language", "text", facts=words, family="words",
+                    phrases=(f"the name of {english} in {{x}}", f"the word for {english} in {{x}}"),
+                    questions=(f"What is {english} called in {{x}}?",))
 
 def _words(locales:dict)->list[Relation]:
     "Relations from a language to words in it"
-    def word(name, what, key):
-        english = _english()[what][key]
-        facts = {n: w for n, l in locales.items() if (w := getattr(l, what).get(key)) and _plain(w)
-                 and w.lower() not in f"{english} {n}".lower() and len(w) > 3}
-        forms = f"the name of {english} in {{x}}", f"the word for {english} in {{x}}"
-        return Relation(name, "language", "text", forms, facts,
-                        questions=(f"What is {english} called in {{x}}?",),
-                        family="words")
-    own = {n: w for n, l in locales.items() if (w := l.display_name) and _plain(w) and w.lower() != n.lower()}
-    return [Relation("own_name", "language", "text", ("the name that {x} has for itself",), own,
-                     family="words"),
+    word = partial(_word, locales)
+    return [_own_name(locales),
             word("germany_word", "territories", "DE"), word("japan_word", "territories", "JP"),
             word("egypt_word", "territories", "EG"), word("greek_word", "languages", "el"),
             word("french_word", "languages", "fr")]
 
-# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-011
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-014
+def _ranked(spoken:dict)->list[tuple[float, str, bool]]:
+    "Languages of a country with their share of the population, largest first, and whether official"
+    names = _english("languages")
+    return sorted(((facts["population_percent"], names[code], facts["official_status"] == "official")
+                   for code, facts in spoken.items() if code in names), reverse=True)
+
 def _spoken()->dict[str, list[tuple[float, str, bool]]]:
-    "Country -> its languages with their share of the population, largest first, and whether official"
+    "Country -> its languages, ranked"
     from babel.core import get_global
-    e = _english()
-    def ranked(ls):
-        return sorted(((d["population_percent"], e["languages"][k], d["official_status"] == "official")
-                       for k, d in ls.items() if k in e["languages"]), reverse=True)
-    every = sorted(get_global("territory_languages").items())
-    return {e["territories"][c]: ranked(ls) for c, ls in every if c in e["territories"]}
-
-# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-013
-def _of_languages(spoken:dict)->list[Relation]:
-    "Relations whose subject is a language"
-    from babel.core import get_global
-    e, likely = _english(), get_global("likely_subtags")
-    tags = {n: likely[k].split("_") for k, n in e["languages"].items() if likely.get(k, "").count("_") == 2}
-    official, homes = Counter(n for ls in spoken.values() for _, n, o in ls if o), {}
-    for c, ls in spoken.items():
-        for share, n, _ in ls: homes.setdefault(n, []).append((share, c))
-    top = {n: max(h)[1] for n, h in homes.items() if len(h) > 1 and [s for s, _ in h].count(max(h)[0]) == 1}
-    R = lambda *a, **k: Relation(a[0], "language", *a[1:], family="use", **k)
-    return [
-        R("script", "script", ("the script in which {x} is usually written",),
-          {n: e["scripts"][t[1]] for n, t in tags.items() if t[1] in e["scripts"]},
-          questions=("In which script is {x} usually written?",)),
-        R("likely_country", "country", ("the likely country of {x}", "the country CLDR assumes for {x}"),
-          {n: e["territories"][t[2]] for n, t in tags.items() if t[2] in e["territories"]}),
-        R("strongest_country", "country",
-          ("the country where {x} speakers are the largest share of the people",), top),
-        R("official_countries", "number", ("the number of countries in which {x} is an official language",),
-          {n: quantity(k, "countries") for n, k in sorted(official.items()) if k > 1}),
-        R("locale", "text", ("the full locale identifier of {x}",),
-          {n: "_".join(t) for n, t in tags.items()})]
-
-# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-016
-def _tender()->dict[str, list[tuple]]:
-    "Country -> (currency code, first day) of its currencies, the present one last"
-    from babel.core import get_global
-    out = {}
-    for c, n in _english()["territories"].items():
-        tender = [t for t in get_global("territory_currencies").get(c, ()) if t[3] and t[1]]
-        if tender and not tender[-1][2] and sum(t[2] is None for t in tender) == 1: out[n] = tender
-    return out
+    names, every = _english("territories"), sorted(get_global("territory_languages").items())
+    return {names[code]: _ranked(spoken) for code, spoken in every if code in names}
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-017
-def _of_money()->list[Relation]:
-    "Relations from a country to its currencies and foreign names"
-    from babel import Locale
-    e, tender = _english(), _tender()
-    def paid(i): return {n: e["currencies"][t[i][0]] for n, t in tender.items()
-                         if len(t) >= -i and t[i][0] in e["currencies"]}
-    def called(code):
-        names, fits = Locale.parse(code).territories, lambda w, n: _plain(w) and w.lower() not in n.lower()
-        return {n: names[c] for c, n in e["territories"].items() if fits(names.get(c), n)}
-    R = lambda *a, **k: Relation(a[0], "country", *a[1:], **k)
+def _likely()->dict[str, list[str]]:
+    "Language -> the codes of itself, its script and its country"
+    from babel.core import get_global
+    likely, found = get_global("likely_subtags"), {}
+    for code, name in _english("languages").items():
+        tags = likely.get(code, "").split("_")
+        if len(tags) == 3: found[name] = tags
+    return found
+
+def _likely_homes()->list[Relation]:
+    "Relations from a language to its usual script and country"
+    relation = partial(Relation, domain="language", family="use")
+    scripts, lands, script, country = _english("scripts"), _english("territories"), {}, {}
+    for name, (_, written, home) in _likely().items():
+        if written in scripts: script[name] = scripts[written]
+        if home in lands: country[name] = lands[home]
     return [
-        R("currency", "currency", ("the present currency of {x}",), paid(-1), family="money"),
-        R("former_currency", "currency", ("the previous currency of {x}",), paid(-2), family="money"),
-        R("currency_since", "date", ("the date on which {x} introduced its present currency",),
-          {n: "{}-{:02}-{:02}".format(*t[-1][1]) for n, t in tender.items()}, family="money"),
-        *(R(f"{w.lower()}_name", "text", (f"the {w} name of {{x}}",), called(k), family="names",
-            questions=(f"What is {{x}} called in {w}?",))
-          for w, k in (("Finnish", "fi"), ("Welsh", "cy"), ("Polish", "pl"), ("Turkish", "tr")))]
+        relation("script", range="script", facts=script,
+                 phrases=("the script in which {x} is usually written",),
+                 questions=("In which script is {x} usually written?",)),
+        relation("likely_country", range="country", facts=country,
+                 phrases=("the likely country of {x}", "the country CLDR assumes for {x}"))]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-020
-def _of_speech(spoken:dict)->list[Relation]:
-    "Relations from a country to its languages"
-    alone = lambda ls, i: len(ls) > i and [s for s, *_ in ls].count(ls[i][0]) == 1
-    rank = lambda i: {c: ls[i][1] for c, ls in spoken.items() if alone(ls, i)}
-    R = lambda *a: Relation(a[0], "country", *a[1:], family="speech")
+def _strongholds(spoken:dict)->dict[str, str]:
+    "Language -> the country where it has the largest share, if that is one country among several"
+    homes, found = {}, {}
+    for country, languages in spoken.items():
+        for share, name, _ in languages: homes.setdefault(name, []).append((share, country))
+    for name, shares in homes.items():
+        most, country = max(shares)
+        rivals = [share for share, _ in shares if share == most]
+        if len(shares) > 1 and len(rivals) == 1: found[name] = country
+    return found
+
+def _of_languages(spoken:dict)->list[Relation]:
+    "Relations from a language to its use"
+    relation = partial(Relation, domain="language", family="use")
+    official = Counter(name for languages in spoken.values() for _, name, status in languages if status)
+    several = {name: quantity(n, "countries") for name, n in sorted(official.items()) if n > 1}
     return [
-        R("main_language", "language", ("the most widely spoken language of {x}",), rank(0)),
-        R("second_language", "language", ("the second most widely spoken language of {x}",), rank(1)),
-        R("main_share", "number", ("the share of people in {x} who speak its main language",),
-          {c: quantity(ls[0][0], "percent") for c, ls in spoken.items() if ls}),
-        R("listed_languages", "number", ("the number of languages listed for {x}",),
-          {c: quantity(len(ls), "languages") for c, ls in spoken.items() if len(ls) > 1})]
+        relation("strongest_country", range="country", facts=_strongholds(spoken),
+                 phrases=("the country where {x} speakers are the largest share of the people",)),
+        relation("official_countries", range="number", facts=several,
+                 phrases=("the number of countries in which {x} is an official language",)),
+        relation("locale", range="text", facts={name: "_".join(tags) for name, tags in _likely().items()},
+                 phrases=("the full locale identifier of {x}",))]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-023
-def _of_others(g:dict[str, Relation])->list[Relation]:
-    "Relations whose subject is a code, a script or a currency"
-    e, written, users = _english(), {}, {}
-    for n, s in g["language.script"].facts.items(): written.setdefault(s, []).append(n)
-    for c, m in g["country.currency"].facts.items(): users.setdefault(m, []).append(c)
-    edge = lambda f: {s: f(ns) for s, ns in sorted(written.items()) if len(ns) > 1}
-    units = lambda d, unit: {s: quantity(len(ns), unit) for s, ns in sorted(d.items()) if len(ns) > 1}
-    R = lambda *a, **k: Relation(*a, **k)
-    return [
-        R("code", "script", "text", ("the ISO 15924 code of {x}",), {n: k for k, n in e["scripts"].items()},
-          "1:1"),
-        R("first_language", "script", "language", ("the alphabetically first language written in {x}",),
-          edge(min)),
-        R("last_language", "script", "language", ("the alphabetically last language written in {x}",),
-          edge(max)),
-        R("languages", "script", "number", ("the number of listed languages written in {x}",),
-          units(written, "languages")),
-        R("only_country", "currency", "country", ("the only country whose present currency is {x}",),
-          {m: cs[0] for m, cs in sorted(users.items()) if len(cs) == 1}, "1:1"),
-        R("users", "currency", "number", ("the number of countries and territories that pay with {x}",),
-          units(users, "countries")),
-        R("currency", "currency_code", "currency", ("the currency with the code {x}",), e["currencies"],
-          "1:1",
-          ("Which currency has the ISO 4217 code {x}?",), "codes"),
-        R("language", "language_code", "language", ("the language with the code {x}",), e["languages"], "1:1",
-          ("Which language has the ISO 639 code {x}?",), "codes"),
-        R("script", "script_code", "script", ("the script with the code {x}",), e["scripts"], "1:1",
-          ("Which script has the ISO 15924 code {x}?",), "codes")]
+def _tender()->dict[str, list[tuple]]:
+    "Country -> (currency code, first day, last day, tender) of its currencies, the present one last"
+    from babel.core import get_global
+    found = {}
+    for code, name in _english("territories").items():
+        every = get_global("territory_currencies").get(code, ())
+        tender = [t for t in every if t[3] and t[1]]
+        present = [t for t in tender if t[2] is None]
+        if present and present == tender[-1:]: found[name] = tender
+    return found
 
-# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-025
+def _paid(tender:dict, back:int)->dict[str, str]:
+    "Country -> its present currency (1), or the one before (2)"
+    names, found = _english("currencies"), {}
+    for country, currencies in tender.items():
+        if len(currencies) < back: continue
+        code = currencies[-back][0]
+        if code in names: found[country] = names[code]
+    return found
+
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-024
+def _of_money()->list[Relation]:
+    "Relations from a country to its currencies"
+    relation, tender = partial(Relation, domain="country", family="money"), _tender()
+    since = {country: "{}-{:02}-{:02}".format(*currencies[-1][1]) for country, currencies in tender.items()}
+    return [
+        relation("currency", range="currency", facts=_paid(tender, 1),
+                 phrases=("the present currency of {x}",)),
+        relation("former_currency", range="currency", facts=_paid(tender, 2),
+                 phrases=("the previous currency of {x}",)),
+        relation("currency_since", range="date", facts=since,
+                 phrases=("the date on which {x} introduced its present currency",))]
+
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-027
+def _foreign_names(code:str)->dict[str, str]:
+    "The names of countries in a language, where they are not the English ones"
+    from babel import Locale
+    names, found = Locale.parse(code).territories, {}
+    for territory, english in _english("territories").items():
+        name = names.get(territory)
+        if _plain(name) and name.lower() not in english.lower(): found[english] = name
+    return found
+
+def _names_abroad()->list[Relation]:
+    "Relations from a country to its foreign names"
+    found = []
+    for language, code in (("Finnish", "fi"), ("Welsh", "cy"), ("Polish", "pl"), ("Turkish", "tr")):
+        found.append(Relation(f"{language.lower()}_name", "country", "text", facts=_foreign_names(code),
+                              phrases=(f"the {language} name of {{x}}",), family="names",
+                              questions=(f"What is {{x}} called in {language}?",)))
+    return found
+
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-030
+def _ranking(spoken:dict, i:int)->dict[str, str]:
+    "Country -> its language of rank i, if no other has the same share"
+    found = {}
+    for country, languages in spoken.items():
+        shares = [share for share, *_ in languages]
+        if len(shares) > i and shares.count(shares[i]) == 1: found[country] = languages[i][1]
+    return found
+
+def _of_speech(spoken:dict)->list[Relation]:
+    "Relations from a country to its languages"
+    relation = partial(Relation, domain="country", family="speech")
+    share = {country: quantity(ls[0][0], "percent") for country, ls in spoken.items() if ls}
+    number = {country: quantity(len(ls), "languages") for country, ls in spoken.items() if len(ls) > 1}
+    return [
+        relation("main_language", range="language", facts=_ranking(spoken, 0),
+                 phrases=("the most widely spoken language of {x}",)),
+        relation("second_language", range="language", facts=_ranking(spoken, 1),
+                 phrases=("the second most widely spoken language of {x}",)),
+        relation("main_share", range="number", facts=share,
+                 phrases=("the share of people in {x} who speak its main language",)),
+        relation("listed_languages", range="number", facts=number,
+                 phrases=("the number of languages listed for {x}",))]
+
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-033
+def _grouped(relation:Relation)->dict[str, list[str]]:
+    "Object -> its subjects"
+    found = {}
+    for subject, thing in relation.facts.items(): found.setdefault(thing, []).append(subject)
+    return dict(sorted(found.items()))
+
+def _of_scripts(script:Relation)->list[Relation]:
+    "Relations whose subject is a script"
+    relation = partial(Relation, domain="script")
+    several = {name: written for name, written in _grouped(script).items() if len(written) > 1}
+    codes = {name: code for code, name in _english("scripts").items()}
+    number = {name: quantity(len(written), "languages") for name, written in several.items()}
+    return [
+        relation("code", range="text", facts=codes, cardinality="1:1",
+                 phrases=("the ISO 15924 code of {x}",)),
+        relation("first_language", range="language", facts={name: min(ls) for name, ls in several.items()},
+                 phrases=("the alphabetically first language written in {x}",)),
+        relation("last_language", range="language", facts={name: max(ls) for name, ls in several.items()},
+                 phrases=("the alphabetically last language written in {x}",)),
+        relation("languages", range="number", facts=number,
+                 phrases=("the number of listed languages written in {x}",))]
+
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-036
+def _of_currencies(currency:Relation)->list[Relation]:
+    "Relations whose subject is a currency"
+    relation, only, several = partial(Relation, domain="currency"), {}, {}
+    for name, countries in _grouped(currency).items():
+        if len(countries) == 1: only[name] = countries[0]
+        else: several[name] = quantity(len(countries), "countries")
+    return [
+        relation("only_country", range="country", facts=only, cardinality="1:1",
+                 phrases=("the only country whose present currency is {x}",)),
+        relation("users", range="number", facts=several,
+                 phrases=("the number of countries and territories that pay with {x}",))]
+
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-039
+def _of_code(thing:str, what:str, standard:str)->Relation:
+    "From a code to what it stands for"
+    return Relation(thing, f"{thing}_code", thing, facts=_english(what), cardinality="1:1", family="codes",
+                    phrases=(f"the {thing} with the code {{x}}",),
+                    questions=(f"Which {thing} has the {standard} code {{x}}?",))
+
+def _of_codes()->list[Relation]:
+    "Relations whose subject is a code"
+    return [_of_code("currency", "currencies", "ISO 4217"), _of_code("language", "languages", "ISO 639"),
+            _of_code("script", "scripts", "ISO 15924")]
+
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-042
+_KINDS = (Kind("language", "languages", "its English name, such as 'Swahili'"),
+          Kind("script", "scripts", "its English name, such as 'Cyrillic'"),
+          Kind("country", "countries", "its English name, such as 'Kenya'"),
+          Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'"),
+          Kind("language_code", "language codes", "two or three letters, such as 'sw'"),
+          Kind("script_code", "script codes", "four letters, such as 'Cyrl'"),
+          Kind("currency_code", "currency codes", "three letters, such as 'KES'"))
+
 @WORLDS.register("languages")
 def languages()->World:
     "The languages world"
     spoken = _spoken()
-    known = [*_of_languages(spoken), *_of_money(), *_of_speech(spoken)]
-    kinds = [Kind("language", "languages", "its English name, such as 'Swahili'"),
-             Kind("script", "scripts", "its English name, such as 'Cyrillic'"),
-             Kind("country", "countries", "its English name, such as 'Kenya'"),
-             Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'"),
-             Kind("language_code", "language codes", "two or three letters, such as 'sw'"),
-             Kind("script_code", "script codes", "four letters, such as 'Cyrl'"),
-             Kind("currency_code", "currency codes", "three letters, such as 'KES'")]
-    return World("languages", "Languages, scripts and currencies", kinds,
-                 [*_words(_locales()), *known, *_of_others({r.id: r for r in known})],
+    script, likely_country = _likely_homes()
+    currency, *more_money = _of_money()
+    relations = [*_words(_locales()), script, likely_country, *_of_languages(spoken), currency, *more_money,
+                 *_names_abroad(), *_of_speech(spoken), *_of_scripts(script), *_of_currencies(currency),
+                 *_of_codes()]
+    return World("languages", "Languages, scripts and currencies", _KINDS, relations,
                  "babel (BSD; Unicode CLDR)")
