@@ -67,6 +67,9 @@ class Zygote:
         try:
             self._start(theirs, have, memory)
             demand(self.layers, allow_weak)
+        except ConnectionError:
+            self.close()
+            raise Broken("the zygote died at its start") from None
         except OSError as e:
             self.close()
             raise FtrlError(f"cannot start the sandbox with {sys.executable}: {e.strerror or e}") from None

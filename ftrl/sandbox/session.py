@@ -88,20 +88,30 @@ def _away(self:Session, job)->Result|None:
     try: _, answer, after = runner.ask(lines, 3, self.patience(), most=_STATE, answers=answers)
     except TROUBLE as e: return self.pool.blame(job.tool, runner, e)
     runner.end()
-    if len(answer.body) > LIMIT or not (after.body.isascii() and after.body.isprintable()):
-        return job.tool.fail("the tool forged a reply")
     if after.status != OK: return job.tool.fail(f"the tool left data that is no JSON: {after.body}")
-    if after.body != before: self._restart(after.body)
+    if len(answer.body) > LIMIT or not _one_line(after.body): return job.tool.fail("the tool forged a reply")
+    if after.body != before:
+        try: self._go_on(after.body)
+        except FtrlError:
+            self._go_on(before)
+            return job.tool.fail("the tool left too much data")
     return job.tool.result(answer)
 
+def _one_line(body)->bool:
+    "Is this one line of JSON?"
+    if not (body.isascii() and body.isprintable()): return False
+    try: json.loads(body)
+    except (ValueError, RecursionError, MemoryError): return False
+    return True
+
 @patch
-def _restart(self:Session, state):
+def _go_on(self:Session, state):
     "Go on from another state"
     self.runner.end()
     self.first, self.log = state, []
     self._begin()
 
-# %% ../../nbs/sandbox/06_session.ipynb #cell-011
+# %% ../../nbs/sandbox/06_session.ipynb #cell-012
 @patch
 def _here(self:Session, job)->Result|None:
     "One call of a proven tool, beside the data; None if it is not proven or something else killed the runner"

@@ -171,14 +171,15 @@ class Runner:
         return answer
 
     def look(self):
-        "Has memory grown too far? A session's data is no leak"
-        if not self.data and _peak() > self.most: self.spent = True
+        "Has memory grown too far?"
+        if _peak() > self.most: self.spent = True
 
 # %% ../../nbs/sandbox/02_worker.ipynb #cell-029
 def _dump(self, kind, state=None):
     "Set or tell the state"
     if kind == "S":
         self.data = {"data": _loads(state)}
+        self.spent, self.most = False, float("inf")   # a session's data is no leak
         return OK, b""
     if kind == "G": return OK, _ascii(self.data["data"]).encode()
     return OK, _sha(_ordered(self.data["data"]).encode()).hexdigest().encode()
