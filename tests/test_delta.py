@@ -122,7 +122,8 @@ def test_adapters_that_are_not_base_plus_product_are_refused(extra, tmp_path):
     model.save_pretrained(tmp_path/"base")
     config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "up_proj"]} | extra)
     peft.get_peft_model(model, config).save_pretrained(tmp_path/"adapter")
-    with pytest.raises(FtrlError, match="merge it into a checkpoint"): delta.diff(tmp_path/"base", tmp_path/"adapter")
+    with pytest.raises(FtrlError, match="merge it into a checkpoint"):
+        delta.diff(tmp_path/"base", tmp_path/"adapter")
 
 
 def test_patterns_and_full_modules_equal_their_merge(tmp_path):
@@ -131,7 +132,8 @@ def test_patterns_and_full_modules_equal_their_merge(tmp_path):
     model.save_pretrained(tmp_path/"base")
     config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj", "embed_tokens"],
                              init_lora_weights=False, rank_pattern={"layers.1.mlp.up_proj": 2},
-                             alpha_pattern={"up_proj": 32, "layers.0.mlp.up_proj": 1}, modules_to_save=["lm_head"])
+                             alpha_pattern={"up_proj": 32, "layers.0.mlp.up_proj": 1},
+                             modules_to_save=["lm_head"])
     model = peft.get_peft_model(model, config)
     with torch.no_grad():
         for p in model.parameters():
@@ -140,7 +142,8 @@ def test_patterns_and_full_modules_equal_their_merge(tmp_path):
     # not the model in memory: the patterns were saved in another order, and the first that fits counts
     fresh = peft.PeftModel.from_pretrained(tiny("Llama").float(), tmp_path/"adapter")
     fresh.merge_and_unload().save_pretrained(tmp_path/"merged")
-    ours, merged = (delta.diff(tmp_path/"base", tmp_path/n).set_index("name") for n in ("adapter", "merged"))
+    frames = [delta.diff(tmp_path/"base", tmp_path/n) for n in ("adapter", "merged")]
+    ours, merged = (frame.set_index("name") for frame in frames)
     touched = [n for n in ours.index if ours.relative[n] > 0]
     assert len(touched) == 6 and {"lm_head.weight", "model.embed_tokens.weight"} < set(touched)
     for n in touched: assert math.isclose(ours.relative[n], merged.relative[n], rel_tol=1e-4), n
@@ -189,7 +192,8 @@ def test_a_file_cut_short(tmp_path):
 def test_other_models_and_names(tmp_path):
     for kind in ("Llama", "Qwen3"): tiny(kind).save_pretrained(tmp_path/kind)
     with pytest.raises(FtrlError, match="on one side only"): delta.diff(tmp_path/"Llama", tmp_path/"Qwen3")
-    with pytest.raises(FtrlError, match="no such checkpoint"): delta.diff(tmp_path/"nothing", tmp_path/"Llama")
+    with pytest.raises(FtrlError, match="no such checkpoint"):
+        delta.diff(tmp_path/"nothing", tmp_path/"Llama")
 
 
 def test_memory_and_speed():
