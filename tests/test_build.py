@@ -42,7 +42,8 @@ def start(tmp_path, out, n, workers=1, hashseed="0", script=BUILD):
     "A build in a process of its own"
     file = tmp_path / "b.py"
     file.write_text(script)
-    env, command = {**os.environ, "PYTHONHASHSEED": hashseed}, [sys.executable, file, out, str(n), str(workers)]
+    env = {**os.environ, "PYTHONHASHSEED": hashseed}
+    command = [sys.executable, file, out, str(n), str(workers)]
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
 

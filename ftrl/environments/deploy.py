@@ -274,7 +274,8 @@ def gold(
     turn, turns = {}, []
     for s in env.subquestions:
         missing = [d for d in s.depends_on if d not in turn]
-        if missing: raise FtrlError(f"{env.id}: {s.id} depends on {missing[0]}, which does not come before it")
+        if missing:
+            raise FtrlError(f"{env.id}: {s.id} depends on {missing[0]}, which does not come before it")
         turn[s.id] = 1 + max((turn[d] for d in s.depends_on), default=-1)
         if turn[s.id] == len(turns): turns.append([])
         turns[turn[s.id]].append(Call(s.tool, s.arguments, f"call_{s.id}"))

@@ -6,9 +6,9 @@
 __all__ = ['GATES', 'gate', 'Verdict', 'judge', 'shape', 'check', 'passed']
 
 # %% ../../nbs/environments/13_gate.ipynb #cell-002
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ..chat import chat_mark
 from ..core import Call, Env, Row, FtrlError, SubQuestion, dumps, solve, verify
 from .document import alike, said
 from .inspection import misfit, signature, unsafe, unstable
@@ -219,6 +219,14 @@ def _typed(t:Trial)->str:
     return f"sub-answer {short[0]!r} is too short to be searched for" if short else ""
 
 # %% ../../nbs/environments/13_gate.ipynb #cell-043
+_WORDS = ("tool_call tool_calls tool_response tool_parsed_response tools think thinking function parameter "
+          "start_of_turn end_of_turn bos eos pad unk s").split()
+_BRACKETS = "INST TOOL_CALLS AVAILABLE_TOOLS TOOL_RESULTS SYSTEM_PROMPT THINK CALL_ID ARGS".split()
+_MARK = re.compile(
+    r"<\|[^|<>\s]+\|>|<｜[^｜<>\s]+｜>"
+    rf"|</?(?:{'|'.join(_WORDS)})(?:=[^<>]*)?>"
+    rf"|\[/?(?:{'|'.join(_BRACKETS)})\]")
+
 def _written(t)->Iterator[tuple[str, object]]:
     "What a policy reads and has to write: where it stands, and a JSON value"
     yield "the question", t.question
@@ -232,8 +240,8 @@ def _written(t)->Iterator[tuple[str, object]]:
 def _writable(t:Trial)->str:
     "No mark of a chat or call in what is read and written"
     for where, value in _written(t):
-        mark = chat_mark(dumps(value))
-        if mark: return f"{where} holds {mark}, which ends or opens a turn or call"
+        found = _MARK.search(dumps(value))
+        if found: return f"{where} holds {found.group()}, which ends or opens a turn or call"
     return ""
 
 # %% ../../nbs/environments/13_gate.ipynb #cell-046

@@ -10,7 +10,8 @@ import random
 from dataclasses import replace
 from .compute import SERVICES
 from ..core import ToolDoc
-from .document import SELECTORS, VERBS, Tool, for_split, function, joined, tool_name, with_article
+from .document import SELECTORS, VERBS, Tool, for_split, function
+from .document import joined, tool_name, with_article
 from .world import View
 
 # %% ../../nbs/environments/08_integrate.ipynb #cell-005

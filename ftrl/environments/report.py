@@ -197,7 +197,7 @@ def _held_out(split, worlds)->str:
     rule = ("- Where no worlds are named, `world` is made of those marked as held out, "
             "and the other splits of the rest.")
     if split == "world" and here:
-        return f"{rule} Here {', '.join(here)} was named, which the others are made of too: it is not held out."
+        return f"{rule} Here {', '.join(here)} was named, which others are made of too: it is not held out."
     if split != "world" and away:
         return f"{rule} Here {', '.join(away)} was named, which is marked so: now it is held out no more."
     return rule

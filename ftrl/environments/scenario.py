@@ -10,7 +10,7 @@ __all__ = ['OPENERS', 'JOINS', 'SIZES', 'Hop', 'Plan', 'Fact', 'walk', 'called',
 import random
 from dataclasses import dataclass
 from itertools import permutations
-from .compute import OPERATIONS, Answer, Operation, compute, fits
+from .compute import OPERATIONS, Given, Operation, compute, fits
 from ..core import FtrlError, SCENARIOS, rng, verify
 from .world import Relation, View, verifiable
 
@@ -179,7 +179,7 @@ def _hops(view, chains)->list[Hop]:
     return hops
 
 # %% ../../nbs/environments/06_scenario.ipynb #cell-033
-def _end(chain)->Answer: return Answer(chain[-1].relation.range, chain[-1].object)
+def _end(chain)->Given: return Given(chain[-1].relation.range, chain[-1].object)
 
 def _meet(chains, how)->str | None:
     "The final answer of parallel chains, or None where they cannot meet like this"
@@ -207,7 +207,7 @@ def _last_hops(chains, hops)->list[Hop]:
 def _worked(chains, hops, r)->Hop | None:
     "A last hop that computes something from the ends of the chains"
     ends = _last_hops(chains, hops)
-    told = [Answer(hop.ask.range, hop.answer) for hop in ends]
+    told = [Given(hop.ask.range, hop.answer) for hop in ends]
     operation = _any_fitting(told, r)
     if operation is None: return None
     given = fits(operation, told)
