@@ -159,7 +159,8 @@ def test_gold_passes_everywhere_in_taubench(tmp_path):
 def test_a_recorded_user_speaks_in_turn(tmp_path):
     tasks = list(read_json_lines(data()/"taubench/tau-bench.jsonl"))
     user = [{"id": i, "turns": ["Hello.", "###STOP###"]} for i in range(2)]
-    def played(task): return [{"role": "assistant", "content": None, "tool_calls": [a]} for a in task["actions"]]
+    def played(task):
+        return [{"role": "assistant", "content": None, "tool_calls": [a]} for a in task["actions"]]
     agent = [{"id": i, "turns": [*played(tasks[i]), "Bye."]} for i in range(2)]
     write_json_lines(user, tmp_path/"user.jsonl")
     write_json_lines(agent, tmp_path/"agent.jsonl")
