@@ -109,7 +109,7 @@ def ask_compose(
 )->Env: # Or `Rejected`
     "All five stages and the gates"
     mark = chat_mark(f"{seed['question']}\n{seed.get('answer') or ''}")
-    if mark: raise Rejected("writable", f"the question or its answer holds {mark}, which no template can show")
+    if mark: raise Rejected("writable", f"the question or its answer holds {mark}, which no chat can show")
     difficulty = seed.get("difficulty", difficulty)
     plan = ask_decompose(desk, seed, seed.get("scenario") or scenario, difficulty)
     documented = [ask_document(desk, hop, plan) for hop in plan.hops]
