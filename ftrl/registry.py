@@ -31,7 +31,9 @@ class Registry(Mapping):
 
     def __iter__(self)->Iterator[str]:
         discover(self)
-        return iter([*self.records, *(name for name in self.offered if name not in self.records)])
+        def place(name): return getattr(self.records[name], "order", 0)
+        others = [name for name in self.offered if name not in self.records]
+        return iter([*sorted(self.records, key=place), *others])
 
     def __contains__(self, name)->bool: return any(name == known for known in self)
     def __len__(self)->int: return sum(1 for _ in self)
