@@ -366,7 +366,9 @@ def half_removed(path, **kwargs):
 where = os.environ["DIES"]
 if where == "before it is noted": files.Claim.finish = die
 if where == "before checkpoints go": policy.tidy = lambda out, keep=None: None if keep is not None else die()
-if where == "while checkpoints go": shutil.rmtree = lambda path, **kwargs: half_removed(path) if "checkpoint" in str(path) else None
+remove = shutil.rmtree
+def half_or_whole(path, **kwargs): half_removed(path) if ".gone-" in str(path) else remove(path, **kwargs)
+if where == "while checkpoints go": shutil.rmtree = half_or_whole
 """
 
 @pytest.mark.parametrize("where", ["before it is noted", "before checkpoints go", "while checkpoints go"])
