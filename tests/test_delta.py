@@ -155,7 +155,8 @@ def test_an_adapter_on_another_base_is_refused(tmp_path):
     tiny("Llama").save_pretrained(tmp_path/"base")
     step(tiny("Llama")).save_pretrained(tmp_path/"cold")
     model = T.AutoModelForCausalLM.from_pretrained(tmp_path/"cold")
-    peft.get_peft_model(model, peft.LoraConfig(target_modules=["up_proj"])).save_pretrained(tmp_path/"adapter")
+    config = peft.LoraConfig(target_modules=["up_proj"])
+    peft.get_peft_model(model, config).save_pretrained(tmp_path/"adapter")
     with pytest.raises(FtrlError, match="compare it with"): delta.diff(tmp_path/"base", tmp_path/"adapter")
     assert delta.diff(tmp_path/"cold", tmp_path/"adapter").relative.max() == 0
 

@@ -101,6 +101,7 @@ def run(self:Network,
         h = h + layer.down(silu(gate) * up)
     return self.rms(h, self.norm)
 
+# %% ../../nbs/models/03_network.ipynb #cell-015
 @patch
 def _qkv(self:Network, layer:Layer, x, turn:tuple):
     "Queries, keys and values of each token; queries and keys with their positions turned in"
