@@ -276,7 +276,8 @@ def attempt(
     plan = [(kind, call) for kind, calls in probe_calls(t).items() for call in calls if call.name in t.codes]
     plan.sort(key=lambda step: step[1].name)
     jobs = [(t.codes[call.name], call.name, call.arguments) for _, call in plan]
-    results = (sandbox or shared()).map(jobs)
+    group = hash(tuple(t.codes.values()))  # the tools of one environment may share a process
+    results = (sandbox or shared()).map(jobs, [group] * len(jobs))
     for (kind, call), result in zip(plan, results):
         t.replies.setdefault(kind, []).append((call, result.content))
     return t

@@ -76,7 +76,9 @@ def replies(
     said = [_refusal(call, tools) for call, tools in zip(calls, codes)]
     todo = [i for i, text in enumerate(said) if text is None]
     jobs = [(codes[i][calls[i].name], calls[i].name, calls[i].arguments) for i in todo]
-    for i, result in zip(todo, (sandbox or shared()).map(jobs)): said[i] = result.content
+    # the tools of one row may share a process, those of different rows never do
+    groups = [hash(tuple(codes[i].values())) for i in todo]
+    for i, result in zip(todo, (sandbox or shared()).map(jobs, groups)): said[i] = result.content
     return said
 
 # %% ../../nbs/training/00_reward.ipynb #cell-016
