@@ -34,21 +34,26 @@ def call_of(
     key:str="arguments", # What its arguments are called
 )->Call | None: # None if it is no call
     "The call that a JSON object holds"
-    if not isinstance(x, dict): return None
+    if not isinstance(x, dict):
+        return None
     name, arguments = x.get("name"), x.get(key)
-    if isinstance(arguments, str): arguments = _loaded(arguments)
+    if isinstance(arguments, str):
+        arguments = _loaded(arguments)
     good = isinstance(name, str) and name and isinstance(arguments, dict)
     return Call(name, arguments) if good else None
 
 def _loaded(text:str):
     "A JSON value; None for what is not JSON, or too deep to read"
-    try: return json.loads(text)
-    except (ValueError, RecursionError): return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 # %% ../nbs/03_chat.ipynb #cell-011
 def _call(segment:str)->Call | None:
     "The call in the text between an opening mark and the next closing one; None if it cannot be read"
-    if not segment.startswith(MARKS[0]): return None
+    if not segment.startswith(MARKS[0]):
+        return None
     # lstrip takes characters, not a mark: a doubled mark goes too
     return call_of(_loaded(segment.lstrip(MARKS[0]).strip()))
 
@@ -60,7 +65,8 @@ def parse(
 )->Turn:
     "Read the calls of a turn in Hermes form (paper section 3)"
     text = text.strip()
-    for token in END_TOKENS: text = text.removesuffix(token).strip()
+    for token in END_TOKENS:
+        text = text.removesuffix(token).strip()
     before, mark, after = text.partition(MARKS[0])
     segments = (mark + after).split(MARKS[1]) if mark else []
     read = [_call(segment.strip()) for segment in segments]
@@ -74,15 +80,21 @@ def spoken(
     text:str, # A turn, with or without `<think>…</think>`
 )->str:
     "The turn without its reasoning; a thought that never ends leaves nothing behind it"
-    if not THOUGHT.search(text): return text
+    if not THOUGHT.search(text):
+        return text
     said, depth, at = [], 0, 0
     for mark in THOUGHT.finditer(text):
-        if not depth: said.append(text[at:mark.start()])
+        if not depth:
+            said.append(text[at:mark.start()])
         at = mark.end()
-        if mark[1]: depth += 1
-        elif depth: depth -= 1
-        else: said.clear()  # opened by the template: all so far was thought
-    if not depth: said.append(text[at:])
+        if mark[1]:
+            depth += 1
+        elif depth:
+            depth -= 1
+        else:
+            said.clear()  # opened by the template: all so far was thought
+    if not depth:
+        said.append(text[at:])
     return "".join(said).strip()
 
 # %% ../nbs/03_chat.ipynb #cell-020
@@ -124,22 +136,26 @@ def tool_message(
 def _native_call(c)->Call:
     "One of a message's `tool_calls`"
     function = c.get("function") if isinstance(c, dict) else None
-    if not isinstance(function, dict): return Call("", {}, error="the call names no function")
+    if not isinstance(function, dict):
+        return Call("", {}, error="the call names no function")
     id, name = c.get("id") or "", function.get("name")
     if not isinstance(name, str) or not name:
         return Call(dumps(name), {}, id, "the name of the function is no text")
     arguments = _arguments(function.get("arguments"))
-    if isinstance(arguments, dict): return Call(name, arguments, id)
+    if isinstance(arguments, dict):
+        return Call(name, arguments, id)
     return Call(name, {}, id, "the arguments are no JSON object")
 
 def _arguments(x):
     "Arguments as they came, parsed if they are text"
-    if x is None or x == "": return {}  # a tool without parameters
+    if x is None or x == "":
+        return {}  # a tool without parameters
     return _loaded(x) if isinstance(x, str) else x
 
 def _joined(content)->str:
     "The text of a message's content, which may come in parts"
-    if not isinstance(content, list): return str(content or "")
+    if not isinstance(content, list):
+        return str(content or "")
     texts = [part.get("text") if isinstance(part, dict) else part for part in content]
     return "".join(text for text in texts if isinstance(text, str))
 
@@ -202,14 +218,16 @@ def template_of(
 )->str: # The template for conversations with tools; empty if there is none
     "The chat template of a tokenizer, which may hold several"
     template = tokenizer.chat_template
-    if isinstance(template, dict): template = template.get("tool_use") or template.get("default")
+    if isinstance(template, dict):
+        template = template.get("tool_use") or template.get("default")
     return template or ""
 
 def prepare(
     tokenizer, # A transformers tokenizer; changed in place
 ):
     "Give a tokenizer whose chat template knows no tools the Hermes template"
-    if "tools" in template_of(tokenizer): return tokenizer
+    if "tools" in template_of(tokenizer):
+        return tokenizer
     end = "<|im_end|>" if "<|im_end|>" in tokenizer.get_vocab() else tokenizer.eos_token
     if end is None:
         raise FtrlError("the tokenizer has no end-of-sequence token; expected one, since turns end with it")
@@ -224,9 +242,11 @@ def defused(
     marks:Iterable[str]=(), # The tokenizer's control marks
 )->str: # Each mark with a space behind its first character
     "A text that can open no turn, call or reply"
-    if "<" not in text and "[" not in text: return text
+    if "<" not in text and "[" not in text:
+        return text
     for mark in (*marks, *TOOL_MARKS):
-        if len(mark) > 1 and mark in text: text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        if len(mark) > 1 and mark in text:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
     return text
 
 def control_marks(
@@ -249,7 +269,8 @@ def chat_mark(
     text:str, # A question, an answer, an argument, a cell of a table
 )->str | None: # None: there is none
     "The first mark in a text by which chat models tell turns, thoughts and calls apart"
-    if "<" not in text and "[" not in text: return None
+    if "<" not in text and "[" not in text:
+        return None
     found = _CHAT_MARK.search(text)
     return found[0] if found else None
 
@@ -258,7 +279,8 @@ def _short_id(
     id, # Of a call, from anywhere
 )->str: # Nine letters and digits
     "A call's id as every template takes it; Mistral's refuses others"
-    if re.fullmatch(r"[A-Za-z0-9]{9}", str(id)): return id
+    if re.fullmatch(r"[A-Za-z0-9]{9}", str(id)):
+        return id
     return hashlib.sha256(str(id).encode("utf-8", "replace")).hexdigest()[:9]
 
 def template_message(
@@ -267,10 +289,13 @@ def template_message(
 )->dict:
     "A message as templates take it: text for content, objects for arguments, short ids, no foreign control marks"
     content = _joined(message.get("content"))
-    if message.get("role") in ("tool", "user"): content = defused(content, marks)
+    if message.get("role") in ("tool", "user"):
+        content = defused(content, marks)
     message = {**message, "content": content}
-    if "tool_call_id" in message: message["tool_call_id"] = _short_id(message["tool_call_id"])
-    if not message.get("tool_calls"): return message
+    if "tool_call_id" in message:
+        message["tool_call_id"] = _short_id(message["tool_call_id"])
+    if not message.get("tool_calls"):
+        return message
     calls = []
     for c, read in zip(message["tool_calls"], from_message(message).calls):
         calls.append({**c, "id": _short_id(read.id), "function": {"name": read.name, "arguments": read.arguments}})
@@ -288,7 +313,8 @@ def render(
     marks = control_marks(prepare(tokenizer))
     told = [template_message(m, marks) for m in messages]
     how = dict(tokenize=False, add_generation_prompt=generate) | kwargs
-    try: return tokenizer.apply_chat_template(told, tools=tools or None, **how)
+    try:
+        return tokenizer.apply_chat_template(told, tools=tools or None, **how)
     except Exception as e:  # a template is a program: it may do anything wrong
         name = getattr(tokenizer, "name_or_path", "") or "this model"
         why = (str(e).splitlines() or [""])[0]

@@ -18,12 +18,16 @@ def main()->None:
     "The command `ftrl`"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try: app(prog_name="ftrl")
-    except FtrlError as e: sys.exit(_say(e))
+    try:
+        app(prog_name="ftrl")
+    except FtrlError as e:
+        sys.exit(_say(e))
     except OSError as e:
-        if e.errno is None: raise
+        if e.errno is None:
+            raise
         sys.exit(_say(f"{e.filename or 'a file'}: {e.strerror}"))
-    except KeyboardInterrupt: sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 def _say(what)->int:
     "One line on the error stream; the exit status of bad input"

@@ -28,9 +28,12 @@ def clean(
     x, # A JSON value
 ):
     "The same without half characters: each becomes a question mark"
-    if isinstance(x, str): return x if x.isascii() else x.encode("utf-8", "replace").decode()
-    if isinstance(x, dict): return {clean(k): clean(v) for k, v in x.items()}
-    if isinstance(x, list): return [clean(v) for v in x]
+    if isinstance(x, str):
+        return x if x.isascii() else x.encode("utf-8", "replace").decode()
+    if isinstance(x, dict):
+        return {clean(k): clean(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [clean(v) for v in x]
     return x
 
 # %% ../nbs/00_core.ipynb #cell-014
@@ -44,15 +47,18 @@ class Range:
     below: bool = False  # is `high` itself left out?
 
     def __contains__(self, x)->bool:
-        if isinstance(x, bool) or not isinstance(x, (int, float)) or not math.isfinite(x): return False
-        if self.whole and x != int(x): return False
+        if isinstance(x, bool) or not isinstance(x, (int, float)) or not math.isfinite(x):
+            return False
+        if self.whole and x != int(x):
+            return False
         low = x > self.low if self.above else x >= self.low
         return low and (x < self.high if self.below else x <= self.high)
 
     def __str__(self):
         start = "above" if self.above else "from"
         end = " on" if not self.above else ""
-        if math.isfinite(self.high): end = f" to {'less than ' if self.below else ''}{self.high:g}"
+        if math.isfinite(self.high):
+            end = f" to {'less than ' if self.below else ''}{self.high:g}"
         return f"a {'whole ' if self.whole else ''}number {start} {self.low:g}{end}"
 
 # %% ../nbs/00_core.ipynb #cell-016
@@ -75,7 +81,8 @@ def in_range(
     "Are these options numbers that one can mean? (`RANGES`)"
     for name, x in options.items():
         allowed = RANGES.get(name)
-        if allowed is None or x is None or x in allowed: continue
+        if allowed is None or x is None or x in allowed:
+            continue
         text = "a whole number" if name == "seed" else str(allowed)
         raise FtrlError(f"{name} is {x!r}; expected {text}")
 
@@ -166,22 +173,27 @@ class Row:
         return f"Row({self.id}, {self.data_source}, {len(self.messages)} messages, {self.unsolved})"
 
     @cached_property
-    def toolset(self)->list[dict]: return json.loads(self.tools)
+    def toolset(self)->list[dict]:
+        return json.loads(self.tools)
 
     @cached_property
-    def code(self)->dict[str, str]: return json.loads(self.codes)
+    def code(self)->dict[str, str]:
+        return json.loads(self.codes)
 
     @cached_property
-    def meta(self)->dict | None: return json.loads(self.env) if self.env else None
+    def meta(self)->dict | None:
+        return json.loads(self.env) if self.env else None
 
     @property
-    def unsolved(self)->dict[str, list[str]]: return json.loads(self.unsolved_set)
+    def unsolved(self)->dict[str, list[str]]:
+        return json.loads(self.unsolved_set)
 
 # %% ../nbs/00_core.ipynb #cell-033
 @patch(as_prop=True)
 def id(self:Row)->str:
     "The environment's id, or a digest of the first user message"
-    if self.meta and "id" in self.meta: return str(self.meta["id"])
+    if self.meta and "id" in self.meta:
+        return str(self.meta["id"])
     said = [m["content"] for m in self.messages if m["role"] == "user"]
     asked = said[0] if said else ""
     digest = hashlib.sha256(f"{self.data_source}\n{asked}".encode())
@@ -192,7 +204,8 @@ def id(self:Row)->str:
 def row(self:Env)->Row:
     "The environment as a row nobody has worked on yet"
     unsolved = {}
-    for s in self.subquestions: unsolved.setdefault(s.tool, []).append(s.answer)
+    for s in self.subquestions:
+        unsolved.setdefault(s.tool, []).append(s.answer)
     meta = {k: getattr(self, k) for k in ("id", "scenario", "world", "seed", "difficulty")}
     meta |= {"subquestions": [asdict(s) for s in self.subquestions]}
     meta |= {"distractors": self.distractors, "gates": self.gates}
@@ -205,7 +218,8 @@ def row(self:Env)->Row:
 @patch(cls_method=True)
 def from_row(cls:Env, row:Row)->Env:
     "The environment behind a row; rows without the `env` column have none"
-    if not row.meta: raise FtrlError(f"row {row.id} has no `env` column; expected a row made by `ftrl build`")
+    if not row.meta:
+        raise FtrlError(f"row {row.id} has no `env` column; expected a row made by `ftrl build`")
     try:
         meta = dict(row.meta)
         subquestions = tuple(_subquestion(s) for s in meta.pop("subquestions"))
@@ -215,7 +229,8 @@ def from_row(cls:Env, row:Row)->Env:
         docs = tuple(ToolDoc.from_schema(tool) for tool in row.toolset)
         return cls(**meta, split=row.split, question=question, answer=row.answer,
                    subquestions=subquestions, docs=docs, codes=row.code)
-    except FtrlError: raise
+    except FtrlError:
+        raise
     except (KeyError, TypeError, AttributeError, StopIteration) as e:
         why = f"{type(e).__name__}: {e}"
         raise FtrlError(f"row {row.id}: its `env`, tools or messages are not those of an environment "
@@ -238,8 +253,10 @@ def verify(
     gold:str | None, # The answer it should contain; None: no answer is known
 )->bool:
     "Does the text contain every piece of the gold answer? (paper section 2)"
-    if gold is None: return False
-    if isinstance(text, (dict, list)): text = dumps(text)
+    if gold is None:
+        return False
+    if isinstance(text, (dict, list)):
+        text = dumps(text)
     said = bare(text)
     return all(bare(piece) in said for piece in gold.split(", "))
 
@@ -252,7 +269,8 @@ def solve(
     "Strike the first open sub-answer of a tool that its reply contains"
     answers = unsolved.get(name, [])
     for i, answer in enumerate(answers):
-        if verify(text, answer): return answers.pop(i)
+        if verify(text, answer):
+            return answers.pop(i)
     return None
 
 # %% ../nbs/00_core.ipynb #cell-048
@@ -289,13 +307,16 @@ class Trajectory:
         return f"Trajectory({self.row.id}: {done}, stopped by {self.stop})"
 
     @property
-    def needed(self)->int: return sum(map(len, self.row.unsolved.values()))
+    def needed(self)->int:
+        return sum(map(len, self.row.unsolved.values()))
 
     @property
-    def solved(self)->int: return self.needed - sum(map(len, self.unsolved.values()))
+    def solved(self)->int:
+        return self.needed - sum(map(len, self.unsolved.values()))
 
     @property
-    def calls(self)->int: return sum(len(s.calls) for s in self.steps)
+    def calls(self)->int:
+        return sum(len(s.calls) for s in self.steps)
 
 # %% ../nbs/00_core.ipynb #cell-052
 @patch(as_prop=True)

@@ -25,24 +25,31 @@ def _meanwhile(path:Path)->Path:
 
 def _remove(path:Path)->None:
     "Remove a file or folder, if it is there"
-    if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
-    else: path.unlink(missing_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 # %% ../nbs/01_files.ipynb #cell-008
 def _alive(pid:int)->bool:
     "Is there such a process on this machine?"
-    try: os.kill(pid, 0)
-    except ProcessLookupError: return False
-    except (PermissionError, OverflowError): return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
     return True
 
 def _sweep(path:Path)->None:
     "Remove what writers of this file left when they were killed"
     host = f".{socket.gethostname()}."
     for left in path.parent.glob(f".*~{glob.escape(path.name)}"):
-        if not left.name.startswith(host): continue  # another machine's: it may be alive
+        if not left.name.startswith(host):
+            continue  # another machine's: it may be alive
         pid = left.name[len(host):].split(".", 1)[0]
-        if pid.isdigit() and not _alive(int(pid)): _remove(left)
+        if pid.isdigit() and not _alive(int(pid)):
+            _remove(left)
 
 # %% ../nbs/01_files.ipynb #cell-010
 @contextmanager
@@ -57,7 +64,8 @@ def atomic(
     try:
         yield temp
         os.replace(temp, path)
-    finally: _remove(temp)
+    finally:
+        _remove(temp)
 
 # %% ../nbs/01_files.ipynb #cell-013
 def finished(
@@ -73,11 +81,16 @@ def normal(
     x, # Settings: JSON values, paths, tuples, sets, dataclasses
 ):
     "The same as plain JSON, so that what was written down compares equal to what is asked for"
-    if is_dataclass(x) and not isinstance(x, type): return normal(asdict(x))
-    if isinstance(x, dict): return {str(k): normal(v) for k, v in x.items()}
-    if isinstance(x, (set, frozenset)): return sorted((normal(v) for v in x), key=dumps)
-    if isinstance(x, (list, tuple)): return [normal(v) for v in x]
-    if x is None or isinstance(x, (str, int, float, bool)): return x
+    if is_dataclass(x) and not isinstance(x, type):
+        return normal(asdict(x))
+    if isinstance(x, dict):
+        return {str(k): normal(v) for k, v in x.items()}
+    if isinstance(x, (set, frozenset)):
+        return sorted((normal(v) for v in x), key=dumps)
+    if isinstance(x, (list, tuple)):
+        return [normal(v) for v in x]
+    if x is None or isinstance(x, (str, int, float, bool)):
+        return x
     return str(x)
 
 # %% ../nbs/01_files.ipynb #cell-018
@@ -99,9 +112,12 @@ def _notes(file)->dict:
     file.seek(0)
     said = {}
     for line in file.read().decode("utf-8", "replace").splitlines(True):
-        try: x = json.loads(line) if line.endswith("\n") else None
-        except ValueError: x = None
-        if isinstance(x, dict): said |= x
+        try:
+            x = json.loads(line) if line.endswith("\n") else None
+        except ValueError:
+            x = None
+        if isinstance(x, dict):
+            said |= x
     return said
 
 def _note(file, **what)->None:
@@ -128,15 +144,18 @@ class Claim:
 
     def release(self)->None:
         "Give the place back if nothing was made of it: what failed before it began does not keep others out"
-        if self.done is None: Path(self._file.name).unlink(missing_ok=True)
+        if self.done is None:
+            Path(self._file.name).unlink(missing_ok=True)
 
 def claimed(
     path, # A file or folder that `claim` was used for
 )->dict: # `about`, and `done` once it is whole; empty where there is no note
     "What the note of an output says, without taking it"
     note = Path(path).with_name(f".{Path(path).name}.claim")
-    if not note.is_file(): return {}
-    with open(note, "rb") as file: return _notes(file)
+    if not note.is_file():
+        return {}
+    with open(note, "rb") as file:
+        return _notes(file)
 
 # %% ../nbs/01_files.ipynb #cell-025
 @contextmanager
@@ -151,13 +170,16 @@ def claim(
     note = Path(note) if note else path.with_name(f".{path.name}.claim")
     note.parent.mkdir(parents=True, exist_ok=True)
     with open(note, "a+b") as file:
-        try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
             raise FtrlError(f"{path}: another process is writing it; wait for it, "
                             "or choose another --out") from e
         said = {} if force else _notes(file)
-        if "about" in said: _same(path, said["about"], about)
-        else: _fresh(path, note, file, about, force)
+        if "about" in said:
+            _same(path, said["about"], about)
+        else:
+            _fresh(path, note, file, about, force)
         done = said.get("done") if path.exists() else None
         yield Claim(path, about, done, "about" in said, file)
 
@@ -173,10 +195,12 @@ def _fresh(path:Path, note:Path, file, about:dict, force:bool)->None:
     "Begin a note, unless something stands in the place already"
     there = path.exists() and not (path.is_dir() and not any(path.iterdir()))
     if there and not force:
-        if not file.seek(0, 2): note.unlink()  # we have just made it
+        if not file.seek(0, 2):
+            note.unlink()  # we have just made it
         raise FtrlError(f"{path} is there already and was not made by this command; choose another --out, "
                         "remove it, or give --force to replace it")
-    if force: _remove(path)
+    if force:
+        _remove(path)
     file.truncate(0)
     _note(file, about=about)
 
@@ -190,9 +214,11 @@ def produced(
     "Make an output once: what is there under the same settings is kept, what was made otherwise is refused"
     with claim(path, force or not Path(path).exists(), **about) as mine:
         if mine.done is None:
-            try: mine.finish(**(make() or {}))
+            try:
+                mine.finish(**(make() or {}))
             except BaseException:
-                if not Path(path).exists(): mine.release()
+                if not Path(path).exists():
+                    mine.release()
                 raise
         return mine.done
 
@@ -203,7 +229,8 @@ def file_digest(
     "A short name of a file's content"
     digest = hashlib.sha256()
     with open(find_file(path), "rb") as file:
-        while block := file.read(1 << 20): digest.update(block)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()[:12]
 
 # %% ../nbs/01_files.ipynb #cell-036
@@ -216,8 +243,10 @@ def open_text(
 ):
     "Open text; equal content gives equal bytes, gzipped or not"
     gzipped, writing = str(path).endswith(".gz"), "w" in mode
-    if not gzipped: return open(path, mode, encoding="utf-8", newline="\n" if writing else None)
-    if not writing: return gzip.open(path, mode, encoding="utf-8")
+    if not gzipped:
+        return open(path, mode, encoding="utf-8", newline="\n" if writing else None)
+    if not writing:
+        return gzip.open(path, mode, encoding="utf-8")
     import io
     packed = gzip.GzipFile("", "wb", fileobj=open(path, "wb"), mtime=0)  # neither name nor time in the file
     return io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
@@ -228,7 +257,8 @@ def find_file(
 )->Path: # The file that is there: `path` or `path.gz`
     "The file under this name, plain or gzipped"
     for p in (Path(path), Path(f"{path}.gz")):
-        if p.is_file(): return p
+        if p.is_file():
+            return p
     what = "a folder, not a file" if Path(path).is_dir() else "no such file"
     raise FtrlError(f"{path}: {what}; expected an existing file, or one with .gz at its end")
 
@@ -240,14 +270,19 @@ def _text_lines(path:Path)->Iterator[tuple[int, str]]:
         with open_text(path) as f:
             for i in itertools.count(1):
                 line = f.readline(LINE)
-                if not line: return
-                if len(line) == LINE: raise _not_lines(path, i, f"longer than {LINE >> 20} MB")
+                if not line:
+                    return
+                if len(line) == LINE:
+                    raise _not_lines(path, i, f"longer than {LINE >> 20} MB")
                 blank = 0 if line.strip() else blank + 1
-                if blank > BLANK: raise _not_lines(path, i, f"{BLANK:,} blank lines in a row")
-                if not blank: yield i, line
+                if blank > BLANK:
+                    raise _not_lines(path, i, f"{BLANK:,} blank lines in a row")
+                if not blank:
+                    yield i, line
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as e:
         raise FtrlError(f"{path}: not UTF-8 text or a broken .gz file ({e})") from e
-    except OSError as e: raise FtrlError(f"{path}: cannot be read ({e.strerror or e})") from e
+    except OSError as e:
+        raise FtrlError(f"{path}: cannot be read ({e.strerror or e})") from e
 
 def _not_lines(path:Path, i:int, why:str)->FtrlError:
     "What to say of a file that holds something else than lines of JSON"
@@ -259,10 +294,12 @@ def parsed(
     where:str, # Names its place in errors
 ):
     "A JSON value; what is not JSON, or too deep to read, raises `FtrlError`"
-    try: x = json.loads(text)
+    try:
+        x = json.loads(text)
     except RecursionError:
         raise FtrlError(f"{where}: JSON nested too deeply; expected a row or a record") from None
-    except ValueError as e: raise FtrlError(f"{where}: not JSON ({e})") from e
+    except ValueError as e:
+        raise FtrlError(f"{where}: not JSON ({e})") from e
     return clean(x) if "\\ud" in text or "\\uD" in text else x
 
 def numbered_lines(
@@ -290,7 +327,8 @@ def write_json_lines(
     "Write JSON lines atomically"
     n = 0
     with atomic(path) as temp, open_text(temp, "wt") as f:
-        for n, x in enumerate(xs, 1): f.write(dumps(x) + "\n")
+        for n, x in enumerate(xs, 1):
+            f.write(dumps(x) + "\n")
     return n
 
 # %% ../nbs/01_files.ipynb #cell-046
@@ -303,13 +341,15 @@ def _columns(x:dict, where:str)->None:
     for name, kind in COLUMNS.items():
         if name not in x:
             raise FtrlError(f"{where}: column `{name}` is missing; expected {', '.join(COLUMNS)}")
-        if name == "answer" and x[name] is None: continue  # an answer that nobody knows
+        if name == "answer" and x[name] is None:
+            continue  # an answer that nobody knows
         if not _is(x[name], kind):
             raise FtrlError(f"{where}: column `{name}` is {type(x[name]).__name__}; expected {kind.__name__}")
 
 def _is(value, kind:type)->bool:
     "Is a value of a column's type? Whole numbers pass for fractions, truth values for nothing else"
-    if isinstance(value, bool): return False
+    if isinstance(value, bool):
+        return False
     return isinstance(value, (int, float) if kind is float else kind)
 
 # %% ../nbs/01_files.ipynb #cell-048
@@ -318,9 +358,12 @@ def _inside(x:dict, where:str)->dict:
     found = {}
     for name, kind in _JSON.items():
         text = x.get(name)
-        if name == "env" and text is None: continue
-        try: found[name] = text if isinstance(text, dict) else parsed(text, where)
-        except (FtrlError, TypeError): found[name] = None
+        if name == "env" and text is None:
+            continue
+        try:
+            found[name] = text if isinstance(text, dict) else parsed(text, where)
+        except (FtrlError, TypeError):
+            found[name] = None
         if not isinstance(found[name], kind):
             raise FtrlError(f"{where}: column `{name}` is not JSON of a {kind.__name__}")
     return found
@@ -329,7 +372,8 @@ def _texts(xs:dict, where:str)->None:
     "Are the values lists of texts?"
     for tool, answers in xs.items():
         listed = answers if isinstance(answers, list) else [None]
-        if all(isinstance(answer, str) for answer in listed): continue
+        if all(isinstance(answer, str) for answer in listed):
+            continue
         raise FtrlError(f"{where}: `unsolved_set` holds {dumps(answers)[:60]} for {tool!r}; "
                         "expected a list of texts")
 
@@ -337,11 +381,14 @@ def _texts(xs:dict, where:str)->None:
 def _content(message:dict, where:str):
     "The text of a message; parts are joined"
     content = message.get("content")
-    if isinstance(content, str): return content
-    if content is None and message["role"] == "assistant": return None  # it only called
+    if isinstance(content, str):
+        return content
+    if content is None and message["role"] == "assistant":
+        return None  # it only called
     if isinstance(content, list):
         parts = [_part(part) for part in content]
-        if None not in parts: return "".join(parts)
+        if None not in parts:
+            return "".join(parts)
     raise FtrlError(f"{where}: a message has no text, but {dumps(content)[:60]}; expected `content`, a text")
 
 def _part(part)->str | None:
@@ -356,7 +403,8 @@ def _tool_call(call, where:str)->dict:
         function = {"name": call["name"], "arguments": call.get("arguments")}
         call = {"id": call.get("id"), "type": "function", "function": function}
     function = call.get("function") if isinstance(call, dict) else None
-    if isinstance(function, dict) and isinstance(function.get("name"), str): return call
+    if isinstance(function, dict) and isinstance(function.get("name"), str):
+        return call
     raise FtrlError(f"{where}: `tool_calls` holds {dumps(call)[:60]}; expected objects with a `function` "
                     "that has a `name` and `arguments`")
 
@@ -369,8 +417,10 @@ def checked_message(
     if not (isinstance(m, dict) and isinstance(m.get("role"), str)):
         raise FtrlError(f"{where}: `messages` holds {dumps(m)[:60]}; expected objects with a `role`")
     content, calls = _content(m, where), m.get("tool_calls")
-    if content is not m.get("content"): m = {**m, "content": content}
-    if not calls: return m
+    if content is not m.get("content"):
+        m = {**m, "content": content}
+    if not calls:
+        return m
     if not isinstance(calls, list):
         raise FtrlError(f"{where}: `tool_calls` is {type(calls).__name__}; expected a list")
     found = [_tool_call(call, where) for call in calls]
@@ -410,7 +460,8 @@ def _argument_text(function:dict)->dict:
 def _flat(message:dict)->dict:
     "A message whose call arguments are JSON text"
     calls = message.get("tool_calls")
-    if not calls: return {k: v for k, v in message.items() if k != "tool_calls"}
+    if not calls:
+        return {k: v for k, v in message.items() if k != "tool_calls"}
     return {**message, "tool_calls": [{**c, "function": _argument_text(c["function"])} for c in calls]}
 
 # %% ../nbs/01_files.ipynb #cell-061
@@ -420,7 +471,8 @@ def _present(x:dict, keep:tuple=())->dict:
 
 def _lean(message)->dict:
     "A message without the nulls that Arrow put in"
-    if not isinstance(message, dict): return message
+    if not isinstance(message, dict):
+        return message
     message = _present(message, ("content",))
     calls = message.get("tool_calls")
     if isinstance(calls, list):
@@ -432,9 +484,11 @@ def stream_rows(
     path, # .jsonl, .jsonl.gz or .parquet
 )->Iterator[Row]:
     "Read rows one at a time; a malformed row raises `FtrlError` with its line"
-    if str(path).endswith(".parquet"): yield from _stream_parquet(find_file(path))
+    if str(path).endswith(".parquet"):
+        yield from _stream_parquet(find_file(path))
     elif str(path).removesuffix(".gz").endswith((".jsonl", ".json")):
-        for i, x in numbered_lines(path): yield checked_row(x, f"{path} line {i}")
+        for i, x in numbered_lines(path):
+            yield checked_row(x, f"{path} line {i}")
     else:
         raise FtrlError(f"{path}: unknown kind of file; expected a name ending in .jsonl, .jsonl.gz "
                         "or .parquet")
@@ -444,9 +498,11 @@ def _batches(path)->Iterator[dict]:
     import pyarrow as pa, pyarrow.parquet as pq
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(256): yield from batch.to_pylist()
+            for batch in file.iter_batches(256):
+                yield from batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as e:
-        if isinstance(e, FtrlError): raise
+        if isinstance(e, FtrlError):
+            raise
         why = (str(e).splitlines() or [type(e).__name__])[0]
         raise FtrlError(f"{path}: not a parquet file, or a broken one ({why[:160]})") from e
 
@@ -454,7 +510,8 @@ def _batches(path)->Iterator[dict]:
 def _stream_parquet(path)->Iterator[Row]:
     "Rows of a parquet file, a batch at a time"
     for i, x in enumerate(_batches(path), 1):
-        if isinstance(x.get("messages"), list): x["messages"] = [_lean(m) for m in x["messages"]]
+        if isinstance(x.get("messages"), list):
+            x["messages"] = [_lean(m) for m in x["messages"]]
         yield checked_row(x, f"{path} row {i}")
 
 def load_rows(
@@ -475,7 +532,8 @@ def _arrow(rows:list[Row]):
     "Rows as an Arrow table"
     import pyarrow as pa
     found = [plain(r) | {"messages": [_flat(m) for m in r.messages]} for r in rows]
-    if any("env" in x for x in found): found = [{"env": None} | x for x in found]
+    if any("env" in x for x in found):
+        found = [{"env": None} | x for x in found]
     return pa.Table.from_pylist(found, schema=None if found else _schema())
 
 # %% ../nbs/01_files.ipynb #cell-068
@@ -485,10 +543,12 @@ def save_rows(
 )->int: # How many were written
     "Write rows atomically, in the format that the name asks for"
     rows = (x.row() if isinstance(x, Env) else x for x in rows)
-    if not str(path).endswith(".parquet"): return write_json_lines(map(plain, rows), path)
+    if not str(path).endswith(".parquet"):
+        return write_json_lines(map(plain, rows), path)
     import pyarrow.parquet as pq
     table = _arrow(list(rows))
-    with atomic(path) as temp: pq.write_table(table, temp)
+    with atomic(path) as temp:
+        pq.write_table(table, temp)
     return table.num_rows
 
 # %% ../nbs/01_files.ipynb #cell-071
@@ -496,24 +556,34 @@ def as_rows(
     data, # A file, or rows, environments, their dicts or a `datasets.Dataset`
 )->list[Row]: # At least one
     "Rows from whatever holds them; environments become fresh rows"
-    if isinstance(data, (str, Path)): rows = load_rows(data)
-    elif isinstance(data, (Row, Env)): rows = [_as_row(data, 0)]
-    elif isinstance(data, Iterable): rows = [_as_row(x, i) for i, x in enumerate(data)]
-    else: raise FtrlError(f"got {type(data).__name__}; expected rows, environments, or the name of a file that holds some")
-    if rows: return rows
+    if isinstance(data, (str, Path)):
+        rows = load_rows(data)
+    elif isinstance(data, (Row, Env)):
+        rows = [_as_row(data, 0)]
+    elif isinstance(data, Iterable):
+        rows = [_as_row(x, i) for i, x in enumerate(data)]
+    else:
+        raise FtrlError(f"got {type(data).__name__}; expected rows, environments, or the name of a file that holds some")
+    if rows:
+        return rows
     where = f"{data}: " if isinstance(data, (str, Path)) else ""
     raise FtrlError(f"{where}no row and no environment in it; expected at least one, such as `ftrl build` makes")
 
+# %% ../nbs/01_files.ipynb #cell-072
 def _as_row(x, i:int)->Row:
     "One row of `as_rows`"
-    if isinstance(x, Row): return x
-    if isinstance(x, Env): return x.row()
-    if not isinstance(x, dict): raise FtrlError(f"item {i} is {type(x).__name__}; expected a row or an environment")
+    if isinstance(x, Row):
+        return x
+    if isinstance(x, Env):
+        return x.row()
+    if not isinstance(x, dict):
+        raise FtrlError(f"item {i} is {type(x).__name__}; expected a row or an environment")
     messages = x.get("messages")
-    if isinstance(messages, list): x = {**x, "messages": [_lean(m) for m in messages]}
+    if isinstance(messages, list):
+        x = {**x, "messages": [_lean(m) for m in messages]}
     return checked_row(x, f"item {i}")
 
-# %% ../nbs/01_files.ipynb #cell-074
+# %% ../nbs/01_files.ipynb #cell-075
 def rows_digest(
     rows:Iterable[Row | Env], # Rows or environments, in order
 )->str: # Their number, and 12 hexadecimal digits
@@ -525,7 +595,7 @@ def rows_digest(
         n += 1
     return f"{n} rows {digest.hexdigest()[:12]}"
 
-# %% ../nbs/01_files.ipynb #cell-077
+# %% ../nbs/01_files.ipynb #cell-078
 def to_dataset(
     rows:Iterable[Row], # Rows of any kind
 ):
@@ -540,7 +610,7 @@ def from_dataset(
     rows = ({**x, "messages": [_lean(m) for m in x["messages"]]} for x in dataset)
     return [checked_row(x, f"dataset row {i}") for i, x in enumerate(rows)]
 
-# %% ../nbs/01_files.ipynb #cell-080
+# %% ../nbs/01_files.ipynb #cell-081
 def cache_dir()->Path:
     "Where converted models are kept: `$FTRL_CACHE`, or `~/.cache/ftrl`"
     return Path(os.environ.get("FTRL_CACHE") or Path.home()/".cache"/"ftrl")
@@ -548,7 +618,9 @@ def cache_dir()->Path:
 def data_dir()->Path | None:
     "Local benchmark data: `$FTRL_DATA`, or `../shared/data` beside the repository; None where there is none"
     named = os.environ.get("FTRL_DATA")
-    if named: return Path(named)
+    if named:
+        return Path(named)
     beside = Path("../../shared/data")
-    if "__file__" in globals(): beside = Path(__file__).resolve().parents[2]/"shared"/"data"
+    if "__file__" in globals():
+        beside = Path(__file__).resolve().parents[2]/"shared"/"data"
     return beside if beside.is_dir() else None

@@ -40,9 +40,12 @@ def typed(
     "The value as its schema asks for it; text where it does not fit"
     kind = schema.get("type", "string")
     kinds = kind if isinstance(kind, list) else [kind]
-    if "string" in kinds and text != "null": return text
-    try: return json.loads(text)
-    except (ValueError, RecursionError): pass
+    if "string" in kinds and text != "null":
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
     # Python's spelling of what JSON writes in lower case
     return {"True": True, "False": False, "None": None}.get(text, text)
 
@@ -65,15 +68,18 @@ def _objects(text:str)->list:
     "The JSON values that stand one after another in a text, with anything between them"
     decoder, found, at = json.JSONDecoder(), [], 0
     while (at := text.find("{", at)) >= 0:
-        try: value, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError): break
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            break
         found.append(value)
     return found
 
 def _llama(text:str, schemas:dict)->tuple[str, list[Call]]:
     "`{\"name\": …, \"parameters\": {…}}`"
     body = text.strip().removeprefix("<|python_tag|>").strip()
-    if not body.startswith("{"): return text.strip(), []
+    if not body.startswith("{"):
+        return text.strip(), []
     calls = [call_of(x, "parameters") or call_of(x) for x in _objects(body)]
     return "", [c for c in calls if c]
 
@@ -85,13 +91,15 @@ _NAMED = re.compile(r"\[TOOL_CALLS\]\s*([\w.-]+)(?:\[CALL_ID\][\w-]+)?\[ARGS\]")
 def _mistral(text:str, schemas:dict)->tuple[str, list[Call]]:
     "`[TOOL_CALLS][{\"name\": …, \"arguments\": {…}}]`, or `[TOOL_CALLS]NAME[ARGS]{…}`"
     before, mark, after = text.partition("[TOOL_CALLS]")
-    if not mark: return text.strip(), []
+    if not mark:
+        return text.strip(), []
     calls = []
     for named in _NAMED.finditer(text):
         behind = text[named.end():].split("[TOOL_CALLS]", 1)[0]
         arguments = (_objects(behind) or [None])[0]
         calls.append(call_of({"name": named[1], "arguments": arguments}))
-    if not calls: calls = [call_of(x) for x in _objects(after)]
+    if not calls:
+        calls = [call_of(x) for x in _objects(after)]
     return before.strip(), [c for c in calls if c]
 
 MISTRAL_FORM = Form("mistral", ("[TOOL_CALLS]",), _mistral)
@@ -103,12 +111,17 @@ def form_for(
     template:str, # A chat template
 )->Form | None: # None: a form that nobody here reads
     "The form of calls that a chat template asks for"
-    if "[TOOL_CALLS]" in template: return MISTRAL_FORM
-    if "<function=" in template: return XML_FORM
-    if "<tool_call>" in template and "arg_key" not in template: return HERMES_FORM
-    if '"parameters": ' in template and ("python_tag" in template or "ipython" in template): return LLAMA_FORM
+    if "[TOOL_CALLS]" in template:
+        return MISTRAL_FORM
+    if "<function=" in template:
+        return XML_FORM
+    if "<tool_call>" in template and "arg_key" not in template:
+        return HERMES_FORM
+    if '"parameters": ' in template and ("python_tag" in template or "ipython" in template):
+        return LLAMA_FORM
     return None
 
+# %% ../nbs/04_forms.ipynb #cell-018
 _told = set()
 
 def form_of(
@@ -117,7 +130,8 @@ def form_of(
     "The form of calls of a model, by its chat template; an unknown form is named once"
     template = template_of(tokenizer)
     form = form_for(template)
-    if form: return form
+    if form:
+        return form
     name = getattr(tokenizer, "name_or_path", "") or "this model"
     if "tools" in template and name not in _told:
         _told.add(name)
@@ -125,7 +139,7 @@ def form_of(
                       f"one of {', '.join(FORMS)}. Calls are read as Hermes', so none may be seen")
     return HERMES_FORM
 
-# %% ../nbs/04_forms.ipynb #cell-020
+# %% ../nbs/04_forms.ipynb #cell-021
 def schemas_of(
     tools:list[dict] | None, # Tool schemas as chat models take them
 )->dict[str, dict]: # Parameters by tool
@@ -140,6 +154,7 @@ def turn_of(
 )->Turn:
     "The turn that a model took, read without its thoughts"
     text = spoken(text).strip()
-    for token in (*END_TOKENS, "</s>", "<|eot_id|>", "<|eom_id|>"): text = text.removesuffix(token).strip()
+    for token in (*END_TOKENS, "</s>", "<|eot_id|>", "<|eom_id|>"):
+        text = text.removesuffix(token).strip()
     said, calls = form.read(text, schemas_of(tools))
     return Turn(said, tuple(calls), form.marks) if calls else Turn(text, (), form.marks)

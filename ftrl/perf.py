@@ -13,16 +13,20 @@ from pathlib import Path
 # %% ../nbs/05_perf.ipynb #cell-005
 def _stated(path:str, key:str)->str:
     "The value after `key` in a file of `key: value` lines, empty where there is none"
-    try: text = Path(path).read_text()
-    except OSError: return ""  # not Linux
+    try:
+        text = Path(path).read_text()
+    except OSError:
+        return ""  # not Linux
     for line in text.splitlines():
-        if line.startswith(key): return line.partition(":")[2].strip()
+        if line.startswith(key):
+            return line.partition(":")[2].strip()
     return ""
 
 def _gpu()->str | None:
     "The GPU, if torch is in use and sees one"
     torch = sys.modules.get("torch")  # a benchmark without torch need not load it
-    if torch is None or not torch.cuda.is_available(): return None
+    if torch is None or not torch.cuda.is_available():
+        return None
     return torch.cuda.get_device_name()
 
 # %% ../nbs/05_perf.ipynb #cell-007
@@ -44,6 +48,7 @@ def seconds(run:Callable)->float:
     run()
     return time.perf_counter() - start
 
+# %% ../nbs/05_perf.ipynb #cell-011
 def compare(
     contestants:dict[str, Callable], # Name -> what to run
     n:int=5, # Rounds
@@ -54,18 +59,22 @@ def compare(
     times = {name: [] for name in contestants}
     for i in range(warm + n):
         names = list(contestants)
-        if i % 2: names.reverse()
+        if i % 2:
+            names.reverse()
         gc.collect()
         gc.disable()
         try:
             for name in names:
-                if before: before()
+                if before:
+                    before()
                 t = seconds(contestants[name])
-                if i >= warm: times[name].append(t)
-        finally: gc.enable()
+                if i >= warm:
+                    times[name].append(t)
+        finally:
+            gc.enable()
     return {name: sorted(ts) for name, ts in times.items()}
 
-# %% ../nbs/05_perf.ipynb #cell-013
+# %% ../nbs/05_perf.ipynb #cell-014
 def case(
     name:str, # What was measured
     unit:str, # Of `ours` and `peer`
@@ -76,7 +85,8 @@ def case(
 )->dict:
     "One line of a benchmark"
     ratio = None
-    if ours and peer: ratio = peer / ours if better == "lower" else ours / peer
+    if ours and peer:
+        ratio = peer / ours if better == "lower" else ours / peer
     line = {"case": name, "unit": unit, "ours": ours, "peer": peer, "ratio": ratio, "better": better, **more}
     return {key: _short(value) for key, value in line.items()}
 
@@ -84,7 +94,7 @@ def _short(x):
     "A float to four digits; all else as it is"
     return float(f"{x:.4g}") if isinstance(x, float) else x
 
-# %% ../nbs/05_perf.ipynb #cell-015
+# %% ../nbs/05_perf.ipynb #cell-016
 def benchmark(
     name:str, # Of the benchmark
     cases:list[dict], # From `case`

@@ -25,18 +25,23 @@ class Registry(Mapping):
 
     def __getitem__(self, name:str):
         discover(self)
-        if name in self.records: return self.records[name]
-        if name in self.offered: return self.add(name, _loaded_entry(self, name))
+        if name in self.records:
+            return self.records[name]
+        if name in self.offered:
+            return self.add(name, _loaded_entry(self, name))
         raise FtrlError(f"{self.noun} {name!r} is unknown; expected one of {', '.join(self)}")
 
     def __iter__(self)->Iterator[str]:
         discover(self)
-        def place(name): return getattr(self.records[name], "order", 0)
+        def place(name):
+            return getattr(self.records[name], "order", 0)
         others = [name for name in self.offered if name not in self.records]
         return iter([*sorted(self.records, key=place), *others])
 
-    def __contains__(self, name)->bool: return any(name == known for known in self)
-    def __len__(self)->int: return sum(1 for _ in self)
+    def __contains__(self, name)->bool:
+        return any(name == known for known in self)
+    def __len__(self)->int:
+        return sum(1 for _ in self)
 
 # %% ../nbs/02_registry.ipynb #cell-006
 @patch
@@ -48,16 +53,19 @@ def add(self:Registry, name:str, record):
 @patch
 def register(self:Registry, name:str)->Callable:
     "A decorator that makes a function or class known under a name"
-    def known(record): return self.add(name, record)
+    def known(record):
+        return self.add(name, record)
     return known
 
 # %% ../nbs/02_registry.ipynb #cell-008
 def discover(registry:Registry)->None:
     "Import the modules of `home`, and note what entry points offer; done once"
-    if registry.offered is not None: return
+    if registry.offered is not None:
+        return
     # set before the imports: a module of `home` may look something up while it is imported
     registry.offered = {entry.name: entry for entry in entry_points(group=registry.group)}
-    if not registry.home: return
+    if not registry.home:
+        return
     package = importlib.import_module(registry.home)
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{registry.home}.{module.name}")
@@ -65,7 +73,8 @@ def discover(registry:Registry)->None:
 def _loaded_entry(registry:Registry, name:str):
     "A record that an installed package offers"
     entry = registry.offered[name]
-    try: return entry.load()
+    try:
+        return entry.load()
     except Exception as e:  # whatever their module does wrong
         raise FtrlError(f"{registry.noun} {name!r} of the installed package cannot be loaded "
                         f"from {entry.value!r}: {type(e).__name__}: {e}") from e

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 CELL = 25  # lines of an exported cell, blank lines and comments aside
 ORDER = ("core", "files", "registry", "chat", "forms", "perf", "sandbox", "models", "environments", "training", "evaluation",
-         "weights", "figures", "bridges", "runs", "cli")
+         "weights", "figures", "bridges", "runs", "commands", "cli")
 MODULES = [p for p in sorted((ROOT / "ftrl").rglob("*.py")) if p.name not in ("__init__.py", "_modidx.py")]
 
 

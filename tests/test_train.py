@@ -99,8 +99,8 @@ def test_equal_rewards_are_left_out_without_changing_a_gradient(tmp_path, tokeni
     for name in g1: assert (g1[name] - g2[name]).norm() <= 1e-4 * g1[name].norm() + 1e-9, name
 
 def test_bf16_is_as_near_to_fp32_as_stock_is(tmp_path, tokenizer):
-    from ftrl.training.packed import groups_of, pack
-    from ftrl.training.prefix import share
+    from ftrl.training.sharing.packed import groups_of, pack
+    from ftrl.training.sharing.prefix import share
     inputs = batch([(300, [12] * 4)])
     ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], 1) for k in ("ids", "mask"))
     model = share(network("Llama"))

@@ -19,6 +19,7 @@ class Bridge:
     label: str                        # One line: to what, and what is written
     write: Callable[..., Path]        # rows, out, reward, force -> where it was written
 
-    def __repr__(self): return f"Bridge({self.name}: {self.label})"
+    def __repr__(self):
+        return f"Bridge({self.name}: {self.label})"
 
 BRIDGES = Registry("ftrl.bridges", "bridge", home="ftrl.bridges")

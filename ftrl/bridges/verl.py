@@ -38,11 +38,14 @@ def written_out(
     out, previous = [_system(messages, tools)], None
     for m in messages:
         text, role = m.get("content") or "", m["role"]
-        if role == "assistant": text = turn_text(from_message(m))
+        if role == "assistant":
+            text = turn_text(from_message(m))
         if role == "tool":
             text, role = f"<tool_response>\n{text}\n</tool_response>", "user"
-            if previous == "tool": text = f"{out.pop()['content']}\n{text}"
-        if m["role"] != "system": out.append({"role": role, "content": text})
+            if previous == "tool":
+                text = f"{out.pop()['content']}\n{text}"
+        if m["role"] != "system":
+            out.append({"role": role, "content": text})
         previous = m["role"]
     return out
 
@@ -66,7 +69,8 @@ def verl_record(
     return record | {"extra_info": {"index": index, "split": split, "id": row.id}}
 
 # %% ../../nbs/bridges/01_verl.ipynb #cell-012
-def _json_text(x)->str: return x if isinstance(x, str) else dumps(x)
+def _json_text(x)->str:
+    return x if isinstance(x, str) else dumps(x)
 
 def verl_score(
     response:str, # One assistant turn
@@ -91,7 +95,8 @@ def reward_source(
     reward:str="solve-f1", # One of `reward.REWARDS`
 )->str: # Python source
     "The reward function as verl loads it from a file"
-    if reward not in REWARDS: raise FtrlError(f"reward {reward!r} is unknown; expected one of {', '.join(REWARDS)}")
+    if reward not in REWARDS:
+        raise FtrlError(f"reward {reward!r} is unknown; expected one of {', '.join(REWARDS)}")
     return f'''"Reward {reward} for verl; needs the package ftrl"
 import json
 from ftrl.bridges.verl import verl_score
@@ -132,15 +137,19 @@ def export(
     "Write what a cluster that runs verl needs"
     import pyarrow as pa, pyarrow.parquet as pq
     source, records = reward_source(reward), [verl_record(row, i) for i, row in enumerate(rows)]
-    if not records: raise FtrlError("no rows to export; expected at least one")
+    if not records:
+        raise FtrlError("no rows to export; expected at least one")
     out, script = Path(out), SCRIPT.format(name=_verl_name(reward))
     digest = hashlib.sha256(dumps(records).encode()).hexdigest()
     with claim(out, force, export="verl", reward=reward, rows=digest) as mine:
-        if mine.done is not None: return out
+        if mine.done is not None:
+            return out
         out.mkdir(parents=True, exist_ok=True)
-        with atomic(out/"rows.parquet") as temp: pq.write_table(pa.Table.from_pylist(records), temp)
+        with atomic(out/"rows.parquet") as temp:
+            pq.write_table(pa.Table.from_pylist(records), temp)
         for name, text in (("reward.py", source), ("train.sh", script)):
-            with atomic(out/name) as temp: temp.write_text(text, encoding="utf-8")
+            with atomic(out/name) as temp:
+                temp.write_text(text, encoding="utf-8")
         mine.finish()
     return out
 

@@ -35,7 +35,8 @@ app = typer.Typer(
 # %% ../../nbs/commands/00_app.ipynb #cell-006
 def _version(asked:bool)->None:
     "Say the version, and end"
-    if not asked: return
+    if not asked:
+        return
     from importlib.metadata import version
     print(f"ftrl {version('ftrl')}")
     raise typer.Exit()
@@ -43,7 +44,8 @@ def _version(asked:bool)->None:
 @app.callback()
 def _verbs(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version")] = False,
-)->None: pass  # with it, even a single command is called by its name
+)->None:
+    pass  # with it, even a single command is called by its name
 
 # %% ../../nbs/commands/00_app.ipynb #cell-008
 ROWS = (".jsonl", ".jsonl.gz", ".parquet")
@@ -92,6 +94,7 @@ def given_options(
     found = {}
     for word in words or ():
         name, mark, value = word.partition("=")
-        if not mark: raise FtrlError(f"--set {word}: expected name=value, such as beta=0.001")
+        if not mark:
+            raise FtrlError(f"--set {word}: expected name=value, such as beta=0.001")
         found[name] = yaml.safe_load(value)
     return found

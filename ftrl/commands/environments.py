@@ -19,18 +19,22 @@ from ..files import stream_rows
 # %% ../../nbs/commands/01_environments.ipynb #cell-005
 def _levels(text:str)->tuple[int, ...]:
     "The difficulties of `--difficulty`"
-    try: levels = tuple(int(level) for level in text.split(","))
+    try:
+        levels = tuple(int(level) for level in text.split(","))
     except ValueError as e:
         raise FtrlError(f"--difficulty {text}: expected numbers from 0 to 4, such as 2 or 0,2,4") from e
-    for level in levels: in_range(difficulty=level)
+    for level in levels:
+        in_range(difficulty=level)
     return levels
 
 def _opened(spec:str):
     "A built-in world's name, or the world of a file or database, with a word on what it leaves out"
     from ftrl.environments.tables import is_tables, open_world
-    if not is_tables(spec): return spec
+    if not is_tables(spec):
+        return spec
     world = open_world(spec)
-    for why, n in sorted(world.omitted.items()): print(f"{world.name}: {n} left out, {why}", file=sys.stderr)
+    for why, n in sorted(world.omitted.items()):
+        print(f"{world.name}: {n} left out, {why}", file=sys.stderr)
     return world
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-007
@@ -40,7 +44,8 @@ def _from_facts(out:str, n:int, recipe, **how)->None:
     from ftrl.environments.report import construct
     recipe.views()  # a world that cannot be had is told before anything is written
     with tqdm(total=n, unit="env", disable=None) as bar:
-        def count(env): bar.update()
+        def count(env):
+            bar.update()
         report = construct(out, n, recipe, count, **how)
     print(report["table"].to_string(), f"\nrejected: {report['rejected'] or 'none'}")
     print(f"{out}: {report['built']} environments, {report['rate']:.0f} a second")
@@ -51,8 +56,10 @@ def _from_model(author:str, questions:str | None, n:int, worlds, seed:int, **how
     split = how["split"]
     plain = seed_questions(input_file(questions)) if questions else asked(n, worlds, seed=seed, split=split)
     run = build_from_questions(list(islice(plain, n)), author, seed=seed, **how)
-    for env in run: print(env)
-    for name, value in run.report.items(): print(f"{name}: {value}")
+    for env in run:
+        print(env)
+    for name, value in run.report.items():
+        print(f"{name}: {value}")
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-008
 @app.command("build")
@@ -85,13 +92,16 @@ def build_command(
 def _told(report:dict)->None:
     "A report of `check`, line by line"
     for rejected in report["rejected"]:
-        for gate, why in rejected["failed"].items(): print(f"{rejected['id']}: {gate}: {why}")
-    for name, found in report.get("contamination", {}).items(): print(f"{name}: {len(found)} sequences shared")
+        for gate, why in rejected["failed"].items():
+            print(f"{rejected['id']}: {gate}: {why}")
+    for name, found in report.get("contamination", {}).items():
+        print(f"{name}: {len(found)} sequences shared")
     print(f"{report['passed']} of {report['rows']} accepted")
 
 def _questions(path:str):
     "The questions of a file's rows"
-    for row in stream_rows(path): yield str(row.messages[-1].get("content") or "").rpartition("Question: ")[2]
+    for row in stream_rows(path):
+        yield str(row.messages[-1].get("content") or "").rpartition("Question: ")[2]
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-014
 @app.command("check")
@@ -105,12 +115,17 @@ def check_command(
     from ftrl.environments.report import audit, contamination
     path = input_file(path)
     with tqdm(unit="env", disable=as_json or None) as bar:
-        def count(*_): bar.update()
+        def count(*_):
+            bar.update()
         report = audit(path, count)
-    if not report["rows"]: raise FtrlError(f"{path}: no row in it; expected environments, such as `ftrl build` makes")
-    if overlap: report["contamination"] = contamination(_questions(path))
-    if as_json: print(dumps(report))
-    else: _told(report)
+    if not report["rows"]:
+        raise FtrlError(f"{path}: no row in it; expected environments, such as `ftrl build` makes")
+    if overlap:
+        report["contamination"] = contamination(_questions(path))
+    if as_json:
+        print(dumps(report))
+    else:
+        _told(report)
     raise typer.Exit(1 if report["rejected"] else 0)
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-016
@@ -131,6 +146,8 @@ def show_command(
     from ftrl.environments.report import describe
     in_range(i=i)
     row = next(islice(stream_rows(input_file(path)), i, None), None)
-    if row is None: raise FtrlError(f"{path} has no row {i}; expected a number from 0 on")
+    if row is None:
+        raise FtrlError(f"{path} has no row {i}; expected a number from 0 on")
     print(printable(describe(row)))
-    for name, source in row.code.items() if code else (): print(printable(f"\n# {name}\n{source}"))
+    for name, source in row.code.items() if code else ():
+        print(printable(f"\n# {name}\n{source}"))

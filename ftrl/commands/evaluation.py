@@ -55,6 +55,7 @@ def _by_block(frame)->str:
     moved = [f"{block} {relative * 1000:.2f}" for block, relative in zip(parts.block, parts.relative)]
     return f"relative update, per mille: {', '.join(moved)}"
 
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-009
 @app.command("delta")
 def delta_command(
     base: Annotated[str, Arg(help="The checkpoint before: a directory, .gguf file, hub id or smollm2")],
@@ -79,7 +80,7 @@ def delta_command(
     told = produced(out, write, force, weights=marks, rank=rank)
     print(f"{out}: {told['weights']} weights; {told['moved']}")
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-009
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-010
 @app.command("figures")
 def figures_command(
     runs: Annotated[str, Opt(help="A run directory")],
@@ -87,4 +88,5 @@ def figures_command(
 ):
     "Draw every figure that a run has results for; name what the others lack."
     from ftrl.figures.figure import draw
-    for drawn in draw(runs, out): print(drawn)
+    for drawn in draw(runs, out):
+        print(drawn)

@@ -21,13 +21,15 @@ _READERS = (environments, evaluation, training)
 ODD = (None, True, -1, 1e308, "", "\ud800", "\x1b[31m", [], {}, [[]], {"": None}, "<|im_end|>", "</tool_call>", "a" * 5000,
        float("nan"), 10 ** 30, ["f"], {"f": 3}, "{", "[1", '{"a": 1}')
 
-def _cut(data:bytes, r:random.Random)->bytes: return data[:r.randrange(len(data) + 1)]
+def _cut(data:bytes, r:random.Random)->bytes:
+    return data[:r.randrange(len(data) + 1)]
 
 def _flipped(data:bytes, r:random.Random)->bytes:
     "Some bytes are others"
     found = bytearray(data)
     for _ in range(r.randrange(1, 9)):
-        if found: found[r.randrange(len(found))] = r.randrange(256)
+        if found:
+            found[r.randrange(len(found))] = r.randrange(256)
     return bytes(found)
 
 def _stuffed(data:bytes, r:random.Random)->bytes:
@@ -41,15 +43,19 @@ def _places(x, path:tuple=())->Iterator[tuple]:
     "The path of every value inside a JSON value"
     yield path
     inside = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ()
-    for key, value in inside: yield from _places(value, (*path, key))
+    for key, value in inside:
+        yield from _places(value, (*path, key))
 
 def _replaced(x, path:tuple, value):
     "The same with another value in one place; without it where the value is `...`"
-    if not path: return value
+    if not path:
+        return value
     key, *rest = path
     found = dict(x) if isinstance(x, dict) else list(x)
-    if not rest and value is ...: del found[key]
-    else: found[key] = _replaced(found[key], tuple(rest), value)
+    if not rest and value is ...:
+        del found[key]
+    else:
+        found[key] = _replaced(found[key], tuple(rest), value)
     return found
 
 # %% ../../nbs/commands/04_fuzz.ipynb #cell-010
@@ -57,15 +63,18 @@ def _odd_value(data:bytes, r:random.Random)->bytes:
     "One record has an odd value somewhere, or lacks one"
     lines = data.decode("utf-8", "replace").splitlines()
     at = r.randrange(len(lines))
-    try: x = json.loads(lines[at])
-    except ValueError: return data
+    try:
+        x = json.loads(lines[at])
+    except ValueError:
+        return data
     inner = [key for key, value in x.items() if isinstance(value, str) and value[:1] in ("{", "[")]
     value = r.choice((*ODD, ...))
     if inner and r.random() < .5:
         key = r.choice(inner)
         parsed = json.loads(x[key])
         x[key] = json.dumps(_replaced(parsed, r.choice(list(_places(parsed))[1:] or [()]), value if value is not ... else None))
-    else: x = _replaced(x, r.choice(list(_places(x))[1:]), value)
+    else:
+        x = _replaced(x, r.choice(list(_places(x))[1:]), value)
     lines[at] = json.dumps(x)
     return "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n"
 
@@ -79,8 +88,10 @@ class Finding:
     file: str
     why: str
 
-def _late(*_)->None: raise TimeoutError("still running")
+def _late(*_)->None:
+    raise TimeoutError("still running")
 
+# %% ../../nbs/commands/04_fuzz.ipynb #cell-014
 def outcome(
     run:Callable[[], object], # Runs a command
     seconds:int=60, # It may take
@@ -89,21 +100,26 @@ def outcome(
     before = signal.signal(signal.SIGALRM, _late)
     signal.alarm(seconds)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()): run()
-    except FtrlError as e: return "" if len(str(e)) < 5000 else f"an error of {len(str(e))} characters"
-    except SystemExit as e: return "" if e.code in (0, 1, 2, None) else f"status {e.code}"
-    except Exception as e: return f"{type(e).__name__}: {str(e)[:200]}"
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            run()
+    except FtrlError as e:
+        return "" if len(str(e)) < 5000 else f"an error of {len(str(e))} characters"
+    except SystemExit as e:
+        return "" if e.code in (0, 1, 2, None) else f"status {e.code}"
+    except Exception as e:
+        return f"{type(e).__name__}: {str(e)[:200]}"
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
     return ""
 
-# %% ../../nbs/commands/04_fuzz.ipynb #cell-015
+# %% ../../nbs/commands/04_fuzz.ipynb #cell-016
 def _good_files(folder:Path)->dict[str, bytes]:
     "Small good files of every kind that a command reads, by name"
     from ftrl.environments.build import build
     envs = list(build(3, ["chemistry"]))
-    for name in ("envs.jsonl", "envs.jsonl.gz", "envs.parquet"): save_rows(envs, folder/name)
+    for name in ("envs.jsonl", "envs.jsonl.gz", "envs.parquet"):
+        save_rows(envs, folder/name)
     lines = (folder/"envs.jsonl").read_text().splitlines()
     turns = [json.loads(line) | {"response": "I do not know."} for line in lines]
     (folder/"turns.jsonl").write_text("".join(dumps(turn) + "\n" for turn in turns))
@@ -112,19 +128,22 @@ def _good_files(folder:Path)->dict[str, bytes]:
     names = ("envs.jsonl", "envs.jsonl.gz", "envs.parquet", "turns.jsonl", "replies.jsonl")
     return {name: (folder/name).read_bytes() for name in names}
 
+# %% ../../nbs/commands/04_fuzz.ipynb #cell-017
 def _commands(name:str, path:str, folder:Path)->list[list[str]]:
     "The commands that read a file of this kind"
     out = f"{folder}/out"
     replay = ["--model", f"replay:{path if name == 'replies.jsonl' else folder/'replies.jsonl'}"]
     envs = f"{folder}/envs.jsonl" if name == "replies.jsonl" else path
-    if name == "turns.jsonl": return [["score", path, "--force", "--out", f"{out}.jsonl"]]
+    if name == "turns.jsonl":
+        return [["score", path, "--force", "--out", f"{out}.jsonl"]]
     played = [["collect", envs, *replay, "--force", "--out", f"{out}.jsonl"],
               ["evaluate", "ftrl", "--data", envs, *replay, "--force", "--out", f"{out}.jsonl"]]
-    if name == "replies.jsonl": return played
+    if name == "replies.jsonl":
+        return played
     return [*played, ["check", path], ["show", path, "-i", "1"], ["table", path],
             ["export", path, "--force", "--out", f"{out}-verl"]]
 
-# %% ../../nbs/commands/04_fuzz.ipynb #cell-016
+# %% ../../nbs/commands/04_fuzz.ipynb #cell-018
 def fuzz_files(
     n:int, # Broken files
     folder:Path, # Where they are put
@@ -142,9 +161,10 @@ def fuzz_files(
         path.write_bytes(gzip.compress(broken) if data is not good[name] else broken)
         words = r.choice(_commands(name, str(path), folder))
         why = outcome(lambda: command.main(words, standalone_mode=False))
-        if why: yield Finding(" ".join(words), name, why)
+        if why:
+            yield Finding(" ".join(words), name, why)
 
-# %% ../../nbs/commands/04_fuzz.ipynb #cell-018
+# %% ../../nbs/commands/04_fuzz.ipynb #cell-020
 def bench_files(
     n:int=2000, # Broken files
 )->dict: # A benchmark's result
@@ -152,9 +172,11 @@ def bench_files(
     import tempfile
     from ftrl.perf import benchmark, case
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder: found = list(fuzz_files(n, Path(folder)))
+    with tempfile.TemporaryDirectory() as folder:
+        found = list(fuzz_files(n, Path(folder)))
     seconds = time.perf_counter() - start
-    for finding in found: print(finding)
+    for finding in found:
+        print(finding)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     cases = [case("tracebacks", "of broken files", float(len(found)), files=n, memory_mb=memory),
              case("pace", "files a second", n / seconds, better="higher")]

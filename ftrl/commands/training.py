@@ -66,14 +66,16 @@ def _config(profile:str | None, algorithm:str, reward:str, options:dict, given:d
     "The settings of a training"
     from ftrl.training.settings import TrainConfig
     known = {None: TrainConfig, "smoke": TrainConfig.smoke, "paper": TrainConfig.paper}
-    if profile not in known: raise FtrlError(f"--profile {profile}: expected smoke or paper")
+    if profile not in known:
+        raise FtrlError(f"--profile {profile}: expected smoke or paper")
     config = known[profile]()
     sizes = {name: value for name, value in given.items() if value is not None}
     return replace(config, algorithm=algorithm, reward=reward, options=config.options | options, **sizes)
 
 def _suit(rounds:int, mode:str, lora:int | None, dev:int, aggregate:bool, done:float)->None:
     "Do these options go together?"
-    if rounds and (mode, lora) != ("step", None): raise FtrlError("--rounds goes with --mode step and without --lora")
+    if rounds and (mode, lora) != ("step", None):
+        raise FtrlError("--rounds goes with --mode step and without --lora")
     if (dev or aggregate or done) and not rounds:
         raise FtrlError("--dev, --aggregate and --done are about rounds; give --rounds too")
 
@@ -83,7 +85,8 @@ def _run(path:str, model:str, out:str, config, mode:str, rounds:int, lora_rank:i
     from ftrl.training.policy import lora
     from ftrl.training.rounds import rounds as several
     from ftrl.training.train import train
-    if rounds: return several(path, model, out, config, rounds, force=force, progress=sys.stderr.isatty(), **of_rounds)
+    if rounds:
+        return several(path, model, out, config, rounds, force=force, progress=sys.stderr.isatty(), **of_rounds)
     peft = None if lora_rank is None else lora(lora_rank)
     return train(path, model, out, config, peft, mode, force=force)
 
@@ -120,7 +123,8 @@ def train_command(
     _suit(rounds, mode, lora, dev, aggregate, done)
     sizes = dict(steps=steps, prompts=prompts, group=group, length=length, lr=lr)
     config, path = _config(profile, algorithm, reward, {"seed": seed} | given_options(set_), sizes), input_file(path)
-    if plan: return _estimate(path, model, config)
+    if plan:
+        return _estimate(path, model, config)
     print(_run(path, model, out, config, mode, rounds, lora, force, each=each, dev=dev, aggregate=aggregate, done=done))
 
 # %% ../../nbs/commands/02_training.ipynb #cell-019

@@ -33,7 +33,8 @@ TIMED = {
     "delta": "ftrl.weights.delta_speed:bench_delta",
     "faults": "ftrl.commands.fuzz:bench_fuzz"}
 
-def _shown(value)->str: return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _shown(value)->str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 @app.command("bench")
 def bench_command(
@@ -41,8 +42,11 @@ def bench_command(
     as_json: Annotated[bool, Opt("--json", help="One JSON object as the last line")] = False,
 ):
     "Benchmark a part against a named peer, in the same run."
-    if name not in TIMED: raise FtrlError(f"benchmark {name!r} is unknown; expected one of {', '.join(TIMED)}")
+    if name not in TIMED:
+        raise FtrlError(f"benchmark {name!r} is unknown; expected one of {', '.join(TIMED)}")
     module, function = TIMED[name].split(":")
     result = getattr(import_module(module), function)()
-    for case in result["cases"]: print("  ".join(f"{key} {_shown(value)}" for key, value in case.items()))
-    if as_json: print(dumps(result))
+    for case in result["cases"]:
+        print("  ".join(f"{key} {_shown(value)}" for key, value in case.items()))
+    if as_json:
+        print(dumps(result))

@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from ..core import FtrlError, rng
 from ..registry import Registry
 
-if TYPE_CHECKING: import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/environments/00_world.ipynb #cell-005
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Kind:
     named: str = "{x}"  # How a question calls one by its name: "the time zone {x}"
 
     @property
-    def noun(self)->str: return self.name.replace("_", " ")
+    def noun(self)->str:
+        return self.name.replace("_", " ")
 
 # %% ../../nbs/environments/00_world.ipynb #cell-008
 VALUES = ("number", "date", "text")
@@ -40,9 +42,12 @@ def quantity(
     digits:int=2, # Decimals at most
 )->str:
     "A number as tools print it, with its unit: 5895, 'm' -> '5,895 m'"
-    if isinstance(x, int): text = f"{x:,}"  # to the last digit, also where floats end
-    elif not digits: text = f"{round(x):,}"
-    else: text = f"{round(x, digits):,.{digits}f}".rstrip("0").rstrip(".")
+    if isinstance(x, int):
+        text = f"{x:,}"  # to the last digit, also where floats end
+    elif not digits:
+        text = f"{round(x):,}"
+    else:
+        text = f"{round(x, digits):,.{digits}f}".rstrip("0").rstrip(".")
     return f"{text} {unit}".strip()
 
 def amount(
@@ -82,13 +87,17 @@ class Relation:
     family: str = ""           # Relations of one family are answered by one service; the domain when empty
 
     @property
-    def id(self)->str: return f"{self.domain}.{self.name}"
+    def id(self)->str:
+        return f"{self.domain}.{self.name}"
     @property
-    def label(self)->str: return self.name.replace("_", " ")
+    def label(self)->str:
+        return self.name.replace("_", " ")
     @property
-    def theme(self)->tuple[str, str]: return self.domain, self.family
+    def theme(self)->tuple[str, str]:
+        return self.domain, self.family
 
-    def __repr__(self): return f"Relation({self.id} -> {self.range}, {self.cardinality}, {len(self.facts)} facts)"
+    def __repr__(self):
+        return f"Relation({self.id} -> {self.range}, {self.cardinality}, {len(self.facts)} facts)"
 
 # %% ../../nbs/environments/00_world.ipynb #cell-016
 def inverse(
@@ -98,7 +107,8 @@ def inverse(
     **kwargs, # More fields of the new relation
 )->Relation:
     "The same facts asked from the other side"
-    if r.cardinality != "1:1": raise FtrlError(f"{r.id} is {r.cardinality}; expected 1:1 to have an inverse")
+    if r.cardinality != "1:1":
+        raise FtrlError(f"{r.id} is {r.cardinality}; expected 1:1 to have an inverse")
     facts = {thing: subject for subject, thing in r.facts.items()}
     return Relation(name, r.range, r.domain, phrases, facts, "1:1", **kwargs)
 
@@ -115,12 +125,14 @@ def most(
     "For each object of `group`, its member with the largest number; ties are left out"
     members = {}
     for thing, whole in group.facts.items():
-        if thing in by.facts: members.setdefault(whole, []).append((sign * amount(by.facts[thing]), thing))
+        if thing in by.facts:
+            members.setdefault(whole, []).append((sign * amount(by.facts[thing]), thing))
     facts = {}
     for whole, ranked in members.items():
         first, *others = sorted(ranked, reverse=True)
         tied = others and others[0][0] == first[0]
-        if len(ranked) >= least and others and not tied: facts[whole] = first[1]
+        if len(ranked) >= least and others and not tied:
+            facts[whole] = first[1]
     return Relation(name, group.range, group.domain, phrases, facts, **kwargs)
 
 # %% ../../nbs/environments/00_world.ipynb #cell-020
@@ -149,7 +161,8 @@ class World:
         self.name, self.title, self.source, self.held_out = name, title, source, held_out
         self.kinds = {k.name: k for k in kinds}
         self.relations = {r.id: r for r in relations}
-        for r in self.relations.values(): self.check(r)
+        for r in self.relations.values():
+            self.check(r)
 
     def __repr__(self):
         facts = sum(len(r.facts) for r in self.relations.values())
@@ -158,23 +171,30 @@ class World:
     def check(self, r:Relation):
         "Raise `FtrlError` if a relation does not fit"
         why = _misfit(self, r) or _bad_facts(r)
-        if why: raise FtrlError(f"world {self.name}, relation {r.id}: {why}")
+        if why:
+            raise FtrlError(f"world {self.name}, relation {r.id}: {why}")
 
 # %% ../../nbs/environments/00_world.ipynb #cell-025
 def _misfit(world:World, r:Relation)->str:
     "Why a relation's names and phrases do not fit, if so"
-    if r.domain not in world.kinds: return f"domain {r.domain!r} is no kind; expected one of {list(world.kinds)}"
-    if r.range not in (*world.kinds, *VALUES): return f"range {r.range!r} is neither a kind nor one of {VALUES}"
-    if not r.name.isidentifier(): return "expected a snake_case name"
+    if r.domain not in world.kinds:
+        return f"domain {r.domain!r} is no kind; expected one of {list(world.kinds)}"
+    if r.range not in (*world.kinds, *VALUES):
+        return f"range {r.range!r} is neither a kind nor one of {VALUES}"
+    if not r.name.isidentifier():
+        return "expected a snake_case name"
     nowhere = [p for p in (*r.phrases, *r.questions) if "{x}" not in p]
     return "expected phrases that contain {x}" if nowhere or not r.phrases else ""
 
 def _bad_facts(r:Relation)->str:
     "What is wrong with a relation's facts, if anything"
-    if not r.facts: return "has no facts"
-    if r.cardinality == "1:1" and len(set(r.facts.values())) < len(r.facts): return "is not one-to-one"
+    if not r.facts:
+        return "has no facts"
+    if r.cardinality == "1:1" and len(set(r.facts.values())) < len(r.facts):
+        return "is not one-to-one"
     for fact in r.facts.items():
-        if not all(isinstance(text, str) and text.strip() for text in fact): return f"fact {fact} is not a pair of texts"
+        if not all(isinstance(text, str) and text.strip() for text in fact):
+            return f"fact {fact} is not a pair of texts"
     return ""
 
 # %% ../../nbs/environments/00_world.ipynb #cell-028
@@ -191,7 +211,8 @@ def table(self:World)->"pd.DataFrame":
     return pd.DataFrame([_line(r) for r in self.relations.values()])
 
 @patch
-def _repr_html_(self:World): return f"<p><b>{self.name}</b> {self.title}</p>" + self.table().to_html(index=False)
+def _repr_html_(self:World):
+    return f"<p><b>{self.name}</b> {self.title}</p>" + self.table().to_html(index=False)
 
 # %% ../../nbs/environments/00_world.ipynb #cell-031
 SMALL, SHARE = 40, 4
@@ -206,7 +227,8 @@ def held(
 @patch
 def held_relations(self:World)->set[str]:
     "Ids of the relations that only the test split uses: of every kind with four relations, one in four"
-    def place(id): return rng("held", self.name, id).random()
+    def place(id):
+        return rng("held", self.name, id).random()
     out = set()
     for kind in self.kinds:
         ids = [r.id for r in self.relations.values() if r.domain == kind]
@@ -218,6 +240,7 @@ def _things(world:World, kind:str)->set[str]:
     "The things of a kind, by their names"
     return {thing for r in world.relations.values() if r.domain == kind for thing in r.facts}
 
+# %% ../../nbs/environments/00_world.ipynb #cell-035
 class View:
     "What one split may use of a world"
     def __init__(self, world:World, split:str):
@@ -228,33 +251,39 @@ class View:
         self.sizes = {kind: len(_things(world, kind)) for kind in world.kinds}
         self.facts, self.relations = {}, {}
         for r in world.relations.values():
-            if split == "train" and r.id in self.held: continue
+            if split == "train" and r.id in self.held:
+                continue
             self.facts[r.id] = {thing: o for thing, o in r.facts.items() if self.sees(r.domain, thing)}
-            if self.facts[r.id]: self.relations[r.id] = r
+            if self.facts[r.id]:
+                self.relations[r.id] = r
 
     def sees(self, kind:str, thing:str)->bool:
         "May this thing be asked about?"
-        if self.split == "world" or self.sizes.get(kind, 0) < SMALL: return True
+        if self.split == "world" or self.sizes.get(kind, 0) < SMALL:
+            return True
         return held(self.world.name, kind, thing) == (self.split == "test")
 
     @cached_property
     def out(self)->dict[str, list[Relation]]:
         "Relations by the kind they start from"
         found = {kind: [] for kind in self.kinds}
-        for r in self.relations.values(): found[r.domain].append(r)
+        for r in self.relations.values():
+            found[r.domain].append(r)
         return found
 
-    def __repr__(self): return f"View({self.world.name}, {self.split}: {len(self.relations)} relations)"
+    def __repr__(self):
+        return f"View({self.world.name}, {self.split}: {len(self.relations)} relations)"
 
-# %% ../../nbs/environments/00_world.ipynb #cell-035
+# %% ../../nbs/environments/00_world.ipynb #cell-036
 @patch
 def view(self:World, split:str="train")->View:
     "The world as a split sees it, made once"
     views = self.__dict__.setdefault("_views", {})
-    if split not in views: views[split] = View(self, split)
+    if split not in views:
+        views[split] = View(self, split)
     return views[split]
 
-# %% ../../nbs/environments/00_world.ipynb #cell-038
+# %% ../../nbs/environments/00_world.ipynb #cell-039
 WORLDS = Registry("ftrl.worlds", "world", home="ftrl.environments.worlds")
 
 def _ours(name:str)->bool:
@@ -270,7 +299,7 @@ def world_names(
     ours = [name for name in known if _ours(name)]
     return ours + [name for name in known if installed and not _ours(name)]
 
-# %% ../../nbs/environments/00_world.ipynb #cell-041
+# %% ../../nbs/environments/00_world.ipynb #cell-042
 @lru_cache(None)
 def load_world(
     name:str, # A world's name

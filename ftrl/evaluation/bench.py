@@ -32,24 +32,31 @@ def run_settings(
     harness = f"ftrl {version('ftrl')}, {bench.name} {bench.version}"
     said = {"model": model.name, "mark": model.mark, **how, "harness": harness}
     note = bench.note(protocol)
-    if note: said["note"] = note
+    if note:
+        said["note"] = note
     return said
 
 # %% ../../nbs/evaluation/03_bench.ipynb #cell-008
 def _scored(bench:Bench, episode:Episode)->dict[str, float]:
     "The metrics of an episode; none if it failed or cannot be scored"
-    if episode.error: return {}
-    try: return bench.score(episode)
+    if episode.error:
+        return {}
+    try:
+        return bench.score(episode)
     except Exception as e:
         episode.error = f"scoring failed: {type(e).__name__}: {e}"
         return {}
 
 def _diagnosed(bench:Bench, episode:Episode)->dict[str, int]:
     "What went wrong; nothing where that cannot be told"
-    if episode.error: return {}
-    try: return bench.faults(episode)
-    except Exception: return {}  # the score stands without it
+    if episode.error:
+        return {}
+    try:
+        return bench.faults(episode)
+    except Exception:
+        return {}  # the score stands without it
 
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-009
 def result_line(bench:Bench, played:Play, episode:Episode, run:dict)->dict:
     "The result line of a finished episode"
     metrics = _scored(bench, episode)
@@ -66,11 +73,13 @@ def result_line(bench:Bench, played:Play, episode:Episode, run:dict)->dict:
         "run": run,
         "item": played.key}
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-011
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-012
 def _begun(bench:Bench, played:Play, protocol:Protocol)->Episode:
     "The episode of an item"
-    try: return bench.episode(played.item, played.key, protocol)
-    except Exception as e: return Episode(played.key, []).fail(e)
+    try:
+        return bench.episode(played.item, played.key, protocol)
+    except Exception as e:
+        return Episode(played.key, []).fail(e)
 
 @patch
 def lines(self:Bench,
@@ -88,7 +97,7 @@ def lines(self:Bench,
     for e in play(players, episodes(), protocol.width, **protocol.sampling):
         yield e.key, result_line(self, live.pop(e.key), e, run)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-013
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-014
 @dataclass(frozen=True)
 class Work:
     "What a process needs to know to play its share"
@@ -116,29 +125,34 @@ def _coming(todo:Iterable[Play])->list[tuple[str, str, str]]:
 
 def _announce(players:dict[str, LLM], coming:list[tuple])->None:
     "Tell the players what will come: a recording finds its episodes by it"
-    for model in players.values(): model.match(coming)
+    for model in players.values():
+        model.match(coming)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-014
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-015
 def on_cluster(
     share:Callable, # What a process does with a set of keys
     keys:list[str], # What is to be done
     each:int=16, # Keys of a share at most
 )->Iterator[tuple[str, dict]]: # Lines by key, in the order the shares finish
     "Do the work on a Ray cluster"
-    try: import ray
+    try:
+        import ray
     except ImportError as e:
         raise FtrlError("engine ray needs the package ray; expected `pip install ftrl[ray]`") from e
-    if not ray.is_initialized(): ray.init(include_dashboard=False, logging_level="error")
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, logging_level="error")
     processes = max(1, int(ray.cluster_resources().get("CPU", 1)))
     each = max(1, min(each, math.ceil(len(keys) / processes)))
-    def play_share(some): return share(some)
+    def play_share(some):
+        return share(some)
     work = ray.remote(max_retries=-1)(play_share)
     waiting = [work.remote(frozenset(keys[i:i + each])) for i in range(0, len(keys), each)]
     while waiting:
         done, waiting = ray.wait(waiting)
-        for x in done: yield from ray.get(x)
+        for x in done:
+            yield from ray.get(x)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-015
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-016
 def _check_engine(engine:str, model)->None:
     "May this be spread?"
     if engine not in ("local", "ray"):
@@ -146,7 +160,7 @@ def _check_engine(engine:str, model)->None:
     if engine == "ray" and not isinstance(model, str):
         raise FtrlError("engine ray needs the name of a model, got a model")
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-017
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-018
 def means(
     lines:Iterable[dict], # Result lines of one benchmark and one model
     grouped:bool, # Average each scenario first?
@@ -159,34 +173,40 @@ def means(
             group.append(value)
     return {m: sum(sum(g) / len(g) for g in groups.values()) / len(groups) for m, groups in found.items()}
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-019
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-020
 @dataclass(frozen=True)
 class Results:
     "A result file"
     path: Path
 
-    def __iter__(self)->Iterator[dict]: return read_json_lines(self.path)
+    def __iter__(self)->Iterator[dict]:
+        return read_json_lines(self.path)
 
     def __repr__(self):
         needed = ("benchmark", "scenario", "metrics", "error", "run")  # messages are long
         lines = [{k: x[k] for k in needed} for x in self]
-        if not lines: return "nothing was played"
+        if not lines:
+            return "nothing was played"
         bench, run = BENCHMARKS[lines[0]["benchmark"]], lines[0]["run"]
         shown = [f"{metric} {mean:.2%}" for metric, mean in means(lines, bench.grouped).items()]
         numbers = ", ".join(shown) or "no metrics"
         remarks = [f"{len(lines)} items", *_remarks(bench, lines)]
-        if run.get("note"): remarks.append(run["note"])
+        if run.get("note"):
+            remarks.append(run["note"])
         return f"{bench.name}, {run['model']}: {numbers} ({'; '.join(remarks)})"
 
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-021
 def _remarks(bench:Bench, lines:list[dict])->Iterator[str]:
     "What a reader of the means must know"
     failed = sum(x["error"] is not None for x in lines)
-    if failed: yield f"{failed} failed and not counted"
+    if failed:
+        yield f"{failed} failed and not counted"
     for metric in bench.metrics:
         empty = sum(bench.hollow(metric, x["metrics"]) for x in lines if x["metrics"])
-        if empty: yield f"{metric} is 1 for nothing done in {empty}"
+        if empty:
+            yield f"{metric} is 1 for nothing done in {empty}"
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-021
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-023
 def _apart(out, *inputs)->None:
     "Is the output none of the inputs?"
     places = [str(x).removeprefix("replay:") for x in inputs if isinstance(x, (str, Path))]
@@ -199,12 +219,13 @@ def _judged(results:"Results", failing:float)->"Results":
     errors = [x["error"] for x in results]
     failed = [e for e in errors if e is not None]
     n, all_of_them = len(failed), len(failed) == len(errors)
-    if not n or (n <= failing * len(errors) and not all_of_them): return results
+    if not n or (n <= failing * len(errors) and not all_of_them):
+        return results
     reason = " ".join(str(failed[0]).split())[:300]
     raise FtrlError(f"{results.path}: {n} of {len(errors)} items failed, and not by the model's fault "
                     f"(the first: {reason}); the others are kept, give the same command again for those")
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-022
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-024
 def _whole(out:Path, keys:list[str])->bool:
     "Does the result file hold these items, in this order, none of them failed?"
     return out.is_file() and [x.get("item") for x in read_json_lines(out) if not x.get("error")] == keys
@@ -218,11 +239,12 @@ def _work_on(
     engine:str,
 )->Iterator[tuple[str, dict]]:
     "Play what is left, here or on a cluster"
-    if engine == "local": return bench.lines(players, left, work.protocol, run)
+    if engine == "local":
+        return bench.lines(players, left, work.protocol, run)
     keys = [p.key for p in left]
     return on_cluster(functools.partial(_share, work), keys)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-023
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-025
 def evaluate(
     bench:str, # One of `BENCHMARKS`
     model:str | LLM, # A name for `load_model`, or a model
@@ -244,7 +266,7 @@ def evaluate(
     _play_missing(BENCHMARKS[bench], work, Path(out), progress, engine, force)
     return _judged(Results(Path(out)), failing)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-024
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-026
 def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, force:bool)->None:
     "Play what the result file lacks"
     data, protocol = bench.where(work.data), work.protocol
@@ -257,7 +279,8 @@ def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, f
     policy = player(work.model, protocol.thinking)
     run = run_settings(bench, policy, protocol)
     with open_journal(out, force, benchmark=bench.name, **run, data=bench.digest(data)) as journal:
-        if not journal.places and _whole(out, keys): return journal.drop()
+        if not journal.places and _whole(out, keys):
+            return journal.drop()
         journal.adopt(keys, run)
         players = bench.players(policy, protocol)
         _announce(players, coming)

@@ -30,7 +30,8 @@ def _of_step(
     solved = list(step.solved)
     for call, reply in zip(step.calls, step.results):
         found = next((a for a in solved if a in open_answers.get(call.name, ())), None)
-        if found is not None: solved.remove(found)
+        if found is not None:
+            solved.remove(found)
         yield Played(call, reply, found)
 
 # %% ../../nbs/evaluation/00_faults.ipynb #cell-008
@@ -43,7 +44,8 @@ def _of_messages(
     for m in messages:
         for call in chat.from_message(m).calls if m["role"] == "assistant" else ():
             calls[call.id] = call
-        if m["role"] != "tool": continue
+        if m["role"] != "tool":
+            continue
         call = calls.get(m.get("tool_call_id"), Call("", {}))
         solved = None if call.error else solve(unsolved, call.name, m["content"])
         yield Played(call, m["content"], solved)
@@ -58,9 +60,12 @@ def call_fate(
     row:Row, # Where it was played
 )->str: # One of `CALL_FATES`
     "What became of a call"
-    if played.call.name not in row.code: return NO_TOOL
-    if played.solved is not None: return SOLVES
-    if str(played.reply).startswith(("Error", "an error occured")): return ERROR
+    if played.call.name not in row.code:
+        return NO_TOOL
+    if played.solved is not None:
+        return SOLVES
+    if str(played.reply).startswith(("Error", "an error occured")):
+        return ERROR
     return NOTHING_NEW if played.call.name in row.unsolved else DISTRACTOR
 
 # %% ../../nbs/evaluation/00_faults.ipynb #cell-015
@@ -72,12 +77,15 @@ def _end(row:Row, line:dict, solved:bool, called:bool)->str:
     "How an episode ended"
     last = line["messages"][-1]
     said = chat.spoken(str(last.get("content") or ""))
-    if line["error"]: return MODEL_FAILED
+    if line["error"]:
+        return MODEL_FAILED
     if solved:
         return ANSWERED if last["role"] == "assistant" and verify(said, row.answer) else OTHER_ANSWER
-    if any(mark in said for mark in chat.MARKS[:2]): return UNREADABLE
+    if any(mark in said for mark in chat.MARKS[:2]):
+        return UNREADABLE
     cut = last["role"] == "tool" or last.get("tool_calls") or line.get("stop") in ("turns", "length")
-    if cut: return NO_ROOM
+    if cut:
+        return NO_ROOM
     return GIVES_UP if called else NEVER_CALLS
 
 # %% ../../nbs/evaluation/00_faults.ipynb #cell-017
@@ -107,7 +115,8 @@ def _as_made(call:Call)->str:
 
 def _fits(arguments, schema:dict)->bool:
     "Are these the arguments that the document names?"
-    if not isinstance(arguments, dict): return False
+    if not isinstance(arguments, dict):
+        return False
     required, known = schema.get("required", []), schema.get("properties", {})
     return set(required) <= set(arguments) <= set(known)
 
@@ -119,10 +128,14 @@ def call_fault(
     before:set[str], # Calls made before
 )->str | None:
     "What is wrong with a call"
-    if played.call.error: return "broken call"
-    if _as_made(played.call) in before: return "repeated call"
-    if schema is None or needed is False: return "wrong tool"
-    if not _fits(played.call.arguments, schema): return "wrong argument name"
+    if played.call.error:
+        return "broken call"
+    if _as_made(played.call) in before:
+        return "repeated call"
+    if schema is None or needed is False:
+        return "wrong tool"
+    if not _fits(played.call.arguments, schema):
+        return "wrong argument name"
     return "wrong value" if needed and played.solved is None else None
 
 # %% ../../nbs/evaluation/00_faults.ipynb #cell-025

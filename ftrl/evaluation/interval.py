@@ -8,7 +8,8 @@ __all__ = ['resample', 'bootstrap', 'chance']
 # %% ../../nbs/evaluation/05_interval.ipynb #cell-002
 from typing import TYPE_CHECKING
 from ..core import FtrlError
-if TYPE_CHECKING: import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 # %% ../../nbs/evaluation/05_interval.ipynb #cell-005
 def _tables(groups:list)->"list[np.ndarray]":
@@ -22,7 +23,8 @@ def _drawn_means(table:"np.ndarray", items:"np.ndarray", seeds:"np.ndarray")->"n
     there = ~np.isnan(table)  # a seed may lack an item
     total = (items @ np.where(there, table, 0.0).T) * seeds
     count = (items @ there.T) * seeds
-    with np.errstate(invalid="ignore"): return total.sum(axis=1) / count.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return total.sum(axis=1) / count.sum(axis=1)
 
 # %% ../../nbs/evaluation/05_interval.ipynb #cell-006
 def resample(
@@ -55,7 +57,8 @@ def bootstrap(
     "The mean of scenario means, with its interval"
     import numpy as np
     tables = _tables(groups)
-    if not tables: return (float("nan"),) * 3
+    if not tables:
+        return (float("nan"),) * 3
     low, high = np.nanquantile(resample(groups, draws, seed), (0.025, 0.975))
     mean = sum(np.nanmean(t) for t in tables) / len(tables)
     return float(mean), float(low), float(high)

@@ -50,7 +50,8 @@ def take_up(self:Journal)->None:
     self.file.seek(0)
     for row in self.file:
         key, tab, _ = row.partition(b"\t")
-        if not tab or not row.endswith(b"\n"): break
+        if not tab or not row.endswith(b"\n"):
+            break
         self.places[key.decode("utf-8", "replace")] = at + len(key) + 1
         at += len(row)
     self.file.truncate(at)
@@ -62,13 +63,15 @@ def adopt(self:Journal,
     run:dict, # The settings that every line carries
 )->None:
     "Take over the good lines of an earlier result file"
-    if not self.out.is_file(): return
+    if not self.out.is_file():
+        return
     wanted = set(keys) - set(self.places)
     for i, x in enumerate(read_json_lines(self.out), 1):
         if not {"item", "error", "run"} <= x.keys():
             raise FtrlError(f"{self.out} line {i}: not a result line, though this command wrote the file; "
                             "choose another --out, remove it, or give --force to replace it")
-        if x["item"] in wanted and not x["error"] and x["run"] == run: self.add(x["item"], x)
+        if x["item"] in wanted and not x["error"] and x["run"] == run:
+            self.add(x["item"], x)
 
 # %% ../../nbs/evaluation/01_journal.ipynb #cell-012
 @patch
@@ -84,7 +87,8 @@ def write(self:Journal,
 )->None:
     "Write the result file, and drop the journal"
     try:
-        with atomic(self.out) as temp, open(temp, "wb") as f: f.writelines(self._lines(keys))
+        with atomic(self.out) as temp, open(temp, "wb") as f:
+            f.writelines(self._lines(keys))
     except OSError as e:
         why = f"{self.out}: cannot write ({e.strerror}); nothing is lost, give the same command again"
         raise FtrlError(why) from e
@@ -129,7 +133,10 @@ def open_journal(
     with claim(out, force=force or not _kept(out), **about) as claimed:
         journal = Journal(out, claimed)
         try:
-            if claimed.resumed: journal.take_up()
-            else: journal.file.truncate(0)
+            if claimed.resumed:
+                journal.take_up()
+            else:
+                journal.file.truncate(0)
             yield journal
-        finally: journal.file.close()
+        finally:
+            journal.file.close()

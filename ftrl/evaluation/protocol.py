@@ -51,7 +51,8 @@ class Selection:
     scenario: str | None = None  # Only one scenario, domain or noise level
     sample: int | None = None    # Only so many items, spread evenly over scenarios and data
 
-    def __post_init__(self): in_range(limit=self.limit, sample=self.sample)
+    def __post_init__(self):
+        in_range(limit=self.limit, sample=self.sample)
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell-010
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Item:
     scenario: str
     data: object = field(default=None, repr=False)
 
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-011
 class Bench:
     "A benchmark: what it is called and measures; its items, episodes and scores"
     name: str                        # As in commands and result lines
@@ -74,14 +76,18 @@ class Bench:
     files: tuple[str, ...] = ()      # Where its data may be, below the data folder
     version: str = "1"               # Of its rules: another version gives other numbers
 
-    def items(self, data)->Iterator[Item]: raise NotImplementedError
-    def episode(self, item:Item, key:str, protocol:Protocol)->Episode: raise NotImplementedError
-    def score(self, episode:Episode)->dict[str, float]: raise NotImplementedError
+    def items(self, data)->Iterator[Item]:
+        raise NotImplementedError
+    def episode(self, item:Item, key:str, protocol:Protocol)->Episode:
+        raise NotImplementedError
+    def score(self, episode:Episode)->dict[str, float]:
+        raise NotImplementedError
 
     @property
-    def metrics(self)->tuple[str, ...]: return tuple(self.columns)
+    def metrics(self)->tuple[str, ...]:
+        return tuple(self.columns)
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-012
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-013
 @patch
 def players(self:Bench, agent:LLM, protocol:Protocol)->dict[str, LLM]:
     "Who plays, by the names that episodes ask for"
@@ -100,7 +106,7 @@ def faults(self:Bench, episode:Episode)->dict[str, int]:
     unsolved = row.unsolved if row else None
     return faults_of(episode.steps, episode.tools, episode.stop, unsolved or None)
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-013
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-014
 @patch
 def note(self:Bench, protocol:Protocol)->str | None:
     "Why numbers of this protocol are not comparable with published ones"
@@ -115,7 +121,7 @@ def hollow(self:Bench, metric:str, metrics:dict[str, float])->bool:
     "Is this full mark one for having done nothing?"
     return False
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-015
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-016
 BENCHMARKS = Registry("ftrl.benchmarks", "benchmark", home="ftrl.evaluation.benchmarks")
 
 def add_benchmark(
@@ -125,18 +131,21 @@ def add_benchmark(
     BENCHMARKS.add(cls.name, cls())
     return cls
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-018
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-019
 @patch
 def where(self:Bench,
     data=None, # A file or folder, or rows or environments
 ):
     "The data: what was asked for, or the first of `files` that is there"
-    if data is not None and not isinstance(data, (str, Path)): return self.given(data)
+    if data is not None and not isinstance(data, (str, Path)):
+        return self.given(data)
     if data is not None and not Path(data).exists():
         raise FtrlError(f"{data}: no such file or folder of {self.name}")
     root = Path(data) if data is not None else data_dir()
-    if data is not None and (root.is_file() or not self.files): return root
-    if not self.files: return None  # its items are not from files
+    if data is not None and (root.is_file() or not self.files):
+        return root
+    if not self.files:
+        return None  # its items are not from files
     places = [p for name in self.files for p in _places(root, name)] if root else []
     found = next((p for p in places if p.exists()), None)
     if found is None:
@@ -148,13 +157,13 @@ def _places(root:Path, name:str)->list[Path]:
     "Where a file may be in a folder: under its full name, under its last, or gzipped"
     return [root/name, root/Path(name).name, Path(f"{root/name}.gz")]
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-019
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-020
 @patch
 def given(self:Bench, data)->list[Row]:
     "Rows that are given as such, for a benchmark that plays rows"
     raise FtrlError(f"{self.name} plays its own data, got {type(data).__name__}; expected a path, or nothing")
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-022
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-023
 def read_json(
     path, # A .json file, plain or .gz
     kind:type=list, # What it should hold
@@ -162,7 +171,8 @@ def read_json(
     "The value in a JSON file"
     path = find_file(path)
     try:
-        with open_text(path) as f: text = f.read(LINE)
+        with open_text(path) as f:
+            text = f.read(LINE)
     except (OSError, EOFError, ValueError, zlib.error) as e:
         raise FtrlError(f"{path}: cannot be read as text ({type(e).__name__}: {e})") from e
     if len(text) == LINE:
@@ -172,29 +182,33 @@ def read_json(
         raise FtrlError(f"{path}: got {type(x).__name__}, expected a JSON {kind.__name__}")
     return x
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-025
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-026
 @patch
 def inputs(self:Bench, data)->list[Path]:
     "The files that the items are made of"
-    if isinstance(data, list) or data is None: return []
+    if isinstance(data, list) or data is None:
+        return []
     return sorted(p for p in Path(data).rglob("*") if p.is_file()) if Path(data).is_dir() else [Path(data)]
 
 @patch
 def digest(self:Bench, data)->str:
     "A digest of the data"
-    if isinstance(data, list): return rows_digest(data)
+    if isinstance(data, list):
+        return rows_digest(data)
     parts = [f"{path.name} {file_digest(path)}" for path in self.inputs(data)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-028
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-029
 def evenly(
     items:Iterable[Item],
     n:int | None, # How many; None: all
 )->Iterable[Item]: # In the order of the data
     "So many items, spread evenly over the scenarios and over the data"
-    if n is None: return items
+    if n is None:
+        return items
     items, places = list(items), {}
-    for i, x in enumerate(items): places.setdefault(x.scenario, []).append(i)
+    for i, x in enumerate(items):
+        places.setdefault(x.scenario, []).append(i)
     picked, scenarios = set(), len(places)
     for s, at in enumerate(places.values()):
         share = (s + 1) * n // scenarios - s * n // scenarios  # these add up to n
@@ -202,7 +216,7 @@ def evenly(
         picked |= {at[j * len(at) // few] for j in range(few)}
     return (items[i] for i in sorted(picked))
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-031
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-032
 @dataclass(frozen=True)
 class Play:
     "An item, which time it is played, and the key of its line"
@@ -220,7 +234,7 @@ def _chosen(bench:Bench, data, which:Selection)->Iterator[Item]:
     items = (x for x in bench.items(data) if not wanted or x.scenario == wanted)
     return bench.first(evenly(items, which.sample), which.limit)
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-032
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-033
 def _as_json(x):
     "What JSON does not know"
     return asdict(x) if is_dataclass(x) else str(x)

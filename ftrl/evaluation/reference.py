@@ -14,8 +14,8 @@ from .protocol import Item, evenly
 from .suite import SUITES, Suite
 from ..models.llm import Request, load_model
 from ..models.local import Local
-from ..training.packed import Group
-from ..training.prefix import logprobs, share
+from ..training.sharing.packed import Group
+from ..training.sharing.prefix import logprobs, share
 
 # %% ../../nbs/evaluation/07_reference.ipynb #cell-005
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Asked:
     answers: list[str]
     item: Item | None = None
 
-    def __len__(self)->int: return len(self.question) + sum(map(len, self.answers))
+    def __len__(self)->int:
+        return len(self.question) + sum(map(len, self.answers))
 
 def _asked(suite:Suite, item:Item)->Asked:
     "An item as its plain question and its answers"
@@ -48,7 +49,8 @@ def bits(
         prompt = torch.tensor(model.ids(Request([{"role": "user", "content": x.question}])),
                               device=model.model.device)
         groups.append(Group(prompt, [ids(a) for a in x.answers]))
-    with torch.inference_mode(): logps, _ = logprobs(model.model, groups)
+    with torch.inference_mode():
+        logps, _ = logprobs(model.model, groups)
     found = iter(logps.split([len(c) for g in groups for c in g.completions]))
     return [[_per_byte(next(found), answer) for answer in x.answers] for x in asked]
 
@@ -66,16 +68,19 @@ def _portions(asked:Iterable[Asked], characters:int)->Iterator[list[Asked]]:
         if held >= characters:
             yield part
             part, held = [], 0
-    if part: yield part
+    if part:
+        yield part
 
 # %% ../../nbs/evaluation/07_reference.ipynb #cell-015
 def _judge_model(model:str)->Local:
     "A model whose probabilities can be had"
     policy = load_model(model, engine=False)
-    if isinstance(policy, Local): return policy
+    if isinstance(policy, Local):
+        return policy
     raise FtrlError(f"model {model!r}: its probabilities are not to be had; "
                     "expected smollm2, a directory or a hub id")
 
+# %% ../../nbs/evaluation/07_reference.ipynb #cell-016
 def reference(
     suite:str, # One of `SUITES`
     model:str, # smollm2, a directory, or a hub id

@@ -48,13 +48,15 @@ class Suite(Bench):
 
 # %% ../../nbs/evaluation/04_suite.ipynb #cell-006
 @patch(as_prop=True)
-def columns(self:Suite)->dict[str, str]: return {"accuracy": self.label}
+def columns(self:Suite)->dict[str, str]:
+    return {"accuracy": self.label}
 
 @patch(as_prop=True)
 def version(self:Suite)->str:
     "Our rules' and the harness's"
     from importlib.metadata import PackageNotFoundError, version
-    try: return f"1, lm-eval {version('lm-eval')}"
+    try:
+        return f"1, lm-eval {version('lm-eval')}"
     except PackageNotFoundError as e:
         raise FtrlError("lm-eval is not installed; run `pip install ftrl[general]`") from e
 
@@ -63,12 +65,16 @@ Suite.grouped = False  # all items weigh the same
 # %% ../../nbs/evaluation/04_suite.ipynb #cell-008
 class _Suites(Mapping):
     "The suites among the benchmarks"
-    def __iter__(self)->Iterator[str]: return (n for n in BENCHMARKS if isinstance(BENCHMARKS[n], Suite))
-    def __len__(self)->int: return sum(1 for _ in self)
-    def __contains__(self, name)->bool: return any(name == known for known in self)
+    def __iter__(self)->Iterator[str]:
+        return (n for n in BENCHMARKS if isinstance(BENCHMARKS[n], Suite))
+    def __len__(self)->int:
+        return sum(1 for _ in self)
+    def __contains__(self, name)->bool:
+        return any(name == known for known in self)
 
     def __getitem__(self, name:str)->Suite:
-        if name in self: return BENCHMARKS[name]
+        if name in self:
+            return BENCHMARKS[name]
         raise FtrlError(f"suite {name!r} is unknown; expected one of {', '.join(self)}")
 
 SUITES = _Suites()
@@ -82,8 +88,10 @@ def add_suite(suite:Suite)->Suite:
 def items(self:Suite, data)->Iterator[Item]:
     "Every document with its id and scenario"
     try:
-        for id, scenario, x in self.read(data): yield self._item(data, str(id), str(scenario), x)
-    except FtrlError: raise
+        for id, scenario, x in self.read(data):
+            yield self._item(data, str(id), str(scenario), x)
+    except FtrlError:
+        raise
     except (KeyError, ValueError, TypeError, AttributeError, LookupError, OSError) as e:
         raise FtrlError(f"{data}: not {self.name} ({type(e).__name__}: {e})") from e
 
@@ -96,7 +104,8 @@ def _item(self:Suite, data, id:str, scenario:str, x)->Item:
     missing = [k for k in self.needs if x.get(k) is None]
     if missing:
         raise FtrlError(f"{where}: `{missing[0]}` is missing; expected {', '.join(self.needs)}")
-    try: self.question(x)
+    try:
+        self.question(x)
     except Exception as e:
         raise FtrlError(f"{where}: cannot be asked ({type(e).__name__}: {e})") from e
     return Item(id, scenario, x)
@@ -110,7 +119,8 @@ class _Portion:
     plays: list[Play]
     how: dict  # max_new_tokens, temperature, seed
 
-    def __post_init__(self): self.replies, self.troubles = {}, {}
+    def __post_init__(self):
+        self.replies, self.troubles = {}, {}
 
     def ask(self, requests:list)->list[str]:
         "Replies to the harness's requests, as text"
@@ -125,7 +135,8 @@ class _Portion:
 
     def right(self, at:int, text:str)->float:
         "Is the reply to an item right?"
-        try: return float(self.suite.judge(text, self.plays[at].item.data))
+        try:
+            return float(self.suite.judge(text, self.plays[at].item.data))
         except Exception as e:
             self.troubles[at] = f"scoring failed: {type(e).__name__}: {e}"
             return 0.0
@@ -133,10 +144,13 @@ class _Portion:
 # %% ../../nbs/evaluation/04_suite.ipynb #cell-016
 def _each_answered(agent:LLM, asked:list[Request], how:dict)->list[Reply]:
     "All replies; where one request breaks the model's code, the others are asked again without it"
-    try: return agent.chat(asked, **how)
-    except FtrlError: raise
+    try:
+        return agent.chat(asked, **how)
+    except FtrlError:
+        raise
     except Exception as e:
-        if len(asked) == 1: return [failed(f"{type(e).__name__}: {e}")]
+        if len(asked) == 1:
+            return [failed(f"{type(e).__name__}: {e}")]
         return [reply for one in asked for reply in _each_answered(agent, [one], how)]
 
 # %% ../../nbs/evaluation/04_suite.ipynb #cell-018
@@ -145,10 +159,14 @@ def _as_harness_model(portion:_Portion):
     from lm_eval.api.model import LM
     class Ours(LM):
         tokenizer_name = portion.agent.name.replace("/", "__")
-        def apply_chat_template(self, history, add_generation_prompt=True): return dumps(history)
-        def chat_template(self, name=False): return ""
-        def generate_until(self, requests): return portion.ask(requests)
-        def loglikelihood(self, requests): raise NotImplementedError("these suites are generated, not ranked")
+        def apply_chat_template(self, history, add_generation_prompt=True):
+            return dumps(history)
+        def chat_template(self, name=False):
+            return ""
+        def generate_until(self, requests):
+            return portion.ask(requests)
+        def loglikelihood(self, requests):
+            raise NotImplementedError("these suites are generated, not ranked")
         loglikelihood_rolling = loglikelihood
     return Ours()
 
@@ -159,9 +177,12 @@ def _as_harness_task(portion:_Portion):
     from lm_eval.api.task import ConfigurableTask
     docs, suite = [p.item.data for p in portion.plays], portion.suite
     rows = Dataset.from_list([{"at": i} for i in range(len(docs))])
-    def splits(**_): return {"test": rows}
-    def asked(x): return suite.question(docs[x["at"]])
-    def marked(x, said): return {"accuracy": portion.right(x["at"], said[0])}
+    def splits(**_):
+        return {"test": rows}
+    def asked(x):
+        return suite.question(docs[x["at"]])
+    def marked(x, said):
+        return {"accuracy": portion.right(x["at"], said[0])}
     return ConfigurableTask(config={
         "task": suite.name,
         "custom_dataset": splits,
@@ -190,7 +211,8 @@ def lines(self:Suite,
         task = {"tasks": {self.name: _as_harness_task(portion)}, "groups": {}, "group_map": {}}
         done = evaluate(_as_harness_model(portion), task, bootstrap_iters=0, apply_chat_template=True)
         marks = {x["doc_id"]: x["accuracy"] for x in done["samples"][self.name]}
-        for at, p in enumerate(some): yield p.key, _line(portion, at, marks[at], run)
+        for at, p in enumerate(some):
+            yield p.key, _line(portion, at, marks[at], run)
 
 # %% ../../nbs/evaluation/04_suite.ipynb #cell-022
 def _line(portion:_Portion, at:int, mark:float, run:dict)->dict:
@@ -218,18 +240,25 @@ def _fetched(suite:Suite)->Iterator[dict]:
     for config in get_dataset_config_names(hub.repo) if hub.all_configs else [hub.config]:
         splits = load_dataset(hub.repo, config)
         for split in splits.values() if hub.all_splits else [splits["test"]]:
-            for x in split: yield hub.local(x) | ({"type": config} if hub.all_configs else {})
+            for x in split:
+                yield hub.local(x) | ({"type": config} if hub.all_configs else {})
 
+# %% ../../nbs/evaluation/04_suite.ipynb #cell-026
 @patch
 def where(self:Suite, data=None):
     "A local copy, else the hub's, kept in the cache"
-    try: return Bench.where(self, data)
+    try:
+        return Bench.where(self, data)
     except FtrlError as e:
         kept = cache_dir()/"data"/f"{self.name}.jsonl"
-        if data is not None: raise
-        if kept.is_file(): return kept
-        if hub_unreachable(): raise
-        try: write_json_lines(_fetched(self), kept)
+        if data is not None:
+            raise
+        if kept.is_file():
+            return kept
+        if hub_unreachable():
+            raise
+        try:
+            write_json_lines(_fetched(self), kept)
         except (OSError, ValueError, KeyError) as x:
             raise FtrlError(f"{e}; and the hub did not give it ({type(x).__name__})") from x
         return kept

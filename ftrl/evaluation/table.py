@@ -20,7 +20,8 @@ from .interval import bootstrap, chance
 from .protocol import BENCHMARKS, Bench
 from ..files import data_dir, read_json_lines
 from ..registry import discover
-if TYPE_CHECKING: import numpy as np, pandas as pd
+if TYPE_CHECKING:
+    import numpy as np, pandas as pd
 
 # %% ../../nbs/evaluation/06_table.ipynb #cell-005
 _RECORD = ("model", "seed", "benchmark", "origin", "scenario", "item", "metric", "note", "value", "hollow")
@@ -57,7 +58,8 @@ def read_results(
     rows, seen, runs = [], Counter(), {}
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         for i, x in enumerate(read_json_lines(path), 1):
-            try: rows += _records(x, name(Path(path), x), seen, runs)
+            try:
+                rows += _records(x, name(Path(path), x), seen, runs)
             except (KeyError, TypeError, AttributeError, ValueError) as e:
                 raise FtrlError(f"{path} line {i}: not a result line ({type(e).__name__} {e}); "
                                 "expected what `ftrl evaluate` writes") from e
@@ -71,7 +73,8 @@ def read_results(
 def _one_group(part:"pd.DataFrame")->"np.ndarray":
     "Values in the order of the data; a row a seed where there are several"
     import numpy as np
-    if part.seed.nunique() < 2: return part.value.to_numpy()
+    if part.seed.nunique() < 2:
+        return part.value.to_numpy()
     key = [part.scenario, part["item"]]
     wide = part.set_index(["seed", *("scenario", "item")]).value.unstack("seed")
     order = dict.fromkeys(zip(*key))
@@ -82,7 +85,8 @@ def values_of(
     grouped:bool, # Each scenario first?
 )->"list[np.ndarray]":
     "The values to average"
-    if not grouped: return [_one_group(part)]
+    if not grouped:
+        return [_one_group(part)]
     return [_one_group(g) for _, g in part.groupby("scenario", sort=False)]
 
 # %% ../../nbs/evaluation/06_table.ipynb #cell-011
@@ -120,8 +124,10 @@ def _paired(one:"pd.DataFrame", two:"pd.DataFrame")->"pd.DataFrame":
     if before.shape[1] != after.shape[1]:
         if min(before.shape[1], after.shape[1]) > 1:
             before = before.mean(axis=1).to_frame(0)  # unequal numbers of seeds: the mean stands for them
-        if before.shape[1] == 1: before = _spread_to(before, after.columns)
-        else: after = _spread_to(after, before.columns)
+        if before.shape[1] == 1:
+            before = _spread_to(before, after.columns)
+        else:
+            after = _spread_to(after, before.columns)
     before.columns = after.columns
     order = one.set_index(_PLACE).index.unique()
     change = (after - before).reindex(order)
@@ -159,6 +165,7 @@ def _heading(bench:Bench, metric:str, origin:str="")->str:
     "What a column is called"
     return f"{bench.columns[metric]} ({origin})" if origin else bench.columns[metric]
 
+# %% ../../nbs/evaluation/06_table.ipynb #cell-019
 def columns_of(
     frame:"pd.DataFrame", # Records, as `read_results` gives them
 )->list[TableColumn]: # In the table's order
@@ -178,7 +185,7 @@ def paper_columns()->list[TableColumn]:
     return [TableColumn(b.name, metric, heading, paper=True) for b in benches for metric,
             heading in b.columns.items()]
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-021
+# %% ../../nbs/evaluation/06_table.ipynb #cell-022
 _PAPER = """
 Qwen2.5-7B Instruct,27.44,27.69,25.97,11.99,5.91,70.38,27.33,15.43,26.52
 Qwen2.5-7B FTRL-Reinforce++,41.61,41.36,40.36,23.45,11.91,70.95,40.95,26.10,37.09
@@ -197,23 +204,25 @@ def paper_rows()->dict[str, dict[str, float]]: # Model -> heading -> percent
     lines = [line.split(",") for line in _PAPER.strip().splitlines()]
     return {name: dict(zip(heads, map(float, values))) for name, *values in lines}
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-022
+# %% ../../nbs/evaluation/06_table.ipynb #cell-023
 def published(
     path=None, # table2.csv; default: below the data folder
 )->dict[str, dict[str, float]]: # Model -> heading -> percent
     "The paper's results table: all of it where it is here, else the rows above"
     path = Path(path) if path else data_dir() and data_dir()/"paper/table2.csv"
-    if not path or not path.is_file(): return paper_rows()
+    if not path or not path.is_file():
+        return paper_rows()
     heads = {f"{c.benchmark}_{c.metric}".removeprefix("ftrl_"): c.heading for c in paper_columns()}
     heads["avg"] = "Avg"
-    with open(path, newline="", encoding="utf-8") as f: lines = list(csv.DictReader(f))
+    with open(path, newline="", encoding="utf-8") as f:
+        lines = list(csv.DictReader(f))
     try:
         return {f"{x['family']} {x['version']}": {head: float(x[k]) for k,
                                                   head in heads.items()} for x in lines}
     except (KeyError, TypeError, ValueError) as e:
         raise FtrlError(f"{path}: not the paper's table ({type(e).__name__} {e})") from e
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-025
+# %% ../../nbs/evaluation/06_table.ipynb #cell-026
 def _letters(name:str)->str:
     "A model's name without owner and punctuation"
     return re.sub(r"[^a-z0-9.+]", "", bare(name).split("/")[-1])
@@ -226,7 +235,7 @@ def counterpart(
     names = {_letters(n): n for n in paper}
     return names.get(_letters(model)) or names.get(_letters(model) + "nonreasoning")
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-028
+# %% ../../nbs/evaluation/06_table.ipynb #cell-029
 @dataclass
 class Cell:
     "One number of the table, in percent"
@@ -242,7 +251,8 @@ class Cell:
     paper: float | None = None  # What the paper says
 
     @property
-    def empty(self)->bool: return self.mean != self.mean
+    def empty(self)->bool:
+        return self.mean != self.mean
 
     @property
     def beyond(self)->bool:
@@ -255,7 +265,7 @@ class Line:
     model: str
     cells: dict[str, Cell] = field(default_factory=dict)  # By heading
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-029
+# %% ../../nbs/evaluation/06_table.ipynb #cell-030
 def _means_of(frame:"pd.DataFrame")->dict[str, Line]:
     "A line a model, with the means"
     lines = {m: Line(m) for m in dict.fromkeys(frame.model)}
@@ -276,12 +286,13 @@ def _compared(lines:dict[str, Line], frame:"pd.DataFrame")->None:
 def _averaged(line:Line)->None:
     "The paper's average, where all its columns are there"
     cells = [line.cells.get(column.heading) for column in paper_columns()]
-    if any(cell is None or cell.empty for cell in cells): return
+    if any(cell is None or cell.empty for cell in cells):
+        return
     mean = sum(cell.mean for cell in cells) / len(cells)
     hollow = max(cell.hollow for cell in cells)
     line.cells["Avg"] = Cell(mean, hollow=hollow)
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-030
+# %% ../../nbs/evaluation/06_table.ipynb #cell-031
 def results_table(
     frame:"pd.DataFrame", # Records, as `read_results` gives them
     paper:bool=False, # Also the paper's rows
@@ -294,13 +305,14 @@ def results_table(
     _compared(lines, frame)
     for model, line in lines.items():
         theirs = known.get(counterpart(model, known), {})
-        for head, cell in line.cells.items(): cell.paper = theirs.get(head)
+        for head, cell in line.cells.items():
+            cell.paper = theirs.get(head)
         _averaged(line)
     others = [Line(f"paper: {m}", {head: Cell(v) for head, v in x.items()}) for m,
               x in known.items()] if paper else []
     return [*lines.values(), *others]
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-033
+# %% ../../nbs/evaluation/06_table.ipynb #cell-034
 def lined(
     rows:list[list[str]], # The heads, what lines they have below, the cells
 )->str:
@@ -315,21 +327,28 @@ def _marks(cell:Cell)->str:
 
 def _text(cell:Cell | None)->str:
     "A cell as text"
-    if cell is None or cell.empty: return "–"
+    if cell is None or cell.empty:
+        return "–"
     number = f"{cell.mean:.2f}{_marks(cell)}"
-    if cell.low is None: return number
+    if cell.low is None:
+        return number
     return f"{number} ({cell.low:.1f}–{cell.high:.1f})"
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-035
+# %% ../../nbs/evaluation/06_table.ipynb #cell-036
 def _remarks(model:str, head:str, cell:Cell)->Iterator[str]:
     "What a reader must know of a cell"
     said = []
-    if cell.failed: said.append(f"{cell.failed} of {cell.n + cell.failed} items failed and are not counted")
-    if cell.seeds > 1: said.append(f"{cell.seeds} seeds, drawn together with the items")
-    if cell.note: said.append(cell.note)
+    if cell.failed:
+        said.append(f"{cell.failed} of {cell.n + cell.failed} items failed and are not counted")
+    if cell.seeds > 1:
+        said.append(f"{cell.seeds} seeds, drawn together with the items")
+    if cell.note:
+        said.append(cell.note)
     share = f"{cell.hollow:.0%} of it is episodes in which nothing was called, which count as right"
-    if cell.hollow and head != "Avg": yield f"° {model}, {head}: {share}"
-    if said: yield f"! {model}, {head}: {'; '.join(said)}"
+    if cell.hollow and head != "Avg":
+        yield f"° {model}, {head}: {share}"
+    if said:
+        yield f"! {model}, {head}: {'; '.join(said)}"
 
 def headings(
     frame:"pd.DataFrame", # Records, as `read_results` gives them
@@ -341,7 +360,7 @@ def headings(
     order += [c.heading for c in columns_of(frame) if not c.origin and not c.paper]
     return [head for head in [*order, "Avg"] if head in filled]
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-036
+# %% ../../nbs/evaluation/06_table.ipynb #cell-037
 def table(
     paths, # Result files
     format:str="md", # md, csv or json
@@ -355,7 +374,8 @@ def table(
     heads = headings(frame, rows)
     if format == "json":
         return dumps([{"model": r.model} | {h: _plain(c) for h, c in r.cells.items()} for r in rows])
-    if format == "csv": return _csv(rows, heads)
+    if format == "csv":
+        return _csv(rows, heads)
     body = [[r.model, *(_text(r.cells.get(h)) for h in heads)] for r in rows]
     notes = [note for r in rows for h in heads if h in r.cells for note in _remarks(r.model, h, r.cells[h])]
     lines = lined([["model", *heads], ["---"] + ["---:"] * len(heads), *body])
@@ -365,7 +385,7 @@ def _plain(cell:Cell)->dict:
     "A cell as JSON: what there is to say"
     return {k: v for k, v in asdict(cell).items() if v is not None}
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-038
+# %% ../../nbs/evaluation/06_table.ipynb #cell-039
 _PARTS = {"": "mean", " low": "low", " high": "high", " n": "n", " failed": "failed", " hollow": "hollow"}
 
 def _csv(rows:list[Line], heads:list[str])->str:
@@ -378,10 +398,11 @@ def _csv(rows:list[Line], heads:list[str])->str:
     out = io.StringIO()
     write = csv.writer(out, lineterminator="\n")
     write.writerow(["model", *(h + suffix for h, suffix, _ in names)])
-    for r in rows: write.writerow([r.model, *(value(r, h, part) for h, _, part in names)])
+    for r in rows:
+        write.writerow([r.model, *(value(r, h, part) for h, _, part in names)])
     return out.getvalue()
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-043
+# %% ../../nbs/evaluation/06_table.ipynb #cell-044
 def fault_shares(
     paths, # Result files
 )->"pd.DataFrame": # model, benchmark, episodes, then the share of episodes with each fault

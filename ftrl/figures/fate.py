@@ -15,7 +15,8 @@ from .style import (
     Missing, caption, color, figure, interval, label, models, need, policy, results, seeds, sheet)
 from ..files import load_rows, read_json_lines
 
-if TYPE_CHECKING: import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/figures/04_fate.ipynb #cell-007
 def anatomies(
@@ -27,14 +28,17 @@ def anatomies(
     for path in need(run, "eval/*.jsonl", "eval"):
         counts = _counted(path, rows)
         found += [{"model": policy(path), "of": of, "fate": fate, "count": n} for (of, fate), n in counts.items()]
-    if found: return pd.DataFrame(found)
+    if found:
+        return pd.DataFrame(found)
     raise _none_played(run)
 
+# %% ../../nbs/figures/04_fate.ipynb #cell-008
 def _counted(path:Path, rows:dict[str, Row])->Counter:
     "How often each fate occurs in a result file"
     counts = Counter()
     for line in read_json_lines(path):
-        if line["benchmark"] != "ftrl" or line["id"] not in rows: continue
+        if line["benchmark"] != "ftrl" or line["id"] not in rows:
+            continue
         calls, end = fates(rows[line["id"]], line)
         counts.update(("calls", call) for call in calls)
         counts["episodes", end] += 1
@@ -49,7 +53,7 @@ def _none_played(run)->Missing:
     return Missing(f"{run}/eval has no results on envs/test.jsonl; make them with `ftrl evaluate ftrl --model M "
                    f"--data {run}/envs/test.jsonl --out {run}/eval/NAME.jsonl`")
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-010
+# %% ../../nbs/figures/04_fate.ipynb #cell-011
 def _stack(ax, below, part:"pd.DataFrame", names:list[str], known:tuple, tint:tuple)->None:
     "Stacked shares, one bar a policy"
     total = part.groupby("model")["count"].sum()
@@ -58,7 +62,8 @@ def _stack(ax, below, part:"pd.DataFrame", names:list[str], known:tuple, tint:tu
     for fate, colour in zip(known, tint):
         counts = part[part.fate == fate].set_index("model")["count"].reindex(names).fillna(0)
         share = [100 * counts[name] / total[name] for name in names]
-        if sum(share): ax.barh(range(len(names)), share, .72, left=left, color=colour, label=fate)
+        if sum(share):
+            ax.barh(range(len(names)), share, .72, left=left, color=colour, label=fate)
         left = [before + own for before, own in zip(left, share)]
     ax.set_yticks(range(len(names)), [f"{label(name)} ({total[name]:,})" for name in names])
     ax.invert_yaxis()
@@ -67,7 +72,7 @@ def _stack(ax, below, part:"pd.DataFrame", names:list[str], known:tuple, tint:tu
     below.axis("off")
     below.legend(*ax.get_legend_handles_labels(), loc="upper left", ncols=2, fontsize=8.5, handlelength=1)
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-011
+# %% ../../nbs/figures/04_fate.ipynb #cell-012
 GOOD_TO_BAD = ("#009e73", "#8fd0bb", "#e69f00", "#d55e00", "#a3407a", "#9aa3ad", "#4b5158")
 
 @figure
@@ -85,7 +90,7 @@ def errors(
     caption(fig, f"In brackets: how many; {seeds(run)}. Calls are replayed against the sub-answers of their environment.")
     return fig, frame
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-014
+# %% ../../nbs/figures/04_fate.ipynb #cell-015
 def _sizes(run)->"pd.DataFrame":
     "Results with the size of their environments"
     import pandas as pd
@@ -94,10 +99,11 @@ def _sizes(run)->"pd.DataFrame":
         sizes[row.id] = {"sub-questions": sum(map(len, row.unsolved.values())), "tools": len(row.toolset)}
     frame = results(run, "ftrl", "eval/*.jsonl")
     frame = frame[frame.id.isin(list(sizes)) & frame.solve_f1.notna()]
-    if frame.empty: raise _none_played(run)
+    if frame.empty:
+        raise _none_played(run)
     return frame.join(pd.DataFrame([sizes[id] for id in frame.id], index=frame.index))
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-017
+# %% ../../nbs/figures/04_fate.ipynb #cell-018
 def _by_size(frame:"pd.DataFrame", what:str)->"pd.DataFrame":
     "Mean Solve-F1 with its interval, by size, of every policy"
     import pandas as pd
@@ -117,9 +123,10 @@ def _points_by_size(ax, table:"pd.DataFrame", tint:dict[str, str])->None:
         if curve:
             ax.plot(at, line["mean"], color=colour, lw=2, zorder=3)
             ax.fill_between(at, line.low, line.high, color=colour, alpha=.13, lw=0)
-        else: ax.errorbar(at, line["mean"], [line["mean"] - line.low, line.high - line["mean"]], fmt="none", ecolor=colour)
+        else:
+            ax.errorbar(at, line["mean"], [line["mean"] - line.low, line.high - line["mean"]], fmt="none", ecolor=colour)
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-018
+# %% ../../nbs/figures/04_fate.ipynb #cell-019
 @figure
 def difficulty(
     run, # A run directory with eval/*.jsonl and envs/test.jsonl

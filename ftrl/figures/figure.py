@@ -36,17 +36,21 @@ def draw(
     run, out = Path(run), Path(out or Path(run)/"figures")
     if not run.is_dir():
         raise FtrlError(f"{run}: no such directory; expected a run made by `ftrl reproduce --out {run}`")
-    for name in names: _known_figure(name)
+    for name in names:
+        _known_figure(name)
     return [_draw(run, out, name) for name in names or FIGURES]
 
 def _known_figure(name:str)->None:
     "Is there such a figure?"
-    if name not in FIGURES: raise FtrlError(f"{name}: no such figure; expected one of {', '.join(FIGURES)}")
+    if name not in FIGURES:
+        raise FtrlError(f"{name}: no such figure; expected one of {', '.join(FIGURES)}")
 
 def _draw(run:Path, out:Path, name:str)->Drawn:
     "Draw one figure, or say what it lacks"
-    try: fig, frame = FIGURES[name](run)
-    except Missing as e: return Drawn(name, missing=str(e))
+    try:
+        fig, frame = FIGURES[name](run)
+    except Missing as e:
+        return Drawn(name, missing=str(e))
     return Drawn(name, tuple(save_figure(fig, frame, out/name)))
 
 # %% ../../nbs/figures/07_figure.ipynb #cell-011
@@ -60,4 +64,5 @@ def plot(
         return FIGURES[name](x)[0]
     if "delta_sq" not in getattr(x, "columns", ()):
         raise FtrlError(f"got {type(x).__name__}; expected a run directory or a table made by `diff`")
-    with look(): return update.heat_map(x)
+    with look():
+        return update.heat_map(x)

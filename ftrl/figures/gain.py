@@ -17,7 +17,8 @@ from ftrl.figures.style import (
 from ..files import finished
 from ..training.algorithm import ALGORITHMS
 
-if TYPE_CHECKING: import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/figures/05_gain.ipynb #cell-007
 def paid(
@@ -25,9 +26,11 @@ def paid(
 )->"pd.DataFrame": # policy, step, round, reward, minutes and million tokens so far
     "What had been spent at each step of reinforcement learning"
     frame, make = curves(run), "make it with `ftrl train ROWS --model M --out DIR`"
-    if "reward" not in frame: raise Missing(f"{run}/train has no reinforcement learning; {make}")
+    if "reward" not in frame:
+        raise Missing(f"{run}/train has no reinforcement learning; {make}")
     lack = sorted({"seconds", "tokens"} - set(frame))
-    if lack: raise Missing(f"{run}/train: no {lack[0]} in metrics.jsonl; {make}")
+    if lack:
+        raise Missing(f"{run}/train: no {lack[0]} in metrics.jsonl; {make}")
     minutes = frame.groupby("policy").seconds.cumsum() / 60  # of steps that learn from an earlier sampling, too
     frame = frame.assign(round=frame.get("round", 1), minutes=minutes, million=frame.tokens / 1e6)
     return frame[frame.reward.notna()][["policy", "step", "round", "reward", "minutes", "million"]]
@@ -50,7 +53,8 @@ def learning(
     axes[0].set(xlabel="minutes of training", title="reward")
     axes[1].set(xlabel="million tokens read and written", title="reward")
     # every panel begins where training does, so that they can be read side by side
-    for ax in axes: ax.set_xlim(left=0)
+    for ax in axes:
+        ax.set_xlim(left=0)
     axes[0].legend(loc="best")
     caption(fig, f"{seeds(run)}. Thick: exponential average, span 10 points. Tokens as a trainer that repeats "
                  f"the prompt would count them.{kept}")
@@ -69,7 +73,8 @@ def _after_rounds(run, ax, frame:"pd.DataFrame")->str:
     ax.errorbar(at, table["mean"], reach, fmt="o-", color=colour, lw=2, capsize=3)
     ax.set(xlabel="minutes of training", title=f"held-out Solve-F1, {label(name)}", ylim=(0, None))
     final = results(run, "ftrl", "eval/*.jsonl").query("model == @name").solve_f1
-    if final.empty: return ""
+    if final.empty:
+        return ""
     ax.axhline(final.mean(), color=INK, lw=1, ls="--")
     return " Dashed: the policy that was kept."
 
@@ -103,7 +108,8 @@ def cost(
     frame = spent(run)
     fig, ax = sheet("What each stage costs", 7, .34 * len(frame) + 1.4)
     ax.barh(range(len(frame)), frame.minutes, .68, color=PALETTE[0])
-    for i, minutes in enumerate(frame.minutes): ax.text(minutes, i, f" {minutes:.1f}", va="center", fontsize=9)
+    for i, minutes in enumerate(frame.minutes):
+        ax.text(minutes, i, f" {minutes:.1f}", va="center", fontsize=9)
     ax.set_yticks(range(len(frame)), frame.stage)
     ax.invert_yaxis()
     ax.set(xlabel="minutes")
@@ -140,9 +146,11 @@ def gains(
     for after, before in training_steps(frame.model):
         both = [seed for seed in runs(run) if {(seed, after), (seed, before)} <= set(wide.columns)]
         change = {seed: (wide[seed, after] - wide[seed, before]).dropna() for seed in both}
-        if len(both) > 1: change["all"] = pd.concat(change.values(), axis=1)  # a column a seed
+        if len(both) > 1:
+            change["all"] = pd.concat(change.values(), axis=1)  # a column a seed
         rows += [{"policy": after, "before": before, "seed": seed} | _told(d) for seed, d in change.items()]
-    if rows: return pd.DataFrame(rows)
+    if rows:
+        return pd.DataFrame(rows)
     raise Missing(f"{run}/eval has no policy beside the one it started from; make it with "
                   f"`ftrl reproduce --out {run}`")
 
@@ -212,6 +220,7 @@ def _elsewhere(run)->"pd.DataFrame":
     places = {"test": "eval/*.jsonl"} | {p: f"transfer/{p}/*.jsonl" for p in sorted(folders, reverse=True)}
     return pd.concat([results(run, "ftrl", where).assign(place=place) for place, where in places.items()])
 
+# %% ../../nbs/figures/05_gain.ipynb #cell-029
 @figure
 def transfer(
     run, # A run directory with eval/*.jsonl and transfer/PLACE/*.jsonl

@@ -14,7 +14,8 @@ from ..core import SCENARIOS, Env, SubQuestion
 from .style import FAINT, INK, SCENARIO, Missing, caption, figure, label, need, policy, seeds, sheet
 from ..files import load_rows
 
-if TYPE_CHECKING: import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/figures/01_picture.ipynb #cell-007
 def depths(env:Env)->dict[str, int]:
@@ -38,7 +39,8 @@ def places(env:Env)->dict[str, tuple[float, int]]:
 
     for depth, subs in enumerate(rows):
         left = (widest - len(subs)) / 2
-        for i, sub in enumerate(sorted(subs, key=above)): spot[sub.id] = (i + left, depth)
+        for i, sub in enumerate(sorted(subs, key=above)):
+            spot[sub.id] = (i + left, depth)
     return spot
 
 # %% ../../nbs/figures/01_picture.ipynb #cell-010
@@ -82,16 +84,20 @@ class Panel:
     columns: float
 
     @property
-    def middle(self)->float: return self.left + self.columns * PITCH_X / 2
+    def middle(self)->float:
+        return self.left + self.columns * PITCH_X / 2
 
     @property
-    def question(self)->str: return _clip(self.env.question, int(self.columns * 33), 4)
+    def question(self)->str:
+        return _clip(self.env.question, int(self.columns * 33), 4)
 
     @property
-    def head(self)->float: return .72 + .2 * len(self.question.splitlines())
+    def head(self)->float:
+        return .72 + .2 * len(self.question.splitlines())
 
     @property
-    def foot(self)->float: return self.top + self.head + (max(depths(self.env).values()) + 1) * PITCH_Y + .02
+    def foot(self)->float:
+        return self.top + self.head + (max(depths(self.env).values()) + 1) * PITCH_Y + .02
 
     def boxes(self)->dict[str, tuple[float, float]]:
         "The upper middle of each box, the graph centred in the panel"
@@ -107,8 +113,10 @@ def _graph(ax, panel:Panel, colour:str)->None:
     for sub in panel.env.subquestions:
         x, y = boxes[sub.id]
         _box(ax, x, y, sub, colour)
-        for id in sub.depends_on: _arrow(ax, (boxes[id][0], boxes[id][1] + TALL), (x, y - .03))
-        if sub.id not in needed: _arrow(ax, (x, y + TALL), (panel.middle, panel.foot - .03))
+        for id in sub.depends_on:
+            _arrow(ax, (boxes[id][0], boxes[id][1] + TALL), (x, y - .03))
+        if sub.id not in needed:
+            _arrow(ax, (x, y + TALL), (panel.middle, panel.foot - .03))
 
 def _panel(ax, panel:Panel)->None:
     "Draw one environment"
@@ -125,8 +133,10 @@ def _panel(ax, panel:Panel)->None:
 # %% ../../nbs/figures/01_picture.ipynb #cell-018
 def _typical(envs:list[Env], scenario:str, size:int)->Env | None:
     "An environment of a scenario to show"
-    def width(env): return max(x for x, _ in places(env).values())
-    def unlike(env): return abs(len(env.subquestions) - size), len(env.question), env.id
+    def width(env):
+        return max(x for x, _ in places(env).values())
+    def unlike(env):
+        return abs(len(env.subquestions) - size), len(env.question), env.id
     mine = [e for e in envs if e.scenario == scenario and len(e.subquestions) <= 8 and width(e) <= 2]
     return min(mine, key=unlike, default=None)
 
@@ -134,7 +144,8 @@ def environments(run, *splits:str)->list[Env]:
     "The environments of a run; rows without `env` are passed over"
     files = [need(run, f"envs/{split}.jsonl", f"envs/{split}.jsonl")[0] for split in splits]
     envs = [Env.from_row(row) for file in files for row in load_rows(file) if row.meta]
-    if envs: return envs
+    if envs:
+        return envs
     raise Missing(f"{run}/envs has no rows with an `env` column; make them with `ftrl build`")
 
 # %% ../../nbs/figures/01_picture.ipynb #cell-019
@@ -144,7 +155,8 @@ def _layout(envs:list[Env])->list[Panel]:
     widest, panels = max(*columns, 3.7), []
     left, top, low = 0.0, .6, 0.0
     for env, n in zip(envs, columns):
-        if left and left + n > widest: left, top = 0.0, low
+        if left and left + n > widest:
+            left, top = 0.0, low
         panels.append(Panel(env, .1 + left * PITCH_X, top, n))
         left, low = left + n, max(low, panels[-1].foot + 1.05)
     return panels
@@ -173,7 +185,8 @@ def scenarios(
     ax.set(position=(0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     ax.axis("off")
     ax.text(.2, .26, "Four scenarios, from real environments", fontsize=15, fontweight="bold", va="center")
-    for panel in panels: _panel(ax, panel)
+    for panel in panels:
+        _panel(ax, panel)
     told = "\n".join(textwrap.wrap(f"{', '.join(env.id for env in shown)}; {seeds(run)}.", int(width * 14)))
     ax.text(.2, height - .12, told, fontsize=8.4, color=SMALL, va="bottom")
     return fig, _facts(shown)
@@ -187,6 +200,7 @@ class StageCount:
     count: int
     remark: str
 
+# %% ../../nbs/figures/01_picture.ipynb #cell-025
 def _counts(envs:list[Env])->list[StageCount]:
     "The stages, counted"
     subs = [sub for env in envs for sub in env.subquestions]
@@ -207,7 +221,7 @@ def _counts(envs:list[Env])->list[StageCount]:
         StageCount("5 deploy", "local functions", sum(len(env.codes) for env in envs), "run in the sandbox"),
         StageCount("gates", "environments", sum(bool(env.gates) for env in envs), f"pass {gates} gates")]
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-026
+# %% ../../nbs/figures/01_picture.ipynb #cell-027
 def _stage(ax, x:float, counted:StageCount, end:bool)->None:
     "One stage as a box; the first and the last are grey"
     from matplotlib.patches import FancyBboxPatch
@@ -220,6 +234,7 @@ def _stage(ax, x:float, counted:StageCount, end:bool)->None:
     ax.text(x + .775, .77, counted.what, fontsize=9, **middle)
     ax.text(x + .775, .46, "\n".join(textwrap.wrap(counted.remark, 22)), fontsize=7.5, color=SMALL, **middle)
 
+# %% ../../nbs/figures/01_picture.ipynb #cell-028
 @figure
 def pipeline(
     run, # A run directory with envs/*.jsonl
@@ -236,11 +251,12 @@ def pipeline(
         x = i * 1.8
         _stage(ax, x, counted, i in (0, len(counts) - 1))
         way = ((x - .24, .9), (x - .01, .9))
-        if i: ax.add_patch(FancyArrowPatch(*way, arrowstyle="-|>", mutation_scale=11, color=FAINT))
+        if i:
+            ax.add_patch(FancyArrowPatch(*way, arrowstyle="-|>", mutation_scale=11, color=FAINT))
     caption(fig, f"Splits {', '.join(splits)}; {seeds(run)}. Counted from the environments of the run.")
     return fig, pd.DataFrame(counts)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-029
+# %% ../../nbs/figures/01_picture.ipynb #cell-031
 _PAPER_HOPS = {"single_hop": 1.0, "parallel_single_hop": 2.0, "multi_hop": 5.7, "parallel_multi_hop": 7.7}
 PAPER_DATA = {"sub-questions": _PAPER_HOPS, "tools": 9.3, "parameters a tool": 7.1, "prompt characters": 16_000}
 
@@ -253,7 +269,7 @@ def _measure(env:Env)->dict:
         "distractors": len(env.distractors), "parameters a tool": sum(properties) / max(len(properties), 1),
         "prompt characters": len(row.tools) + len(row.messages[0]["content"])}
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-030
+# %% ../../nbs/figures/01_picture.ipynb #cell-032
 def _ranges(ax, frame:"pd.DataFrame", what:str, present:list[str])->None:
     "From least to most with the mean, by scenario, and the paper's number as a diamond"
     ours = frame.groupby("scenario")[what].agg(["min", "mean", "max"]).reindex(present)
@@ -269,6 +285,7 @@ def _ranges(ax, frame:"pd.DataFrame", what:str, present:list[str])->None:
     ax.grid(axis="y", visible=False)
     ax.locator_params(axis="x", nbins=5)
 
+# %% ../../nbs/figures/01_picture.ipynb #cell-033
 @figure
 def dataset(
     run, # A run directory with envs/*.jsonl
@@ -279,7 +296,8 @@ def dataset(
     frame = pd.DataFrame(map(_measure, environments(run, *splits)))
     present = [s for s in SCENARIOS if s in set(frame.scenario)]
     fig, axes = sheet("The environments in numbers", 12.5, 2.9, ncols=4, sharey=True)
-    for ax, what in zip(axes, PAPER_DATA): _ranges(ax, frame, what, present)
+    for ax, what in zip(axes, PAPER_DATA):
+        _ranges(ax, frame, what, present)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     sizes = ", ".join(f"{split} {n}" for split, n in frame.split.value_counts().items())
     spare = frame.distractors.sum() / frame.tools.sum()

@@ -19,7 +19,8 @@ from .style import (
 from ..files import finished, read_json_lines
 from ..training.reward import REWARDS
 
-if TYPE_CHECKING: import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/figures/02_result.ipynb #cell-007
 CURVES = {"reward": "reward", "solve_rate": "share of sub-answers solved", "length": "response tokens",
@@ -56,11 +57,13 @@ def training(
 ):
     "Reward, solved share, response length and what else was logged during training"
     frame = curves(run)
-    if set(frame.policy) != {"cold"}: frame = frame[frame.policy != "cold"]
+    if set(frame.policy) != {"cold"}:
+        frame = frame[frame.policy != "cold"]
     shown = _shown(frame)
     fig, axes = sheet("During training", 3.2 * max(len(shown), 2), 3, ncols=len(shown), squeeze=False)
     tint = color(models(frame.policy))
-    for ax, what in zip(axes[0], shown): _curve(ax, frame, what, tint)
+    for ax, what in zip(axes[0], shown):
+        _curve(ax, frame, what, tint)
     axes[0][0].legend(loc="best")
     counts = frame.groupby("policy").size()
     steps = ", ".join(f"{label(name)} {counts[name]} steps" for name in tint)
@@ -80,7 +83,8 @@ def summary(
         about = dict(zip(by, key))
         for metric in metrics:
             values = part[metric].dropna()
-            if values.empty: continue
+            if values.empty:
+                continue
             mean, low, high = interval(values)
             rows.append(about | {"metric": metric, "mean": mean, "low": low, "high": high, "n": len(values)})
     return pd.DataFrame(rows)
@@ -145,21 +149,26 @@ def _published_line(name:str, numbers:dict[str, float])->Line:
 # %% ../../nbs/figures/02_result.ipynb #cell-020
 def _number(cell:Cell | None)->str:
     "A cell as text"
-    if cell is None or cell.empty: return "–"
+    if cell is None or cell.empty:
+        return "–"
     return f"{cell.mean:.2f}" + ("°" if cell.hollow else "")
 
 def _draw_lines(ax, lines:list[Line], heads:list[str], ours:int)->None:
     "The lines of a table, the first of them ours"
     right = {"ha": "right", "va": "center", "fontsize": 9}
     at = [3.4 + .92 * i for i in range(len(heads))]
-    for x, head in zip(at, heads): ax.text(x, -.5, head.replace(" ", "\n", 1), fontweight="bold", **right)
+    for x, head in zip(at, heads):
+        ax.text(x, -.5, head.replace(" ", "\n", 1), fontweight="bold", **right)
     for y, line in enumerate(lines):
         mine = y < ours
-        if mine: ax.axhspan(y - .05, y + .95, color="#eaf3f9", lw=0)
+        if mine:
+            ax.axhspan(y - .05, y + .95, color="#eaf3f9", lw=0)
         name = f"this run: {label(line.model)}" if mine else line.model
         ax.text(.05, y + .45, name, va="center", fontsize=9, fontweight="bold" if mine else "normal")
-        for x, head in zip(at, heads): ax.text(x, y + .45, _number(line.cells.get(head)), **right)
-    for y in (0, ours): ax.axhline(y - .07, color=INK, lw=.8)
+        for x, head in zip(at, heads):
+            ax.text(x, y + .45, _number(line.cells.get(head)), **right)
+    for y in (0, ours):
+        ax.axhline(y - .07, color=INK, lw=.8)
 
 # %% ../../nbs/figures/02_result.ipynb #cell-021
 @figure
@@ -203,6 +212,7 @@ class Comparison:
     width: float = 6     # inches at least
     legend: str = ""     # before each policy's name
 
+# %% ../../nbs/figures/02_result.ipynb #cell-025
 def _compare(run, frame:"pd.DataFrame", asked:Comparison):
     "Grouped bars of metrics, one panel a metric"
     metrics = asked.metrics
@@ -218,7 +228,7 @@ def _compare(run, frame:"pd.DataFrame", asked:Comparison):
     caption(fig, f"{_items(frame)}; {seeds(run)}. Lines: 95 % bootstrap interval over items. {asked.note}".strip())
     return fig, table
 
-# %% ../../nbs/figures/02_result.ipynb #cell-026
+# %% ../../nbs/figures/02_result.ipynb #cell-027
 _ABLATED = ("ftrl train ROWS --reward R --model M --out DIR; "
             "ftrl evaluate ftrl --model DIR --out RUN/ablation/R.jsonl")
 
@@ -235,7 +245,7 @@ def rewards(
                        legend="rewarded for ")
     return _compare(run, frame, asked)
 
-# %% ../../nbs/figures/02_result.ipynb #cell-029
+# %% ../../nbs/figures/02_result.ipynb #cell-030
 @figure
 def rounds(
     run, # A run directory with rounds/N.jsonl
@@ -245,7 +255,8 @@ def rounds(
     table = summary(_with_kept(run, _by_round(run)), ["round"], SOLVE)
     names = table["round"].unique().tolist()
     fig, ax = sheet("Results by round of collection", 6, 3.4)
-    for metric, colour in zip(SOLVE, PALETTE): _round_line(ax, table[table.metric == metric], label(metric), colour)
+    for metric, colour in zip(SOLVE, PALETTE):
+        _round_line(ax, table[table.metric == metric], label(metric), colour)
     ax.set(xlabel="round", ylim=(0, 1), xticks=range(len(names)), xticklabels=names)
     ax.legend()
     ax.grid(axis="x", visible=False)
@@ -262,7 +273,7 @@ def _round_line(ax, table:"pd.DataFrame", name:str, colour:str)->None:
     reach = [last["mean"] - last.low, last.high - last["mean"]]
     ax.errorbar([len(line)] * len(last), last["mean"], reach, fmt="o", color=colour, capsize=3)
 
-# %% ../../nbs/figures/02_result.ipynb #cell-030
+# %% ../../nbs/figures/02_result.ipynb #cell-031
 def _by_round(run)->"pd.DataFrame":
     "Results by number of round"
     frame = results(run, "ftrl", "rounds/*.jsonl").rename(columns={"model": "round"})
@@ -271,11 +282,12 @@ def _by_round(run)->"pd.DataFrame":
 def _with_kept(run, frame:"pd.DataFrame")->"pd.DataFrame":
     "Results of the rounds, and those of the policy that was chosen, on the same environments"
     import pandas as pd
-    if not config(run).get("parameters", {}).get("n_dev"): return frame
+    if not config(run).get("parameters", {}).get("n_dev"):
+        return frame
     played = results(run, "ftrl", f"eval/{main_algorithm(run)}.jsonl*")
     return pd.concat([frame, played[played.id.isin(frame.id)].assign(round="kept")])
 
-# %% ../../nbs/figures/02_result.ipynb #cell-033
+# %% ../../nbs/figures/02_result.ipynb #cell-034
 @figure
 def reasoning(
     run, # A run directory with eval/NAME.jsonl and eval/NAME-reasoning.jsonl
@@ -291,7 +303,7 @@ def reasoning(
     order = [scenario for scenario in SCENARIOS if scenario in present]
     return _compare(run, frame, Comparison("With and without reasoning", ["solve_f1"], "scenario", order, tint))
 
-# %% ../../nbs/figures/02_result.ipynb #cell-036
+# %% ../../nbs/figures/02_result.ipynb #cell-037
 @figure
 def general(
     run, # A run directory with eval/SUITE/NAME.jsonl
@@ -313,7 +325,7 @@ def _by_chance(frame:"pd.DataFrame")->str:
     none = [label(suite) for suite in SUITES if suite in best and best[suite] <= SUITES[suite].chance]
     return f"Nobody clearly above chance: {', '.join(none)}." if none else ""
 
-# %% ../../nbs/figures/02_result.ipynb #cell-039
+# %% ../../nbs/figures/02_result.ipynb #cell-040
 @figure
 def references(
     run, # A run directory with reference/SUITE/NAME.jsonl

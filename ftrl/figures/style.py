@@ -21,7 +21,8 @@ from ..evaluation.table import bootstrap
 from ..training.algorithm import ALGORITHMS
 from ..training.reward import REWARDS
 
-if TYPE_CHECKING: import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/figures/00_style.ipynb #cell-005
 INK, PAPER, FAINT = "#22272e", "#ffffff", "#8a929c"
@@ -48,14 +49,17 @@ _RC = {
 def look()->Iterator[None]:
     "The style of all figures, inside a `with`"
     import matplotlib as mpl, seaborn as sns
-    with sns.axes_style("whitegrid", _RC), mpl.rc_context(_RC): yield
+    with sns.axes_style("whitegrid", _RC), mpl.rc_context(_RC):
+        yield
 
 # %% ../../nbs/figures/00_style.ipynb #cell-009
 def label(name:str)->str:
     "What figures call a thing"
-    if name in LABEL: return LABEL[name]
+    if name in LABEL:
+        return LABEL[name]
     for registry in (ALGORITHMS, REWARDS, BENCHMARKS):
-        if name in registry: return registry[name].label
+        if name in registry:
+            return registry[name].label
     return name
 
 def checkpoints()->dict[str, str]:
@@ -73,7 +77,8 @@ def _sheet():
         def _repr_png_(self):
             import io
             drawn = io.BytesIO()
-            with look(): self.savefig(drawn, format="png", dpi=80, metadata={"Software": None})
+            with look():
+                self.savefig(drawn, format="png", dpi=80, metadata={"Software": None})
             return drawn.getvalue()
     return Sheet
 
@@ -105,7 +110,8 @@ def interval(
 )->tuple[float, float, float]: # Mean, lower and upper end
     "Mean with its 95 % bootstrap interval"
     values = list(values)
-    if not values: raise FtrlError("interval: got no values; expected one or more")
+    if not values:
+        raise FtrlError("interval: got no values; expected one or more")
     return bootstrap([values])
 
 # %% ../../nbs/figures/00_style.ipynb #cell-021
@@ -126,7 +132,8 @@ def need(
 )->list[Path]: # The files that are there, in order of name
     "The input files of a figure, or `Missing`"
     places = (place, f"{place}.gz") if place.endswith(".jsonl") else (place,)
-    if found := finished(run, *places): return found
+    if found := finished(run, *places):
+        return found
     command = MAKE.get(make, make).replace("HERE", f"{run}/{place}").replace("RUN", str(run))
     raise Missing(f"{run}/{place} is not there; make it with `{command}`")
 
@@ -147,8 +154,10 @@ def results(
         for i, line in enumerate(read_json_lines(path), 1):
             if not {"benchmark", "metrics"} <= line.keys():
                 raise FtrlError(f"{path} line {i}: not a result line; expected what `ftrl evaluate` writes")
-            if benchmark in (None, line["benchmark"]): rows.append({"model": policy(path)} | _item(line))
-    if rows: return pd.DataFrame(rows)
+            if benchmark in (None, line["benchmark"]):
+                rows.append({"model": policy(path)} | _item(line))
+    if rows:
+        return pd.DataFrame(rows)
     raise Missing(f"{run}/{place} has no results of {benchmark}; make them with `ftrl evaluate {benchmark} "
                   f"--model M --out {run}/eval/{benchmark}/NAME.jsonl`")
 
@@ -196,7 +205,8 @@ def figure(
     "Put a function on the list of figures, and draw it in the common style"
     @wraps(draw)
     def styled(run, *args, **kwargs):
-        with look(): return draw(run, *args, **kwargs)
+        with look():
+            return draw(run, *args, **kwargs)
     FIGURES[draw.__name__] = styled
     return styled
 
@@ -210,7 +220,10 @@ def save_figure(
     stem = Path(stem)
     png, svg, csv = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg", "csv"))
     tight = {"bbox_inches": "tight", "pad_inches": 0.12}
-    with look(), atomic(png) as temp: fig.savefig(temp, format="png", metadata={"Software": None}, **tight)
-    with look(), atomic(svg) as temp: fig.savefig(temp, format="svg", metadata={"Date": None}, **tight)
-    with atomic(csv) as temp: frame.to_csv(temp, index=False, float_format="%.6g", lineterminator="\n")
+    with look(), atomic(png) as temp:
+        fig.savefig(temp, format="png", metadata={"Software": None}, **tight)
+    with look(), atomic(svg) as temp:
+        fig.savefig(temp, format="svg", metadata={"Date": None}, **tight)
+    with atomic(csv) as temp:
+        frame.to_csv(temp, index=False, float_format="%.6g", lineterminator="\n")
     return [png, svg, csv]

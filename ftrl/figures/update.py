@@ -13,7 +13,8 @@ from .style import (
 from ..models.weight import PARTS
 from ..weights.delta import group
 
-if TYPE_CHECKING: import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/figures/03_update.ipynb #cell-007
 def updates(
@@ -23,7 +24,8 @@ def updates(
     import pandas as pd
     tables = {p.stem: pd.read_parquet(p) for p in need(run, "delta/*.parquet", "delta")}
     found = {name: table for name, table in tables.items() if "delta_sq" in table.columns}
-    if found: return found
+    if found:
+        return found
     raise Missing(f"{run}/delta has no table of updates; make it with `ftrl delta BASE TUNED "
                   f"--out {run}/delta/NAME.parquet`")
 
@@ -58,6 +60,7 @@ def heat_map(
     _margins(top, side, main, frame, table)
     return fig
 
+# %% ../../nbs/figures/03_update.ipynb #cell-010
 def _margins(top, side, main, frame:"pd.DataFrame", table:"pd.DataFrame")->None:
     "Whole layers above the grid, whole parts beside it"
     inner, blue = frame[frame.layer.notna()], "#357ba3"
@@ -72,7 +75,7 @@ def _margins(top, side, main, frame:"pd.DataFrame", table:"pd.DataFrame")->None:
         ax.grid(False)
         ax.tick_params(labelsize=7.5)
 
-# %% ../../nbs/figures/03_update.ipynb #cell-010
+# %% ../../nbs/figures/03_update.ipynb #cell-011
 @figure
 def update_map(
     run, # A run directory with delta/NAME.parquet
@@ -87,7 +90,7 @@ def update_map(
     cells = update_grid(found[name]).reset_index()
     return fig, cells.melt("part", var_name="layer", value_name="relative_permille")
 
-# %% ../../nbs/figures/03_update.ipynb #cell-013
+# %% ../../nbs/figures/03_update.ipynb #cell-014
 @figure
 def update_depth(
     run, # A run directory with delta/NAME.parquet
@@ -108,6 +111,7 @@ def update_depth(
     caption(fig, f"Share of ‖Δ‖² over all weights; dashed: share of the weights themselves. {seeds(run)}.")
     return fig, pd.concat(tables, ignore_index=True)
 
+# %% ../../nbs/figures/03_update.ipynb #cell-015
 def _shares(ax, table:"pd.DataFrame")->None:
     "Stacked shares of the squared update by layer, and the share of the weights as a dashed line"
     under = 0
@@ -118,7 +122,7 @@ def _shares(ax, table:"pd.DataFrame")->None:
     even = table.groupby("layer")["size"].sum() * 100
     ax.step(even.index, even, where="mid", color=INK, lw=1.1, ls="--", label="even update")
 
-# %% ../../nbs/figures/03_update.ipynb #cell-017
+# %% ../../nbs/figures/03_update.ipynb #cell-019
 def _forest(ax, table:"pd.DataFrame")->None:
     "Blocks down, Solve-F1 across: only this block tuned, and this block put back"
     ends = table[table.block == "all"].set_index("kind")["mean"]
@@ -129,7 +133,8 @@ def _forest(ax, table:"pd.DataFrame")->None:
     _points(ax, table, "revert", order, -.13, PALETTE[1], "this block put back")
     # everything put back is what reinforcement learning started from, which is not the base model after a cold start
     for kind, style, text in (("revert", ":", "before"), ("only", "--", "after")):
-        if kind in ends: ax.axvline(ends[kind], color=INK, lw=1, ls=style, label=text)
+        if kind in ends:
+            ax.axvline(ends[kind], color=INK, lw=1, ls=style, label=text)
     names = [block.replace("-", " ").replace("mlp", "MLP") for block in order]
     ax.set_yticks(range(len(order)), names)
     ax.set(xlabel="Solve-F1", title="By block")
@@ -142,7 +147,7 @@ def _points(ax, table:"pd.DataFrame", kind:str, order:list[str], shift:float, co
     reach = [part["mean"] - part.low, part.high - part["mean"]]
     ax.errorbar(part["mean"], at, xerr=reach, fmt="o", color=colour, ms=6, capsize=2.5, lw=1.3, label=text)
 
-# %% ../../nbs/figures/03_update.ipynb #cell-018
+# %% ../../nbs/figures/03_update.ipynb #cell-020
 def _blend(ax, table:"pd.DataFrame")->None:
     "Solve-F1 on the way from before to after; a line only where there is something between"
     way = table[(table.kind == "blend") | (table.block == "all")]
@@ -152,7 +157,7 @@ def _blend(ax, table:"pd.DataFrame")->None:
     ax.errorbar(way.alpha, way["mean"], reach, fmt="o-" if len(way) > 2 else "o", color=PALETTE[0], lw=2, capsize=3)
     ax.set(xlabel="share of the update", title="From before to after", ylabel="Solve-F1", xlim=(-.1, 1.1))
 
-# %% ../../nbs/figures/03_update.ipynb #cell-019
+# %% ../../nbs/figures/03_update.ipynb #cell-021
 @figure
 def interventions(
     run, # A run directory with intervene/VARIANT.jsonl
@@ -172,7 +177,7 @@ def interventions(
                  "learning started from. Lines: 95 % bootstrap interval over environments.")
     return fig, table
 
-# %% ../../nbs/figures/03_update.ipynb #cell-023
+# %% ../../nbs/figures/03_update.ipynb #cell-025
 @figure
 def probing(
     run, # A run directory with delta/probes.parquet
@@ -196,6 +201,7 @@ def probing(
                  f"Bands: 95 % bootstrap interval over rows.{_unreadable(frame)}")
     return fig, frame
 
+# %% ../../nbs/figures/03_update.ipynb #cell-026
 _PROBES = ("python -c \"from ftrl.files import load_rows; from ftrl.weights.probe import probes; "
            "probes({'base': BASE, 'grpo': TUNED}, load_rows('RUN/rows/round1.parquet')).to_parquet('HERE')\"")
 

@@ -38,7 +38,8 @@ class Pairs:
     surely: float               # The lower end of the first policy's interval
 
     @property
-    def n(self)->int: return sum(map(len, self.changes))
+    def n(self)->int:
+        return sum(map(len, self.changes))
 
 # %% ../../nbs/figures/06_verdict.ipynb #cell-006
 def _both(frame:"pd.DataFrame", metric:str, before:str, after:str)->"pd.DataFrame":
@@ -48,7 +49,8 @@ def _both(frame:"pd.DataFrame", metric:str, before:str, after:str)->"pd.DataFram
     again = frame.groupby(["model", "benchmark", "scenario", "id"]).cumcount()
     frame = frame.set_index([frame.benchmark, frame.scenario, frame.id, again])
     wide = frame.pivot(columns="model", values=metric).dropna()
-    if {before, after} <= set(wide.columns) and not wide.empty: return wide
+    if {before, after} <= set(wide.columns) and not wide.empty:
+        return wide
     raise Missing(f"no items that both {before} and {after} played")
 
 def paired(
@@ -90,7 +92,8 @@ def measured(
 
 def rises(low:float, high:float)->str:
     "The verdict on a gain, from its interval"
-    if low > 0: return YES
+    if low > 0:
+        return YES
     return NO if high < MARGIN else UNKNOWN
 
 # %% ../../nbs/figures/06_verdict.ipynb #cell-011
@@ -133,9 +136,12 @@ def tool_use(run, name:str, start:str)->list[Claimed]:
     found = [_own_environments(run, "Tool use rises: held-out environments", name, start)]
     for ground in _grounds():
         claim, by = f"Tool use rises: {ground.title}", "scenario" if BENCHMARKS[ground.benchmark].grouped else ""
-        try: pairs = paired(results(run, ground.benchmark, ground.place), ground.metric, start, name, by)
-        except Missing: found.append(Claimed(claim, UNKNOWN, why="not played in this run"))
-        else: found.append(gain_claim(claim, pairs))
+        try:
+            pairs = paired(results(run, ground.benchmark, ground.place), ground.metric, start, name, by)
+        except Missing:
+            found.append(Claimed(claim, UNKNOWN, why="not played in this run"))
+        else:
+            found.append(gain_claim(claim, pairs))
     return found
 
 # %% ../../nbs/figures/06_verdict.ipynb #cell-016
@@ -145,14 +151,17 @@ def by_suite(frame:"pd.DataFrame", metric:str, before:str, after:str)->dict[str,
     "Both policies on each general suite that both have played"
     found = {}
     for suite in SUITES:
-        try: found[suite] = paired(frame[frame.benchmark == suite], metric, before, after, "")
-        except (Missing, KeyError): continue  # one of the two has not played it
+        try:
+            found[suite] = paired(frame[frame.benchmark == suite], metric, before, after, "")
+        except (Missing, KeyError):
+            continue  # one of the two has not played it
     return found
 
 def _able(suite:str, pairs:Pairs)->bool:
     "Was the first policy clearly above chance: far enough to lose the margin?"
     return pairs.surely >= SUITES[suite].chance + MARGIN
 
+# %% ../../nbs/figures/06_verdict.ipynb #cell-017
 def _told(able:dict[str, Pairs], verdict:str)->list[str]:
     "What is behind a verdict on general abilities"
     before = 100 * sum(pairs.before for pairs in able.values()) / len(able)
@@ -161,48 +170,58 @@ def _told(able:dict[str, Pairs], verdict:str)->list[str]:
     moved = []
     for suite, pairs in able.items():
         mean, low, high = bootstrap(pairs.changes)
-        if low > 0 or high < 0: moved.append(f"{label(suite)} {100 * mean:+.1f}")
-    if moved: said.append(f"beyond its own interval: {', '.join(moved)}")
-    if verdict == UNKNOWN: said.append(f"a loss of {100 * MARGIN:.0f} points is not excluded")
+        if low > 0 or high < 0:
+            moved.append(f"{label(suite)} {100 * mean:+.1f}")
+    if moved:
+        said.append(f"beyond its own interval: {', '.join(moved)}")
+    if verdict == UNKNOWN:
+        said.append(f"a loss of {100 * MARGIN:.0f} points is not excluded")
     return said
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-018
+# %% ../../nbs/figures/06_verdict.ipynb #cell-019
 def stays(low:float, high:float)->str:
     "The verdict on an absence of loss, from the interval of the change"
-    if low > -MARGIN: return YES
+    if low > -MARGIN:
+        return YES
     return NO if high < 0 else UNKNOWN
 
 def general_stays(run, name:str, start:str)->list[Claimed]:
     "Does general ability stay?"
     claim, found = f"General abilities stay, {SINCE[start]}", by_suite(results(run), "accuracy", start, name)
-    if not found: return [Claimed(claim, UNKNOWN, why="not played in this run")]
+    if not found:
+        return [Claimed(claim, UNKNOWN, why="not played in this run")]
     able = {suite: pairs for suite, pairs in found.items() if _able(suite, pairs)}
     hard = [label(suite) for suite in found if suite not in able]
     why = [f"not clearly above chance before: {', '.join(hard)}"] if hard else []
-    if not able: return [Claimed(claim, UNKNOWN, why=why[0])]
+    if not able:
+        return [Claimed(claim, UNKNOWN, why=why[0])]
     mean, low, high = bootstrap([change for pairs in able.values() for change in pairs.changes])
     # a loss that is shown is one even if it may be smaller than the margin
     verdict = NO if high < 0 else stays(low, high)
     n = sum(pairs.n for pairs in able.values())
     return [measured(claim, verdict, (mean, low, high), n, "; ".join([*_told(able, verdict), *why]))]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-021
+# %% ../../nbs/figures/06_verdict.ipynb #cell-022
 def probable_stays(run, name:str, start:str)->list[Claimed]:
     "Do the general suites' reference answers stay as probable?"
     claim = f"Reference answers stay probable, {SINCE[start]}"
-    try: found = by_suite(results(run, place="reference/*/*.jsonl"), "bits", start, name)
-    except Missing: found = {}
-    if not found: return [Claimed(claim, UNKNOWN, why="not scored in this run")]
+    try:
+        found = by_suite(results(run, place="reference/*/*.jsonl"), "bits", start, name)
+    except Missing:
+        found = {}
+    if not found:
+        return [Claimed(claim, UNKNOWN, why="not scored in this run")]
     fewer = [[-bits / pairs.before for change in pairs.changes for bits in change] for pairs in found.values()]
     mean, low, high = bootstrap(fewer)
     told = ", ".join(f"{label(suite)} {pairs.before:.2f} to {pairs.after:.2f}" for suite, pairs in found.items())
     why = f"percent fewer bits (minus: more); bits per byte: {told}"
     return [measured(claim, stays(low, high), (mean, low, high), sum(pairs.n for pairs in found.values()), why)]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-024
+# %% ../../nbs/figures/06_verdict.ipynb #cell-025
 def balance(run)->list[Claimed]:
     "Does the balanced reward beat its ablations?"
-    try: frame = results(run, "ftrl", "ablation/*.jsonl")
+    try:
+        frame = results(run, "ftrl", "ablation/*.jsonl")
     except Missing:
         return [Claimed("The balanced reward beats the others", UNKNOWN, why="other rewards were not trained in this run")]
     (balanced, *others), found = [reward for reward in REWARDS if reward in set(frame.model)], []
@@ -213,7 +232,7 @@ def balance(run)->list[Claimed]:
         found.append(measured(f"The balanced reward beats {other}", rises(low, high), (mean, low, high), pairs.n, why))
     return found
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-026
+# %% ../../nbs/figures/06_verdict.ipynb #cell-027
 def where_updates(run, name:str)->list[Claimed]:
     "Is the update in the MLPs of the lower layers?"
     import pandas as pd
@@ -221,14 +240,15 @@ def where_updates(run, name:str)->list[Claimed]:
     blocks = group(table, "third", "block")
     blocks = blocks[blocks.block.isin(["mlp", "attention"])].assign(density=blocks.share / blocks["size"])
     lower = blocks[(blocks.third == "lower") & (blocks.block == "mlp")]
-    if lower.empty or not blocks.share.sum() > 0: return [Claimed(claim, UNKNOWN, why="no weight of a layer moved")]
+    if lower.empty or not blocks.share.sum() > 0:
+        return [Claimed(claim, UNKNOWN, why="no weight of a layer moved")]
     lower, top = lower.iloc[0], blocks.loc[blocks.density.idxmax()]
     why = (f"they hold {lower.share:.0%} of the squared update and {lower['size']:.0%} of the weights; "
            f"densest: {top.block} of the {top.third} third")
     verdict = YES if (top.third, top.block) == ("lower", "mlp") else NO
     return [Claimed(claim, verdict, 100 * lower.share, why=why)]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-028
+# %% ../../nbs/figures/06_verdict.ipynb #cell-029
 _VARIANTS = ("revert-all", "only-all", "only-lower-mlp", "revert-lower-mlp")
 
 def _played_variants(run)->"list[np.ndarray] | None":
@@ -237,7 +257,8 @@ def _played_variants(run)->"list[np.ndarray] | None":
     found = {}
     for path in finished(run, "intervene/*.jsonl*"):
         found[policy(path)] = {line["id"]: line["metrics"].get("solve_f1", 0.0) for line in read_json_lines(path)}
-    if not set(_VARIANTS) <= set(found): return None
+    if not set(_VARIANTS) <= set(found):
+        return None
     ids = sorted(found["revert-all"])
     return [np.array([found[variant][id] for id in ids]) for variant in _VARIANTS]
 
@@ -249,11 +270,12 @@ def _share_interval(part:"np.ndarray", whole:"np.ndarray")->tuple[float, float]:
     low, high = np.quantile(shares, (0.025, 0.975))
     return float(low), float(high)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-029
+# %% ../../nbs/figures/06_verdict.ipynb #cell-030
 def what_carries(run)->list[Claimed]:
     "Do the MLPs of the lower layers carry the gain?"
     claim, played = "Lower MLPs carry the gain", _played_variants(run)
-    if played is None: return [Claimed(claim, UNKNOWN, why="no interventions in this run")]
+    if played is None:
+        return [Claimed(claim, UNKNOWN, why="no interventions in this run")]
     start, full, alone, without = played
     gain = full - start
     if bootstrap([gain])[1] <= 0:
@@ -261,22 +283,27 @@ def what_carries(run)->list[Claimed]:
     low, high = _share_interval(alone - start, gain)
     share, left = float((alone - start).mean() / gain.mean()), float((without - start).mean() / gain.mean())
     verdict = UNKNOWN  # the interval holds one half: neither more nor less can be said
-    if low > 0.5: verdict = YES
-    elif high < 0.5: verdict = NO
+    if low > 0.5:
+        verdict = YES
+    elif high < 0.5:
+        verdict = NO
     why = f"alone they keep {share:.0%} of the gain; without them {left:.0%} of it is left"
     return [measured(claim, verdict, (share, low, high), len(start), why)]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-031
+# %% ../../nbs/figures/06_verdict.ipynb #cell-032
 def understanding(run, name:str, start:str)->list[Claimed]:
     "Is the right next step more readable after training?"
     import pandas as pd
     claim = "Context is understood better"
-    try: frame = pd.read_parquet(need(run, "delta/probes.parquet", "delta")[0])
-    except Missing: return [Claimed(claim, UNKNOWN, why="no probes in this run")]
+    try:
+        frame = pd.read_parquet(need(run, "delta/probes.parquet", "delta")[0])
+    except Missing:
+        return [Claimed(claim, UNKNOWN, why="no probes in this run")]
     found = []
     for target, part in frame.groupby("target", sort=False):
         best = part.loc[part.groupby("model").accuracy.idxmax()].set_index("model")
-        if not {start, name} <= set(best.index): continue
+        if not {start, name} <= set(best.index):
+            continue
         first, last = best.loc[start], best.loc[name]
         change = [last[end] - first.accuracy for end in ("accuracy", "low", "high")]
         why = f"readable at {first.accuracy:.0%} before, {last.accuracy:.0%} after, chance {last.chance:.0%}"
@@ -289,7 +316,7 @@ def reasoning_helps(run)->list[Claimed]:
     why = "see the figure of results with and without reasoning" if played else "the model has no reasoning mode"
     return [Claimed("Reasoning is no better in general", UNKNOWN, why=why)]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-033
+# %% ../../nbs/figures/06_verdict.ipynb #cell-034
 def verdicts(
     run, # A run directory
 )->"pd.DataFrame": # claim, verdict, number, low, high (points), n, why
@@ -299,16 +326,19 @@ def verdicts(
     name, start = main_algorithm(run), "cold" if given.get("cold_steps", 1) else "base"
     found = tool_use(run, name, start)
     for kept in (general_stays, probable_stays):
-        for since in dict.fromkeys((start, "base")): found += kept(run, name, since)
+        for since in dict.fromkeys((start, "base")):
+            found += kept(run, name, since)
     found += [*balance(run), *where_updates(run, name), *what_carries(run), *understanding(run, name, start)]
     return pd.DataFrame([asdict(claim) for claim in [*found, *reasoning_helps(run)]])
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-035
-def _there(x)->bool: return x is not None and x == x  # pandas has NaN where there is nothing
+# %% ../../nbs/figures/06_verdict.ipynb #cell-036
+def _there(x)->bool:
+    return x is not None and x == x  # pandas has NaN where there is nothing
 
 def _spread(x)->str:
     "A number with its interval, as far as there are any"
-    if not _there(x.number): return ""
+    if not _there(x.number):
+        return ""
     return f"{x.number:+.1f}" + (f" ({x.low:.1f} to {x.high:.1f})" if _there(x.low) else "")
 
 def markdown(
@@ -320,7 +350,7 @@ def markdown(
         rows.append([x.claim, f"**{x.verdict}**", _spread(x), f"{x.n:.0f}" if _there(x.n) else "", x.why])
     return lined(rows)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-036
+# %% ../../nbs/figures/06_verdict.ipynb #cell-037
 COLOR = {YES: "#009e73", NO: "#d55e00", UNKNOWN: "#8a929c"}
 
 def _draw_claims(ax, rows:list[tuple], heights:list[float])->None:
@@ -336,6 +366,7 @@ def _draw_claims(ax, rows:list[tuple], heights:list[float])->None:
         y += height
         ax.axhline(y, color="#e3e6e9", lw=.6)
 
+# %% ../../nbs/figures/06_verdict.ipynb #cell-038
 @figure
 def claims(
     run, # A run directory with everything

@@ -18,16 +18,21 @@ from .weight import Weight, experts_apart, part, safetensors_weights
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-007
 def _json(file:Path)->dict:
     "A JSON object in a file of a checkpoint"
-    try: x = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as e: raise FtrlError(f"{file}: cannot be read ({e}); expected JSON") from e
-    if not isinstance(x, dict): raise FtrlError(f"{file}: holds {type(x).__name__}; expected a JSON object")
+    try:
+        x = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as e:
+        raise FtrlError(f"{file}: cannot be read ({e}); expected JSON") from e
+    if not isinstance(x, dict):
+        raise FtrlError(f"{file}: holds {type(x).__name__}; expected a JSON object")
     return x
 
 def _files(folder:Path)->list[Path]:
     "The files of the weights that transformers would load"
     whole, index = folder/"model.safetensors", folder/"model.safetensors.index.json"
-    if whole.is_file(): return [whole]
-    if not index.is_file(): return sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith("adapter"))
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        return sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith("adapter"))
     named = _json(index).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(f, str) for f in named.values()):
         raise FtrlError(f"{index}: has no `weight_map` of names and files; save the checkpoint again")
@@ -40,7 +45,8 @@ def _folder(folder:Path)->dict[str, Weight]:
     if not files:
         raise FtrlError(f"{folder}: holds no safetensors; expected model.safetensors or shards of it (save with save_pretrained)")
     for file in files:
-        if not file.is_file(): raise FtrlError(f"{file}: this shard is missing")
+        if not file.is_file():
+            raise FtrlError(f"{file}: this shard is missing")
         weights = safetensors_weights(file)
         twice = sorted(found.keys() & weights.keys())
         if twice:
@@ -86,8 +92,10 @@ def _plain(config:dict, folder:Path)->None:
     "Refuse an adapter that is not base plus product"
     start = config.get("init_lora_weights")
     odd = [f"{k} {config[k]!r}" for k in _OTHER_KINDS if config.get(k)]
-    if start not in _PLAIN_START: odd.insert(0, f"init_lora_weights {start!r}")
-    if config.get("peft_type") != "LORA": odd.insert(0, f"peft_type {config.get('peft_type')!r}")
+    if start not in _PLAIN_START:
+        odd.insert(0, f"init_lora_weights {start!r}")
+    if config.get("peft_type") != "LORA":
+        odd.insert(0, f"peft_type {config.get('peft_type')!r}")
     if odd:
         raise FtrlError(f"{folder}: an adapter with {odd[0]}, whose weights are not base plus product; {_MERGE}")
 
@@ -105,7 +113,8 @@ def _adapted(b:Weight, down:Weight, up:Weight, config:dict, module:str)->Adapted
     "A base weight with its update; None if the factors are not of its shape"
     product, rank = (up.rows, down.width), down.rows
     turned = bool(config.get("fan_in_fan_out")) or product != b.shape
-    if up.width != rank or b.shape != (product[::-1] if turned else product): return None
+    if up.width != rank or b.shape != (product[::-1] if turned else product):
+        return None
     return Adapted(b.file, b.offset, b.shape, b.dtype, b, down, up, _scale(config, module, rank), turned)
 
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-017
@@ -118,60 +127,73 @@ def _lora(folder:Path, base:dict[str, Weight])->dict[str, Weight]:
     found = safetensors_weights(folder/"adapter_model.safetensors")
     for name, w in found.items():
         place = _place(name, found)
-        if place is None: continue
+        if place is None:
+            continue
         target, up = place
         b = base.get(target)
-        if b and up: w = _adapted(b, w, up, config, target.removesuffix(".weight"))
+        if b and up:
+            w = _adapted(b, w, up, config, target.removesuffix(".weight"))
         if b is None or w is None:
             raise FtrlError(f"{folder}: `{name}` does not fit the base; expected a LoRA adapter of it")
         # an embedding is saved along with its factors, in case its vocabulary grew
-        if ".base_layer." not in name: weights[target] = w
-        elif not _equal(w, b): raise FtrlError(f"{folder}: holds `{name}`, which is not the base's; {_MERGE}")
+        if ".base_layer." not in name:
+            weights[target] = w
+        elif not _equal(w, b):
+            raise FtrlError(f"{folder}: holds `{name}`, which is not the base's; {_MERGE}")
     return weights
 
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-018
 def _place(name:str, found:dict[str, Weight])->tuple[str, Weight | None] | None:
     "The base weight that an entry belongs to, and its second factor if it is a first one; None for a second one"
     bare = name.removeprefix("base_model.model.").replace(".modules_to_save.default", "").replace(".base_layer.", ".")
     for down, up in (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B")):
-        if f".{up}" in bare: return None
-        if f".{down}" in bare: return bare.split(f".{down}")[0] + ".weight", found.get(name.replace(down, up))
+        if f".{up}" in bare:
+            return None
+        if f".{down}" in bare:
+            return bare.split(f".{down}")[0] + ".weight", found.get(name.replace(down, up))
     return bare, None
 
 def _equal(a:Weight, b:Weight, rows:int=4096)->bool:
     "Do two weights hold the same values in bf16?"
-    if a.shape != b.shape: return False
+    if a.shape != b.shape:
+        return False
     spans = [(i, min(i + rows, a.rows)) for i in range(0, a.rows, rows)]
     return all(a.read(*span).bfloat16().equal(b.read(*span).bfloat16()) for span in spans)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-019
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-020
 def _same_base(config:dict, folder:Path, base:dict[str, Weight])->None:
     "Refuse a base that is not the one the adapter was trained on"
     said = config.get("base_model_name_or_path")
     own = Path(said) if isinstance(said, str) and said else None
-    if own is None or not own.is_dir() or (own/"adapter_config.json").exists(): return
+    if own is None or not own.is_dir() or (own/"adapter_config.json").exists():
+        return
     for name, w in _folder(own).items():
         other = base.get(name)
-        if other is None or w == other or w.shape != other.shape or not w.numel: continue
+        if other is None or w == other or w.shape != other.shape or not w.numel:
+            continue
         if not w.read(0, 1).bfloat16().equal(other.read(0, 1).bfloat16()):
             raise FtrlError(f"{folder}: was trained on {own}, whose `{name}` is another than the base's; compare it with {own}")
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-022
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-023
 def local_checkpoint(
     spec, # A folder, a file, `smollm2`, or a hub id
 )->Path:
     "The local folder or file of a checkpoint; hub ids are downloaded"
     path = Path(spec)
-    if path.exists(): return path
-    if str(spec) == "smollm2": return Path(model_path("smollm2"))
+    if path.exists():
+        return path
+    if str(spec) == "smollm2":
+        return Path(model_path("smollm2"))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(spec)):
         raise FtrlError(f"{spec}: no such checkpoint; expected a folder with safetensors, a .gguf file, smollm2 or a hub id")
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(str(spec), allow_patterns=["*.safetensors", "*.json"]))
+    try:
+        return Path(snapshot_download(str(spec), allow_patterns=["*.safetensors", "*.json"]))
     except Exception as e:
         raise FtrlError(f"{spec}: no such folder, and the hub cannot give it ({type(e).__name__}); check the name and the network, "
                         "or give a local folder") from e
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-024
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-025
 def weights(
     spec, # A folder, a .gguf file, `smollm2`, or a hub id
     base:dict[str, Weight] | None=None, # What an adapter stands on
@@ -181,11 +203,13 @@ def weights(
     if path.is_file():
         found = gguf_weights(path) if path.suffix == ".gguf" else safetensors_weights(path)
         return dict(experts_apart(found))
-    if not (path/"adapter_config.json").exists(): return _folder(path)
-    if base is None: raise FtrlError(f"{spec}: an adapter cannot be the base; give the checkpoint it was trained on")
+    if not (path/"adapter_config.json").exists():
+        return _folder(path)
+    if base is None:
+        raise FtrlError(f"{spec}: an adapter cannot be the base; give the checkpoint it was trained on")
     return _lora(path, base)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-027
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-028
 def pairs(
     base:dict[str, Weight], # The weights before
     tuned:dict[str, Weight], # The weights after
@@ -193,7 +217,8 @@ def pairs(
     "Weights of the same name, checked to be of one model"
     base, tuned = _with_head(base, tuned), _with_head(tuned, base)
     odd = sorted(base.keys() ^ tuned.keys())
-    if odd: raise FtrlError(f"{len(odd)} weights are on one side only, first `{odd[0]}`; expected two checkpoints of one model")
+    if odd:
+        raise FtrlError(f"{len(odd)} weights are on one side only, first `{odd[0]}`; expected two checkpoints of one model")
     return {name: _pair(name, w, tuned[name]) for name, w in base.items()}
 
 def _with_head(mine:dict[str, Weight], other:dict[str, Weight])->dict[str, Weight]:
@@ -204,13 +229,14 @@ def _with_head(mine:dict[str, Weight], other:dict[str, Weight])->dict[str, Weigh
 
 def _pair(name:str, a:Weight, b:Weight)->tuple[Weight, Weight]:
     "Two weights of one shape"
-    if a.shape == b.shape: return a, b
+    if a.shape == b.shape:
+        return a, b
     if part(name) not in ("embed", "head") or a.width != b.width:
         raise FtrlError(f"`{name}` is {a.shape} in the base and {b.shape} in the tuned; expected two checkpoints of one model")
     shape = min(a.rows, b.rows), a.width
     return replace(a, shape=shape), replace(b, shape=shape)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-030
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-031
 def copy_settings(
     checkpoint, # As `local_checkpoint` takes it
     out:str | Path, # A folder
@@ -219,4 +245,5 @@ def copy_settings(
     for p in sorted(local_checkpoint(checkpoint).glob("*")):
         settings = p.suffix in (".json", ".jinja", ".txt", ".model")
         record = p.name in ("train.json", "model.safetensors.index.json") or p.name.startswith("adapter")
-        if settings and not record: shutil.copy(p, out)
+        if settings and not record:
+            shutil.copy(p, out)

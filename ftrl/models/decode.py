@@ -59,13 +59,15 @@ def _fit(self:Engine, seats:int, tokens:int)->None:
     "Make the room fit so many seats of so many tokens"
     had, long = self.room
     wasteful = long > 1.5 * tokens + 512
-    if seats <= had and tokens <= long and not wasteful: return
+    if seats <= had and tokens <= long and not wasteful:
+        return
     rounded = -(-tokens // 128) * 128  # up
     self.room = max(had, seats), rounded
     kept = min(long, rounded)
     for i, old in enumerate(self.cache):
         new = self._empty(), self._empty()
-        for to, was in zip(new, old or ()): to[:had, :, :kept] = was[:, :, :kept]
+        for to, was in zip(new, old or ()):
+            to[:had, :, :kept] = was[:, :, :kept]
         self.cache[i] = new
 
 @patch
@@ -82,18 +84,22 @@ def drop(self:Engine, key)->None:
     "Forget a conversation"
     self.queue = deque(s for s in self.queue if s.key != key)
     at = next((i for i, s in enumerate(self.seats) if s.key == key), None)
-    if at is None: return
+    if at is None:
+        return
     last = self.seats.pop()
-    if at == len(self.seats): return
+    if at == len(self.seats):
+        return
     self.seats[at] = last
     self._copy(len(self.seats), at, len(last.ids))
 
 @patch
 def _copy(self:Engine, source:int, target:int, tokens:int)->None:
     "The first tokens of one seat's cache, for another seat"
-    if not tokens: return
+    if not tokens:
+        return
     for pair in self.cache:
-        for x in pair: x[target, :, :tokens] = x[source, :, :tokens]
+        for x in pair:
+            x[target, :, :tokens] = x[source, :, :tokens]
 
 # %% ../../nbs/models/04_decode.ipynb #cell-015
 def common(
@@ -132,7 +138,8 @@ def _admit(self:Engine)->None:
         n, each = len(self.seats) + 1, longest + 64
         full = n > self.rows or n * self.cost(each) > self.memory
         if self.seats and full:
-            if any(s.running for s in self.seats): return
+            if any(s.running for s in self.seats):
+                return
             self.drop(self.seats[0].key)
             continue
         seat = self.queue.popleft()
@@ -142,16 +149,18 @@ def _admit(self:Engine)->None:
         self._inherit(seat, n - 1)
         self.seats.append(seat)
 
+# %% ../../nbs/models/04_decode.ipynb #cell-020
 @patch
 def _inherit(self:Engine, seat:Seat, at:int)->None:
     "Copy the longest beginning that another conversation has in the cache"
     shared = [common(s.ids, seat.todo) for s in self.seats[:at]]
     longest = max(shared, default=0)
     n = min(longest, len(seat.todo) - 1)
-    if n: self._copy(shared.index(longest), at, n)
+    if n:
+        self._copy(shared.index(longest), at, n)
     seat.ids, seat.todo = seat.todo[:n], seat.todo[n:]
 
-# %% ../../nbs/models/04_decode.ipynb #cell-021
+# %% ../../nbs/models/04_decode.ipynb #cell-022
 @patch
 def _read(self:Engine, at:int, block:int=512):
     "Put a seat's new tokens into the cache; the logits after the last"
@@ -168,7 +177,7 @@ def _read(self:Engine, at:int, block:int=512):
         seat.todo = seat.todo[block:]
     return self.net.head(h[-1:])[0]
 
-# %% ../../nbs/models/04_decode.ipynb #cell-023
+# %% ../../nbs/models/04_decode.ipynb #cell-024
 @patch
 def _look(self:Engine, cache, q, k, v, at:int, start:int):
     "Attention of a block of one seat"
@@ -190,6 +199,7 @@ def _look(self:Engine, cache, q, k, v, at:int, start:int):
             out[a:b, group] = _attended(q[group, a:b], *mine, now)
     return out.view(n, -1)
 
+# %% ../../nbs/models/04_decode.ipynb #cell-025
 def _attended(q, keys, values, mask):
     "What the queries [tokens, heads, width] of one group see; the last keys are their own, and masked"
     n, _, width = q.shape
@@ -200,7 +210,7 @@ def _attended(q, keys, values, mask):
     shares = scores.softmax(-1).view(-1, total)
     return (shares @ values).view(n, -1, width)
 
-# %% ../../nbs/models/04_decode.ipynb #cell-025
+# %% ../../nbs/models/04_decode.ipynb #cell-027
 GRAM, TRUST = 3, 14
 
 def hope(
@@ -213,17 +223,19 @@ def hope(
         seat.book[tuple(text[end - GRAM:end])] = end
     seat.noted = len(text)
     at = seat.book.get(tuple(text[-GRAM:]))
-    if at is None: return []
+    if at is None:
+        return []
     period = len(text) - at
     left = seat.limit - len(seat.new) - 1
     found = []
     for i in range(min(seat.trust + 1, left)):
         token = text[at + i % period]
-        if token in stop: break
+        if token in stop:
+            break
         found.append(token)
     return found
 
-# %% ../../nbs/models/04_decode.ipynb #cell-028
+# %% ../../nbs/models/04_decode.ipynb #cell-030
 @patch
 def _write(self:Engine)->tuple:
     "One step of every seat: the logits, a row a token; the tokens of each seat"
@@ -243,11 +255,12 @@ def _write(self:Engine)->tuple:
 @patch
 def _fed(self:Engine, seat:Seat)->list[int]:
     "What a seat reads in this step: its last token, and what it hopes"
-    if not seat.running: return [0]
+    if not seat.running:
+        return [0]
     seat.hope = hope(seat, self.stop)
     return seat.new[-1:] + seat.hope[:seat.trust]
 
-# %% ../../nbs/models/04_decode.ipynb #cell-030
+# %% ../../nbs/models/04_decode.ipynb #cell-032
 @dataclass(frozen=True)
 class _Span:
     "Neighbouring seats that are looked up together"
@@ -260,11 +273,13 @@ def _neighbours(fed:list[list[int]])->list[slice]:
     found = []
     for i, tokens in enumerate(fed):
         joins = found and len(tokens) == 1 and len(fed[i - 1]) == 1
-        if joins: found[-1] = slice(found[-1].start, i + 1)
-        else: found.append(slice(i, i + 1))
+        if joins:
+            found[-1] = slice(found[-1].start, i + 1)
+        else:
+            found.append(slice(i, i + 1))
     return found
 
-# %% ../../nbs/models/04_decode.ipynb #cell-032
+# %% ../../nbs/models/04_decode.ipynb #cell-034
 @patch
 def _spans(self:Engine, lengths:list[int], fed:list[list[int]])->list[_Span]:
     "How the queries of one step are looked up"
@@ -283,6 +298,7 @@ def _spans(self:Engine, lengths:list[int], fed:list[list[int]])->list[_Span]:
         row += rows
     return spans
 
+# %% ../../nbs/models/04_decode.ipynb #cell-035
 @patch
 def _attention(self:Engine, lengths:list[int], fed:list[list[int]], place)->Callable:
     "Attention of one step"
@@ -292,12 +308,14 @@ def _attention(self:Engine, lengths:list[int], fed:list[list[int]], place)->Call
         for s in spans:
             rows, first = s.rows, s.seats.start
             mine = self.cache[i], q[rows], k[rows], v[rows]
-            if s.mask is None: out[rows] = self._look(*mine, first, lengths[first])
-            else: out[rows] = self._glance(*mine, s.seats, place[rows], s.mask)
+            if s.mask is None:
+                out[rows] = self._look(*mine, first, lengths[first])
+            else:
+                out[rows] = self._glance(*mine, s.seats, place[rows], s.mask)
         return out
     return attend
 
-# %% ../../nbs/models/04_decode.ipynb #cell-033
+# %% ../../nbs/models/04_decode.ipynb #cell-036
 @patch
 def _glance(self:Engine, cache, q, k, v, seats:slice, place, mask):
     "Attention of one token of each of some neighbours"
@@ -311,7 +329,7 @@ def _glance(self:Engine, cache, q, k, v, seats:slice, place, mask):
     scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=width ** -0.5)
     return torch.bmm(scores.softmax(-1), values).view(n, -1)
 
-# %% ../../nbs/models/04_decode.ipynb #cell-035
+# %% ../../nbs/models/04_decode.ipynb #cell-038
 def _pick(
     logits, # [rows, vocabulary]
     seats:list[Seat], # Whose they are; those of one follow each other
@@ -319,10 +337,12 @@ def _pick(
     "The next token of each row"
     picks = logits.argmax(-1).tolist()
     hot = [i for i, s in enumerate(seats) if s.temperature and s.running]
-    if not hot: return picks
+    if not hot:
+        return picks
     heat = [seats[i].temperature for i in hot]
     dice = [_die(seats[i], i - seats.index(seats[i])) for i in hot]
-    for i, token in zip(hot, _drawn(logits[hot].float(), heat, dice)): picks[i] = token
+    for i, token in zip(hot, _drawn(logits[hot].float(), heat, dice)):
+        picks[i] = token
     return picks
 
 def _drawn(logits, heat:list[float], dice:list[float])->list[int]:
@@ -337,11 +357,12 @@ def _die(seat:Seat, ahead:int)->float:
     "The random number of a place in a turn"
     return rng(*seat.seed, len(seat.new) + ahead).random()
 
-# %% ../../nbs/models/04_decode.ipynb #cell-037
+# %% ../../nbs/models/04_decode.ipynb #cell-040
 @patch
 def _say(self:Engine, seat:Seat, picks:list[int], fed:list[int]=())->bool:
     "Write down what was drawn after the tokens fed; is the turn over?"
-    if not seat.running: return False
+    if not seat.running:
+        return False
     n = 1 + common(fed[1:], picks)
     seat.ids += fed[:n]
     seat.trust = min(2 * common(seat.hope, picks), TRUST)
@@ -357,7 +378,7 @@ def _step(self:Engine)->list[Seat]:
     picks = iter(_pick(logits, owners))
     return [s for s, tokens in zip(self.seats, fed) if self._say(s, [*islice(picks, len(tokens))], tokens)]
 
-# %% ../../nbs/models/04_decode.ipynb #cell-039
+# %% ../../nbs/models/04_decode.ipynb #cell-042
 @patch
 @torch.inference_mode()
 def poll(self:Engine)->list[tuple[object, list[int]]]:
@@ -366,11 +387,15 @@ def poll(self:Engine)->list[tuple[object, list[int]]]:
     while not done:
         self._admit()
         for i, s in enumerate(self.seats):
-            if not (s.running and s.todo): continue
+            if not (s.running and s.todo):
+                continue
             first = _pick(self._read(i)[None], [s])
-            if self._say(s, first): done.append(s)
-        if done or not any(s.running for s in self.seats): break
+            if self._say(s, first):
+                done.append(s)
+        if done or not any(s.running for s in self.seats):
+            break
         done = self._step()
     for s in done:
-        if not s.keep: self.drop(s.key)
+        if not s.keep:
+            self.drop(s.key)
     return [(s.key, s.new) for s in done]

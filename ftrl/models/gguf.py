@@ -27,7 +27,8 @@ def _from_gguf(
 )->str | None: # None for the name of no weight
     "The checkpoint name of a GGUF weight"
     found = re.fullmatch(r"(?:blk\.(\d+)\.)?(.+?)\.(weight|bias)", name)
-    if not found: return None
+    if not found:
+        return None
     layer, stem, kind = found.groups()
     place = f"model.layers.{layer}." if layer else ""
     return f"{place}{_NAMES.get(stem, stem)}.{kind}"
@@ -55,10 +56,13 @@ class Quantized(Weight):
         "Rows as float32, dequantized"
         import gguf, torch
         stop = self.rows if stop is None else stop
-        if self.heads: return self._ordered()[start:stop]
+        if self.heads:
+            return self._ordered()[start:stop]
         x = file_bytes(self.file, self.offset + start * self.row_bytes, (stop - start) * self.row_bytes)
-        try: values = gguf.dequantize(x.reshape(stop - start, -1), self.kind)
-        except NotImplementedError as e: raise FtrlError(f"{self.file}: weights of type {self.dtype} cannot be read ({e})") from e
+        try:
+            values = gguf.dequantize(x.reshape(stop - start, -1), self.kind)
+        except NotImplementedError as e:
+            raise FtrlError(f"{self.file}: weights of type {self.dtype} cannot be read ({e})") from e
         return torch.from_numpy(values).view(stop - start, self.width)
 
 # %% ../../nbs/models/10_gguf.ipynb #cell-009
@@ -75,10 +79,12 @@ def gguf_weights(
 )->dict[str, Weight]: # Checkpoint name -> where it lies
     "The weights of a GGUF file"
     import gguf
-    try: reader = gguf.GGUFReader(file)
+    try:
+        reader = gguf.GGUFReader(file)
     except Exception as e:  # the reader checks little: a broken file fails wherever it leads
         raise FtrlError(f"{file}: not a GGUF file ({type(e).__name__}: {e})") from e
-    def field(name): return reader.fields[name].contents() if name in reader.fields else None
+    def field(name):
+        return reader.fields[name].contents() if name in reader.fields else None
     family = field("general.architecture")
     if family not in _KNOWN:
         raise FtrlError(f"{file}: a GGUF file of the family {family}; expected one of {', '.join(_KNOWN)}")
@@ -88,6 +94,7 @@ def gguf_weights(
     found = (_quantized(file, t, turned) for t in reader.tensors if not t.name.startswith("rope_freqs"))
     return dict(found)
 
+# %% ../../nbs/models/10_gguf.ipynb #cell-012
 def _quantized(file, tensor, turned:dict)->tuple[str, Quantized]:
     "The name and place of a tensor; rows of a module in `turned` are in rotary order"
     name = _from_gguf(tensor.name)

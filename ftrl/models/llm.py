@@ -59,7 +59,8 @@ def template_options(
 )->dict: # As keyword arguments of a chat template
     "What a chat template is told beside the conversation"
     options = dict(more or {})
-    if thinking is not None: options["enable_thinking"] = thinking
+    if thinking is not None:
+        options["enable_thinking"] = thinking
     return options
 
 # %% ../../nbs/models/00_llm.ipynb #cell-013
@@ -75,10 +76,13 @@ class LLM:
         seed:int=0, # Of sampling
     )->list[Reply]: # In the order of the requests
         "Answer all requests"
-        for i, r in enumerate(requests): self.submit(i, r, max_new_tokens, temperature, seed)
+        for i, r in enumerate(requests):
+            self.submit(i, r, max_new_tokens, temperature, seed)
         got = {}
-        while len(got) < len(requests): got.update(self.poll())
-        for key in got: self.release(key)
+        while len(got) < len(requests):
+            got.update(self.poll())
+        for key in got:
+            self.release(key)
         return [got[i] for i in range(len(requests))]
 
     def submit(self, key, request:Request, max_new_tokens:int=1024, temperature:float=0.0, seed:int=0)->None:
@@ -98,7 +102,8 @@ class LLM:
     def release(self, key)->None:
         "Forget an episode: no further request comes under this key"
 
-    def __repr__(self): return f"{type(self).__name__}({self.name})"
+    def __repr__(self):
+        return f"{type(self).__name__}({self.name})"
 
 # %% ../../nbs/models/00_llm.ipynb #cell-016
 def mark(
@@ -140,11 +145,14 @@ def load_model(
 )->LLM:
     "The model of a name"
     kind, colon, rest = str(spec).partition(":")
-    if not colon: kind, rest = "local", os.path.expanduser(spec)
+    if not colon:
+        kind, rest = "local", os.path.expanduser(spec)
     missing = kind == "local" and rest.startswith((".", "/", "~")) and not Path(rest).is_dir()
     if not rest or kind not in MODELS or missing:
         raise FtrlError(f"model {spec!r}: no such directory, and no known kind; {_EXPECTED}")
-    try: return MODELS[kind](rest, **options)
+    try:
+        return MODELS[kind](rest, **options)
     except TypeError as e:
-        if "unexpected keyword argument" not in str(e): raise
+        if "unexpected keyword argument" not in str(e):
+            raise
         raise FtrlError(f"model {spec!r}: {e}; expected options that this kind of model takes") from e

@@ -23,16 +23,20 @@ def has_bf16(
     "Does this machine multiply bf16 faster than fp32?"
     import torch
     cuda = torch.cuda.is_available()
-    if device != "cpu" and cuda: return torch.cuda.is_bf16_supported()
-    try: flags = Path("/proc/cpuinfo").read_text()
-    except OSError: return False
+    if device != "cpu" and cuda:
+        return torch.cuda.is_bf16_supported()
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 def _place(device:str | None=None, dtype:str | None=None)->tuple:
     "Device and number format: what was asked, or what this machine does best"
     import torch
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if dtype is None: dtype = "bfloat16" if has_bf16(device) else "float32"
+    if dtype is None:
+        dtype = "bfloat16" if has_bf16(device) else "float32"
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise FtrlError(f"dtype {dtype!r} is unknown; expected bfloat16 or float32")
     return device, getattr(torch, dtype)
@@ -64,7 +68,8 @@ class Local(LLM):
         self.form, self.template = form_of(tokenizer), template_options(thinking, chat_template_kwargs)
         if thinking is not None and "enable_thinking" not in template_of(tokenizer):
             warnings.warn(f"{name}: its chat template has no switch for reasoning; it is played as it is")
-        if tokenizer.pad_token_id is None: tokenizer.pad_token = tokenizer.eos_token
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "left"
         self.context = getattr(model.config, "max_position_embeddings", 1 << 20)
         ends = model.generation_config.eos_token_id
@@ -79,9 +84,12 @@ def _engine(self:Local, memory:float | None):
     import torch
     from ftrl.models.decode import Engine
     from ftrl.models.network import supported
-    if not supported(self.model): return None
-    if self.model.device.type == "cuda": free = 0.7 * torch.cuda.mem_get_info()[0]
-    else: free = 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    if not supported(self.model):
+        return None
+    if self.model.device.type == "cuda":
+        free = 0.7 * torch.cuda.mem_get_info()[0]
+    else:
+        free = 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     return Engine(self.model, self.stop, memory or free / 1e9, self.batch)
 
 @patch
@@ -102,47 +110,57 @@ def _reply(self:Local, request:Request, read:int, ids:list[int], limit:int)->Rep
 @patch
 def _prompt(self:Local, request:Request, max_new_tokens:int)->tuple[list[int], int] | Reply:
     "Ids of a prompt and how many may follow; or the reply where there is nothing to generate"
-    try: ids = self.ids(request)
-    except FtrlError as e: return failed(str(e))
+    try:
+        ids = self.ids(request)
+    except FtrlError as e:
+        return failed(str(e))
     limit = min(max_new_tokens, self.context - len(ids))
     return (ids, limit) if limit > 0 else answer("", truncated=True, prompt_tokens=len(ids))
 
 @patch
 def submit(self:Local, key, request, max_new_tokens=1024, temperature=0.0, seed=0, keep=True):
     "Ask; a conversation asked before goes on from its cache"
-    if not self.engine: return LLM.submit(self, key, request, max_new_tokens, temperature, seed)
+    if not self.engine:
+        return LLM.submit(self, key, request, max_new_tokens, temperature, seed)
     prompt = self._prompt(request, max_new_tokens)
-    if isinstance(prompt, Reply): return self.ready.append((key, prompt))
+    if isinstance(prompt, Reply):
+        return self.ready.append((key, prompt))
     ids, limit = prompt
     self.waiting[key] = request, len(ids), limit
     self.engine.submit(key, ids, limit, temperature, seed, keep)
 
+# %% ../../nbs/models/05_local.ipynb #cell-015
 @patch
 def poll(self:Local):
     "Generate until a reply is whole"
-    if not self.engine: return LLM.poll(self)
+    if not self.engine:
+        return LLM.poll(self)
     done, self.ready = self.ready, []
     for key, ids in [] if done else self.engine.poll():
         request, read, limit = self.waiting.pop(key)
         done.append((key, self._reply(request, read, ids, limit)))
     return done
 
-# %% ../../nbs/models/05_local.ipynb #cell-015
+# %% ../../nbs/models/05_local.ipynb #cell-016
 @patch
 def release(self:Local, key):
     "Forget a conversation's cache"
-    if self.engine: self.engine.drop(key)
+    if self.engine:
+        self.engine.drop(key)
 
 @patch
 def chat(self:Local, requests, max_new_tokens=1024, temperature=0.0, seed=0):
     "Answer all requests"
-    if not self.engine: return self._batches(requests, max_new_tokens, temperature, seed)
-    for i, r in enumerate(requests): self.submit(("chat", i), r, max_new_tokens, temperature, seed, keep=False)
+    if not self.engine:
+        return self._batches(requests, max_new_tokens, temperature, seed)
+    for i, r in enumerate(requests):
+        self.submit(("chat", i), r, max_new_tokens, temperature, seed, keep=False)
     got = {}
-    while len(got) < len(requests): got.update(self.poll())
+    while len(got) < len(requests):
+        got.update(self.poll())
     return [got["chat", i] for i in range(len(requests))]
 
-# %% ../../nbs/models/05_local.ipynb #cell-017
+# %% ../../nbs/models/05_local.ipynb #cell-018
 @patch
 def _batches(self:Local, requests, max_new_tokens, temperature, seed)->list[Reply]:
     "Answer all requests through transformers' generate"
@@ -152,9 +170,11 @@ def _batches(self:Local, requests, max_new_tokens, temperature, seed)->list[Repl
     for at in range(0, len(order), self.batch):
         part = order[at:at + self.batch]
         new = self._generate([prompts[i] for i in part], max_new_tokens, temperature, seed + at)
-        for i, ids in zip(part, new): replies[i] = self._reply(requests[i], len(prompts[i]), ids, max_new_tokens)
+        for i, ids in zip(part, new):
+            replies[i] = self._reply(requests[i], len(prompts[i]), ids, max_new_tokens)
     return replies
 
+# %% ../../nbs/models/05_local.ipynb #cell-019
 @patch
 def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list[int]]:
     "New token ids of one batch, up to and including the end of the turn"
@@ -162,9 +182,11 @@ def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list
     from transformers import set_seed
     batch = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self.model.device)
     how = {"do_sample": False}
-    if temperature: how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    if temperature:
+        how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     with torch.random.fork_rng(), torch.inference_mode():
-        if temperature: set_seed(seed)
+        if temperature:
+            set_seed(seed)
         out = self.model.generate(**batch, max_new_tokens=max_new_tokens, eos_token_id=self.stop,
                                   pad_token_id=self.tokenizer.pad_token_id, **how)
     prompt = batch["input_ids"].shape[1]
@@ -174,10 +196,11 @@ def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list
 def _to_end(self:Local, ids:list[int])->list[int]:
     "Up to and including the first token that ends the turn; what follows is padding"
     for i, token in enumerate(ids):
-        if token in self.stop: return ids[:i + 1]
+        if token in self.stop:
+            return ids[:i + 1]
     return ids
 
-# %% ../../nbs/models/05_local.ipynb #cell-019
+# %% ../../nbs/models/05_local.ipynb #cell-021
 _TEMPLATE_SECONDS = 10.0
 
 def _within(run:Callable, seconds:float, what:str):
@@ -185,18 +208,21 @@ def _within(run:Callable, seconds:float, what:str):
     import ctypes, threading
     found = []
     def work():
-        try: found.append(run())
-        except BaseException as e: found.append(e)
+        try:
+            found.append(run())
+        except BaseException as e:
+            found.append(e)
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(TimeoutError))
         raise FtrlError(f"{what} does not end: {seconds:g} s were not enough; expected a template without endless loops")
-    if isinstance(found[0], BaseException): raise found[0]
+    if isinstance(found[0], BaseException):
+        raise found[0]
     return found[0]
 
-# %% ../../nbs/models/05_local.ipynb #cell-020
+# %% ../../nbs/models/05_local.ipynb #cell-022
 def check_template(
     tokenizer, # Prepared or not
     where:str, # Names the model in errors
@@ -209,11 +235,13 @@ def check_template(
     what = f"the chat template of {where}"
     _within(lambda: render(asked, None, tokenizer), _TEMPLATE_SECONDS, what)
     for talk in ([*asked], [*asked, added, told]):
-        try: _within(lambda: render(talk, [schema], tokenizer), _TEMPLATE_SECONDS, what)
+        try:
+            _within(lambda: render(talk, [schema], tokenizer), _TEMPLATE_SECONDS, what)
         except FtrlError as e:
-            if "does not end" in str(e): raise
+            if "does not end" in str(e):
+                raise
 
-# %% ../../nbs/models/05_local.ipynb #cell-023
+# %% ../../nbs/models/05_local.ipynb #cell-025
 def _one_line(e:Exception)->str:
     "The first line of an error"
     lines = str(e).strip().splitlines() or [type(e).__name__]
@@ -225,32 +253,41 @@ def load_tokenizer(
 ):
     "A tokenizer with a chat template that knows tools, checked"
     from transformers import AutoTokenizer
-    try: tokenizer = prepare(AutoTokenizer.from_pretrained(model_path(spec), **how))
-    except FtrlError: raise
-    except Exception as e: raise FtrlError(f"model {spec}: its tokenizer cannot be loaded ({_one_line(e)})") from e
+    try:
+        tokenizer = prepare(AutoTokenizer.from_pretrained(model_path(spec), **how))
+    except FtrlError:
+        raise
+    except Exception as e:
+        raise FtrlError(f"model {spec}: its tokenizer cannot be loaded ({_one_line(e)})") from e
     check_template(tokenizer, spec)
     return tokenizer
 
-# %% ../../nbs/models/05_local.ipynb #cell-024
+# %% ../../nbs/models/05_local.ipynb #cell-026
 def _weights(spec:str, **how):
     "A transformers model, whole"
     from transformers import AutoModelForCausalLM
-    try: model, found = AutoModelForCausalLM.from_pretrained(model_path(spec), output_loading_info=True, **how)
-    except FtrlError: raise
-    except Exception as e: raise FtrlError(f"model {spec} cannot be loaded ({type(e).__name__}: {_one_line(e)})") from e
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(model_path(spec), output_loading_info=True, **how)
+    except FtrlError:
+        raise
+    except Exception as e:
+        raise FtrlError(f"model {spec} cannot be loaded ({type(e).__name__}: {_one_line(e)})") from e
     missing = sorted(found.get("missing_keys", ()))
-    if not missing: return model
+    if not missing:
+        return model
     raise FtrlError(f"model {spec}: {len(missing)} weights are missing, first `{missing[0]}`; copy the folder again")
 
 def _in_cache(spec:str)->bool:
     "Is a hub id in the hub's cache?"
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
-    try: found = try_to_load_from_cache(spec, "config.json")
-    except HFValidationError: return False
+    try:
+        found = try_to_load_from_cache(spec, "config.json")
+    except HFValidationError:
+        return False
     return isinstance(found, str)
 
-# %% ../../nbs/models/05_local.ipynb #cell-026
+# %% ../../nbs/models/05_local.ipynb #cell-028
 def load_local(
     spec:str, # smollm2, a directory, or a hub id
     device:str | None=None, # Default: the GPU, if there is one

@@ -30,10 +30,12 @@ def _fuse(*linears):
     "Weights of linears that read the same input as one matrix, which they become views of"
     weight, bias = torch.cat([m.weight.data for m in linears]), None
     sizes = [len(m.weight) for m in linears]
-    for m, view in zip(linears, weight.split(sizes)): m.weight.data = view
+    for m, view in zip(linears, weight.split(sizes)):
+        m.weight.data = view
     if linears[0].bias is not None:
         bias = torch.cat([m.bias.data for m in linears])
-        for m, view in zip(linears, bias.split(sizes)): m.bias.data = view
+        for m, view in zip(linears, bias.split(sizes)):
+            m.bias.data = view
     return weight, bias
 
 # %% ../../nbs/models/03_network.ipynb #cell-009

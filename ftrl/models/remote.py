@@ -86,13 +86,17 @@ def _connected(self:OpenAI):
 @patch
 def _masked(self:OpenAI, x):
     "A JSON value without our key and without the password of our address"
-    if isinstance(x, dict): return {self._masked(k): self._masked(v) for k, v in x.items()}
-    if isinstance(x, list): return [self._masked(v) for v in x]
-    if not isinstance(x, str): return x
+    if isinstance(x, dict):
+        return {self._masked(k): self._masked(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [self._masked(v) for v in x]
+    if not isinstance(x, str):
+        return x
     secrets = [self.key, *re.findall(r"//[^/@]*:([^/@]+)@", self.base_url or "")]
     for secret in secrets:
         # placeholders for servers without keys (none, EMPTY, ollama) are words that may well be said
-        if len(secret) < 6 or secret == "ollama": continue
+        if len(secret) < 6 or secret == "ollama":
+            continue
         x = x.replace(secret, "***")
     return x
 
@@ -100,7 +104,8 @@ def _masked(self:OpenAI, x):
 def _short(self:OpenAI, e:Exception)->str:
     "An error in one line, without secrets"
     text, cause = str(e), str(e.__cause__ or "")
-    if cause not in text: text += f" ({cause})"
+    if cause not in text:
+        text += f" ({cause})"
     text = " ".join(text.split())
     return self._masked(f"{type(e).__name__}: {self._masked(text)[:200]}")
 
@@ -110,14 +115,18 @@ def _fields(self:OpenAI, asked:_Asked)->dict:
     "What is sent beside model and messages, as far as this server takes it"
     request = asked.request
     wanted = {"temperature": asked.temperature, "max_tokens": asked.max_new_tokens}
-    if request.schema: wanted["response_format"] = response_format(request.schema)
+    if request.schema:
+        wanted["response_format"] = response_format(request.schema)
     if asked.temperature:
         own = rng(asked.seed, asked.key, len(request.messages))
         wanted["seed"] = own.randrange(1 << 31)
     sent = {k: v for k, v in wanted.items() if k in self.fields}
-    if "max_completion_tokens" in self.fields: sent["max_completion_tokens"] = asked.max_new_tokens
-    if request.tools: sent["tools"] = clean(request.tools)
-    if self.template: sent["extra_body"] = {"chat_template_kwargs": self.template}
+    if "max_completion_tokens" in self.fields:
+        sent["max_completion_tokens"] = asked.max_new_tokens
+    if request.tools:
+        sent["tools"] = clean(request.tools)
+    if self.template:
+        sent["extra_body"] = {"chat_template_kwargs": self.template}
     return sent
 
 # %% ../../nbs/models/07_remote.ipynb #cell-014
@@ -145,9 +154,11 @@ def _read(self:OpenAI, body, asked:_Asked)->Reply:
     self._count(read, written)
     message, request = choices[0].get("message"), asked.request
     cut = choices[0].get("finish_reason") == "length"
-    if not isinstance(message, dict): return failed("the server answered with a choice that holds no message")
+    if not isinstance(message, dict):
+        return failed("the server answered with a choice that holds no message")
     return native(message, len(request.messages), request.tools, tokens=written, prompt_tokens=read, truncated=cut)
 
+# %% ../../nbs/models/07_remote.ipynb #cell-017
 def _used(body:dict, name:str)->int:
     "A number of tokens that a server reports; 0 where it reports none"
     usage = body.get("usage")
@@ -163,15 +174,17 @@ def _count(self:OpenAI, read:int, written:int)->None:
         self.usage["written"] += written
         self.usage["cost"] += (read * self.price[0] + written * self.price[1]) / 1e6
 
-# %% ../../nbs/models/07_remote.ipynb #cell-018
+# %% ../../nbs/models/07_remote.ipynb #cell-019
 @patch
 def _without(self:OpenAI, e:Exception, sent:dict)->bool:
     "Leave out the optional field that a refusal names; is there one?"
     named = getattr(e, "param", None)
     words = {named} if named in sent else set(re.findall(r"\w+", str(e)))
-    if "json_schema" in words: words.add("response_format")
+    if "json_schema" in words:
+        words.add("response_format")
     for name in ("max_tokens", "response_format", "temperature", "seed"):
-        if name not in sent or name not in words: continue
+        if name not in sent or name not in words:
+            continue
         renamed = name == "max_tokens" and "max_completion_tokens" in str(e)
         self._leave_out(name, renamed, self._short(e))
         return True
@@ -181,12 +194,15 @@ def _without(self:OpenAI, e:Exception, sent:dict)->bool:
 def _leave_out(self:OpenAI, name:str, renamed:bool, why:str)->None:
     "Send this field no more; said once, since another thread may have learnt it meanwhile"
     with self.lock:
-        if name not in self.fields: return
+        if name not in self.fields:
+            return
         self.fields.remove(name)
-        if renamed: self.fields.add("max_completion_tokens")
-    if not renamed: warnings.warn(f"{self.name}: the server takes no `{name}`; it is left out ({why})")
+        if renamed:
+            self.fields.add("max_completion_tokens")
+    if not renamed:
+        warnings.warn(f"{self.name}: the server takes no `{name}`; it is left out ({why})")
 
-# %% ../../nbs/models/07_remote.ipynb #cell-020
+# %% ../../nbs/models/07_remote.ipynb #cell-021
 _FIRST = 15.0  # seconds to wait for a server that has not answered yet
 
 @patch
@@ -208,7 +224,7 @@ def _told_to_wait(e:Exception)->float | None:
     told = getattr(getattr(e, "response", None), "headers", {}).get("retry-after", "")
     return min(float(told), 60.0) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?", told) else None
 
-# %% ../../nbs/models/07_remote.ipynb #cell-022
+# %% ../../nbs/models/07_remote.ipynb #cell-023
 @patch
 def _ask(self:OpenAI, asked:_Asked)->Reply:
     "One request, tried until it is answered, hopeless, or patience is out"
@@ -216,45 +232,56 @@ def _ask(self:OpenAI, asked:_Asked)->Reply:
     http, began, wait = http_library(), time.monotonic(), 0.5
     while True:
         sent = self._fields(asked)
-        try: return self._once(asked, sent)
-        except FtrlError: raise
+        try:
+            return self._once(asked, sent)
+        except FtrlError:
+            raise
         except (openai.BadRequestError, openai.UnprocessableEntityError) as e:
-            if not self._without(e, sent): return failed(f"the server refused the request: {self._short(e)}")
+            if not self._without(e, sent):
+                return failed(f"the server refused the request: {self._short(e)}")
             continue
-        except RecursionError: return failed("the server's reply is JSON nested too deeply")
-        except (Unwanted, openai.APIError, ValueError, OSError, http.HTTPError, http.InvalidURL) as e: trouble = e
-        if isinstance(trouble, Unwanted) or isinstance(trouble.__cause__, Unwanted): return failed(self._short(trouble))
+        except RecursionError:
+            return failed("the server's reply is JSON nested too deeply")
+        except (Unwanted, openai.APIError, ValueError, OSError, http.HTTPError, http.InvalidURL) as e:
+            trouble = e
+        if isinstance(trouble, Unwanted) or isinstance(trouble.__cause__, Unwanted):
+            return failed(self._short(trouble))
         pause = _told_to_wait(trouble) or wait * random.uniform(0.75, 1.25)
         wait = min(2 * wait, 15)
         if not self._patient(trouble, time.monotonic() - began + pause):
             return failed(f"no answer in {self.patience:g} s: {self._short(trouble)}")
         time.sleep(pause)
 
+# %% ../../nbs/models/07_remote.ipynb #cell-024
 @patch
 def _patient(self:OpenAI, e:Exception, waited:float)->bool:
     "Shall it be tried again? Raises what will not pass"
     self._hopeless(e, waited)
-    if waited > self.patience: return False
-    with self.lock: self.usage["retries"] += 1
+    if waited > self.patience:
+        return False
+    with self.lock:
+        self.usage["retries"] += 1
     return True
 
-# %% ../../nbs/models/07_remote.ipynb #cell-024
+# %% ../../nbs/models/07_remote.ipynb #cell-026
 @patch
 def _put(self:OpenAI, asked:_Asked)->None:
     "Give a request to the threads"
     asked.box.open.add(asked)
-    with self.lock: self.todo.append(asked)
+    with self.lock:
+        self.todo.append(asked)
     self._staff()
 
 @patch
 def _staff(self:OpenAI)->None:
     "Start a thread, if one more may work"
     with self.lock:
-        if not self.todo or self.working >= self.workers: return
+        if not self.todo or self.working >= self.workers:
+            return
         self.working += 1
     threading.Thread(target=self._work, daemon=True).start()
 
-# %% ../../nbs/models/07_remote.ipynb #cell-025
+# %% ../../nbs/models/07_remote.ipynb #cell-027
 @patch
 def _work(self:OpenAI)->None:
     "Answer requests until there are none"
@@ -265,22 +292,28 @@ def _work(self:OpenAI)->None:
                 return
             asked = self.todo.popleft()
         asked.since = time.monotonic()
-        try: reply = self._ask(asked)
-        except Exception as e: reply = e  # raised where the replies are fetched
+        try:
+            reply = self._ask(asked)
+        except Exception as e:
+            reply = e  # raised where the replies are fetched
         with self.lock:
-            if asked.over: return  # it was left behind: another thread has its place
+            if asked.over:
+                return  # it was left behind: another thread has its place
             asked.done = True
             asked.box.replies.put((asked, reply))
 
-# %% ../../nbs/models/07_remote.ipynb #cell-026
+# %% ../../nbs/models/07_remote.ipynb #cell-028
 @patch
 def _collect(self:OpenAI, box:_Box)->list[tuple]:
     "Replies that are there; waits for one"
     found = []
     while box.open and not found:
-        try: found.append(box.replies.get(timeout=1.0))
-        except Empty: found += self._overdue(box)
-    while not box.replies.empty(): found.append(box.replies.get())
+        try:
+            found.append(box.replies.get(timeout=1.0))
+        except Empty:
+            found += self._overdue(box)
+    while not box.replies.empty():
+        found.append(box.replies.get())
     for asked, reply in found:
         box.open.discard(asked)
         if isinstance(reply, Exception):
@@ -288,6 +321,7 @@ def _collect(self:OpenAI, box:_Box)->list[tuple]:
             raise reply
     return [(asked.key, reply) for asked, reply in found]
 
+# %% ../../nbs/models/07_remote.ipynb #cell-029
 @patch
 def _overdue(self:OpenAI, box:_Box)->list[tuple]:
     "Requests whose thread is held beyond all limits, as failed"
@@ -295,24 +329,29 @@ def _overdue(self:OpenAI, box:_Box)->list[tuple]:
     last = time.monotonic() - most
     with self.lock:
         late = [a for a in box.open if a.held and a.since < last]
-        for a in late: a.over = True
+        for a in late:
+            a.over = True
         self.working -= len(late)
-    for _ in late: self._staff()
+    for _ in late:
+        self._staff()
     return [(a, failed(f"no answer in {most:g} s: the server holds the connection")) for a in late]
 
-# %% ../../nbs/models/07_remote.ipynb #cell-028
+# %% ../../nbs/models/07_remote.ipynb #cell-031
 @patch
 def _abandon(self:OpenAI, box:_Box)->None:
     "Nobody waits for the requests of this box any more"
     with self.lock:
         self.todo = deque(a for a in self.todo if a.box is not box)
         for a in box.open:
-            if a.held: self.working -= 1
+            if a.held:
+                self.working -= 1
             a.over = True
     box.open.clear()
-    while not box.replies.empty(): box.replies.get()
+    while not box.replies.empty():
+        box.replies.get()
     self._staff()
 
+# %% ../../nbs/models/07_remote.ipynb #cell-032
 @patch
 def submit(self:OpenAI, key, request, max_new_tokens=1024, temperature=0.0, seed=0):
     "Ask in a thread"
@@ -327,6 +366,8 @@ def poll(self:OpenAI):
 def chat(self:OpenAI, requests, max_new_tokens=1024, temperature=0.0, seed=0):
     "Answer all requests; may be called from several threads at once"
     box, got = _Box(), {}
-    for i, r in enumerate(requests): self._put(_Asked(i, r, max_new_tokens, temperature, seed, box))
-    while len(got) < len(requests): got.update(self._collect(box))
+    for i, r in enumerate(requests):
+        self._put(_Asked(i, r, max_new_tokens, temperature, seed, box))
+    while len(got) < len(requests):
+        got.update(self._collect(box))
     return [got[i] for i in range(len(requests))]

@@ -46,7 +46,8 @@ class Replay(LLM):
     ):
         self.name, self.mark = f"replay:{Path(file).name}", mark(file)
         self.lines = [_recorded(x, i - 1, f"{file} line {i}") for i, x in numbered_lines(file)]
-        if not self.lines: raise FtrlError(f"{file}: holds no recorded turns; expected JSON lines with `id` and `turns`")
+        if not self.lines:
+            raise FtrlError(f"{file}: holds no recorded turns; expected JSON lines with `id` and `turns`")
         self.match([])
 
     def chat(self, requests, max_new_tokens=1024, temperature=0.0, seed=0):
@@ -60,27 +61,33 @@ def match(self:Replay,
 )->None:
     "Decide which recorded line belongs to which episode"
     book = {}
-    for line in self.lines: book.setdefault((line.id, line.scenario), []).append(line.turns)
+    for line in self.lines:
+        book.setdefault((line.id, line.scenario), []).append(line.turns)
     self.turns = {id: found[0] for (id, _), found in reversed(book.items())}
     keys, names = [], []
     for key, id, scenario in items:
         name = str(id), scenario
         keys.append(key)
         names.append(name if name in book else (str(id), None))
-    if any(name in book for name in names): self.turns |= _in_turn(book, keys, names)
-    else: self.turns |= {key: line.turns for key, line in zip(keys, self.lines)}
+    if any(name in book for name in names):
+        self.turns |= _in_turn(book, keys, names)
+    else:
+        self.turns |= {key: line.turns for key, line in zip(keys, self.lines)}
 
+# %% ../../nbs/models/01_replay.ipynb #cell-010
 def _in_turn(book:dict, keys:list, names:list)->dict:
     "Episodes of one name get its lines one after another; a single line serves them all"
     turns, used = {}, Counter()
     for key, name in zip(keys, names):
         lines, n = book.get(name, []), used[name]
         used[name] += 1
-        if len(lines) == 1: turns[key] = lines[0]
-        else: turns[key] = lines[n] if n < len(lines) else []
+        if len(lines) == 1:
+            turns[key] = lines[0]
+        else:
+            turns[key] = lines[n] if n < len(lines) else []
     return turns
 
-# %% ../../nbs/models/01_replay.ipynb #cell-011
+# %% ../../nbs/models/01_replay.ipynb #cell-012
 @patch
 def _turn(self:Replay, request:Request)->Reply:
     "The recorded turn that answers a request"
@@ -89,7 +96,8 @@ def _turn(self:Replay, request:Request)->Reply:
     if n >= len(turns):
         return failed(f"the recording of {request.id} has {len(turns)} turns, turn {n + 1} was asked")
     said = turns[n]
-    if isinstance(said, str): return answer(said, at, request.tools)
+    if isinstance(said, str):
+        return answer(said, at, request.tools)
     turn = from_message(said)
     told = Turn(spoken(turn.content), turn.calls)
     return Reply(turn_text(turn), message(told, at))

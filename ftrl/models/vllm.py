@@ -23,7 +23,8 @@ class VLLM(LLM):
         chat_template_kwargs:dict|None=None, # What else the template takes
         **engine, # Arguments of vLLM's EngineArgs, such as tensor_parallel_size
     ):
-        try: from vllm import EngineArgs, LLMEngine
+        try:
+            from vllm import EngineArgs, LLMEngine
         except ImportError as e:
             raise FtrlError("vllm is not installed; run `pip install ftrl[vllm]` on a machine with GPUs") from e
         self.engine = LLMEngine.from_engine_args(EngineArgs(model=model_path(model), **engine))
@@ -39,11 +40,14 @@ class VLLM(LLM):
 def submit(self:VLLM, key, request, max_new_tokens=1024, temperature=0.0, seed=0):
     "Ask; a conversation that the template does not take is a failed reply"
     from vllm import SamplingParams
-    try: text = render(request.messages, request.tools, self.tokenizer, **self.template)
-    except FtrlError as e: return self.ready.append((key, failed(str(e))))
+    try:
+        text = render(request.messages, request.tools, self.tokenizer, **self.template)
+    except FtrlError as e:
+        return self.ready.append((key, failed(str(e))))
     ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
     limit = min(max_new_tokens, self.context - len(ids))
-    if limit < 1: return self.ready.append((key, answer("", truncated=True)))
+    if limit < 1:
+        return self.ready.append((key, answer("", truncated=True)))
     draw = rng(seed, key, len(ids)).randrange(1 << 31) if temperature else None
     how = SamplingParams(temperature=temperature, max_tokens=limit, seed=draw,
                          skip_special_tokens=False, spaces_between_special_tokens=False)
@@ -51,6 +55,7 @@ def submit(self:VLLM, key, request, max_new_tokens=1024, temperature=0.0, seed=0
     self.asked[str(self.count)] = key, request, len(ids)
     self.engine.add_request(str(self.count), {"prompt_token_ids": ids}, how)
 
+# %% ../../nbs/models/08_vllm.ipynb #cell-007
 @patch
 def poll(self:VLLM):
     "Step until a reply is whole"

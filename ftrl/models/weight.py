@@ -28,7 +28,8 @@ def part(
 )->str: # One of `PARTS`
     "The part a weight plays"
     words = [w for w in name.split(".") if w not in ("weight", "bias")]
-    if any("norm" in w for w in words): return "norm"
+    if any("norm" in w for w in words):
+        return "norm"
     return next((_PART[w] for w in reversed(words) if w in _PART), "other")
 
 # %% ../../nbs/models/09_weight.ipynb #cell-008
@@ -52,20 +53,25 @@ class Weight:
     dtype: str = "BF16"
 
     @property
-    def numel(self)->int: return math.prod(self.shape)
+    def numel(self)->int:
+        return math.prod(self.shape)
     @property
-    def width(self)->int: return self.shape[-1] if self.shape else 1
+    def width(self)->int:
+        return self.shape[-1] if self.shape else 1
     @property
-    def rows(self)->int: return self.numel // max(self.width, 1)
+    def rows(self)->int:
+        return self.numel // max(self.width, 1)
     @property
-    def row_bytes(self)->int: return self.width * self.torch_dtype.itemsize
+    def row_bytes(self)->int:
+        return self.width * self.torch_dtype.itemsize
 
 # %% ../../nbs/models/09_weight.ipynb #cell-012
 @patch(as_prop=True)
 def torch_dtype(self:Weight):
     "The type of its values in torch"
     import torch
-    if self.dtype in _DTYPES: return getattr(torch, _DTYPES[self.dtype])
+    if self.dtype in _DTYPES:
+        return getattr(torch, _DTYPES[self.dtype])
     expected = ", ".join(_DTYPES)
     raise FtrlError(f"{self.file}: a weight is stored as {self.dtype}; expected {expected}: dequantize it first")
 
@@ -77,17 +83,20 @@ def read(self:Weight, start:int=0, stop:int | None=None):
     x = file_bytes(self.file, self.offset + start * self.row_bytes, (stop - start) * self.row_bytes)
     return torch.from_numpy(x).view(self.torch_dtype).view(stop - start, self.width)
 
+# %% ../../nbs/models/09_weight.ipynb #cell-013
 def file_bytes(file, offset:int, count:int):
     "Part of a file, in memory of its own"
     import numpy as np
     x, at = np.empty(count, np.uint8), 0
     with open(file, "rb", buffering=0) as f:
         f.seek(offset)
-        while at < count and (n := f.readinto(x[at:])): at += n
-    if at < count: raise FtrlError(f"{file}: ends after {at} of {count} bytes of a weight; copy the file again")
+        while at < count and (n := f.readinto(x[at:])):
+            at += n
+    if at < count:
+        raise FtrlError(f"{file}: ends after {at} of {count} bytes of a weight; copy the file again")
     return x
 
-# %% ../../nbs/models/09_weight.ipynb #cell-015
+# %% ../../nbs/models/09_weight.ipynb #cell-016
 def safetensors_weights(
     file, # A .safetensors file
 )->dict[str, Weight]: # Name -> where it lies
@@ -104,7 +113,7 @@ def _placed(file, begin:int, entry:dict)->Weight:
     "A weight as the list at the head of a file describes it"
     return Weight(str(file), begin + int(entry["data_offsets"][0]), tuple(map(int, entry["shape"])), str(entry["dtype"]))
 
-# %% ../../nbs/models/09_weight.ipynb #cell-018
+# %% ../../nbs/models/09_weight.ipynb #cell-019
 @patch
 def cut(self:Weight, start:int, stop:int, shape:tuple[int, ...])->Weight:
     "Rows `start` to `stop` as a weight of their own"
@@ -114,7 +123,8 @@ def _stacked(name:str, found:dict[str, Weight])->bool:
     "Does this weight hold all experts of a layer, as rows by input?"
     w, down = found[name], found.get(name.replace("gate_up_proj", "down_proj"))
     in_experts = name.removesuffix(".weight").rpartition(".")[0].endswith("experts")
-    if len(w.shape) != 3 or not in_experts or down is None: return False
+    if len(w.shape) != 3 or not in_experts or down is None:
+        return False
     return "gate_up" not in name or w.width == down.shape[1]  # some families store the matrix turned
 
 def experts_apart(

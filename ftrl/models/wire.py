@@ -20,7 +20,8 @@ def native(
     "A reply from a chat message"
     turn = from_message(x)
     said = turn.content or str(x.get("refusal") or "")
-    if not turn.calls: return answer(said, at, tools=tools, **fields)
+    if not turn.calls:
+        return answer(said, at, tools=tools, **fields)
     told = message(Turn(spoken(said), turn.calls), at)
     return Reply(turn_text(Turn(said, turn.calls)), told, **fields)
 
@@ -29,7 +30,8 @@ def takable(
     x:dict, # A chat message
 )->dict:
     "A message whose calls every server takes: names of letters and digits, arguments that are a JSON object"
-    if not x.get("tool_calls"): return x
+    if not x.get("tool_calls"):
+        return x
     calls = []
     for c, read in zip(x["tool_calls"], from_message(x).calls):
         name = re.sub(r"[^\w.-]", "_", read.name)[:64] or "unnamed"
@@ -40,13 +42,16 @@ def takable(
 # %% ../../nbs/models/06_wire.ipynb #cell-011
 def _strict(schema)->bool:
     "May this schema be asked for in strict mode?"
-    if isinstance(schema, list): return all(map(_strict, schema))
-    if not isinstance(schema, dict): return True
+    if isinstance(schema, list):
+        return all(map(_strict, schema))
+    if not isinstance(schema, dict):
+        return True
     properties = schema.get("properties", {})
     if "object" in str(schema.get("type")):
         closed = schema.get("additionalProperties") is False
         required = set(schema.get("required", ()))
-        if not properties or not closed or set(properties) != required: return False
+        if not properties or not closed or set(properties) != required:
+            return False
     inner = [v for k, v in schema.items() if k != "properties"]
     return all(map(_strict, [*properties.values(), *inner]))
 
@@ -74,14 +79,17 @@ def http_library():
 def _body(stream, patience:float):
     "The bytes of a reply as long as they are few enough and come soon enough"
     class Body(http_library().SyncByteStream):
-        def close(self): stream.close()
+        def close(self):
+            stream.close()
 
         def __iter__(self):
             size, until = 0, time.monotonic() + patience
             for part in stream:
                 size += len(part)
-                if size > _LARGEST: raise Unwanted(f"the reply is larger than {_LARGEST >> 20} MB")
-                if time.monotonic() > until: raise TimeoutError(f"the reply was not whole after {patience:g} s")
+                if size > _LARGEST:
+                    raise Unwanted(f"the reply is larger than {_LARGEST >> 20} MB")
+                if time.monotonic() > until:
+                    raise TimeoutError(f"the reply was not whole after {patience:g} s")
                 yield part
 
     return Body()

@@ -35,12 +35,17 @@ def _doc(module, name:str)->str:
     from nbdev.showdoc import show_doc
     vars(module).setdefault("pd", pandas)
     thing = module
-    for part in name.split("."): thing = getattr(thing, part, None)
-    if thing is None or isinstance(thing, property): return ""
+    for part in name.split("."):
+        thing = getattr(thing, part, None)
+    if thing is None or isinstance(thing, property):
+        return ""
     short = f"### {name}\n\n*{(thing.__doc__ or '').strip()}*"
-    try: text = show_doc(thing)._repr_markdown_()
-    except (NameError, TypeError, ValueError): return short
-    if ":Annotated" in text: return short
+    try:
+        text = show_doc(thing)._repr_markdown_()
+    except (NameError, TypeError, ValueError):
+        return short
+    if ":Annotated" in text:
+        return short
     text = re.sub(r"^\[source\]\(.*\n", "", text, flags=re.M)
     return re.sub(r"^---\n+", "", text).replace("pathlib.Path", "Path")
 
@@ -64,7 +69,8 @@ def _output(o, folder:Path, name:str)->str:
     if "text/html" in data:
         html = re.sub(r"<style.*?</style>", "", data["text/html"], flags=re.S)
         return f'<div class="output">\n{html}\n</div>'
-    if "text/markdown" in data: return _links(data["text/markdown"])
+    if "text/markdown" in data:
+        return _links(data["text/markdown"])
     text = o.get("text") or data.get("text/plain") or ""
     text = re.sub("\x1b" + r"\[[0-9;]*m", "", text).rstrip()
     return f"```text\n{text}\n```" if text else ""
@@ -74,7 +80,8 @@ def _link(m:re.Match)->str:
     "A link as the site has it"
     words, target, anchor = m[1], m[2], m[3] or ""
     name = Path(target).name
-    if target.endswith(".ipynb"): return f"[{words}]({name[:-6]}.md{anchor})"
+    if target.endswith(".ipynb"):
+        return f"[{words}]({name[:-6]}.md{anchor})"
     return f"[{words}]({name}{anchor})" if name in EXTRA else words
 
 def _links(text:str)->str:
@@ -103,11 +110,14 @@ def _directives(source:str)->dict[str, str]:
 
 def _cell(c, i:int, module, path:Path, out:Path)->list[str]:
     "What a page shows of a cell"
-    if c.cell_type == "markdown": return [_formulas(_links(c.source))]
+    if c.cell_type == "markdown":
+        return [_formulas(_links(c.source))]
     source = re.sub(r"^#\|.*\n?", "", c.source, flags=re.M).strip()
     told = _directives(c.source)
-    if not source or told.keys() & {"hide", "default_exp"}: return []
-    if "export" in told: return [_exported(module, source)]
+    if not source or told.keys() & {"hide", "default_exp"}:
+        return []
+    if "export" in told:
+        return [_exported(module, source)]
     files = out/f"{path.stem}_files"
     outputs = [_output(o, files, f"{i}-{j}") for j, o in enumerate(c.get("outputs", []))]
     shown = [] if told.get("echo") == "false" or told.get("echo:") == "false" else [f"```python\n{source}\n```"]
@@ -124,7 +134,8 @@ def notebook_page(
     homes = [_directives(c.source).get("default_exp") for c in cells if c.cell_type == "code"]
     home = next(filter(None, homes), None)
     module = importlib.import_module(f"ftrl.{home}") if home else None
-    for i, cell in enumerate(cells): parts += _cell(cell, i, module, path, out)
+    for i, cell in enumerate(cells):
+        parts += _cell(cell, i, module, path, out)
     text = "\n\n".join(filter(None, parts))
     (out/f"{path.stem}.md").write_text(text + "\n", encoding="utf-8")
     titles = [line[2:].strip() for line in text.splitlines() if line.startswith("# ")]
@@ -145,9 +156,12 @@ def _figures(folder:Path, out:Path, report:bool)->None:
     shutil.copytree(folder, out/"figures", dirs_exist_ok=True)
     there = {p.stem for p in folder.glob("*.png")}
     parts = ["# Figures", "Every figure of the run of record, drawn from its result files by `ftrl figures`."]
-    if report: parts.append('The whole run on one page: <a href="report/index.html">report</a>.')
-    for name in [*(n for n in FIGURES if n in there), *sorted(there - FIGURES.keys())]: parts += _picture(name, out)
-    if not there: parts.append("There are none yet: `make reproduce` draws them.")
+    if report:
+        parts.append('The whole run on one page: <a href="report/index.html">report</a>.')
+    for name in [*(n for n in FIGURES if n in there), *sorted(there - FIGURES.keys())]:
+        parts += _picture(name, out)
+    if not there:
+        parts.append("There are none yet: `make reproduce` draws them.")
     (out/"figures.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 # %% ../../nbs/runs/9_docs.ipynb #cell-024
@@ -161,13 +175,16 @@ def _api(books:dict[str, str], out:Path)->None:
         for name, said in _DOCUMENTED.findall((out/f"{stem}.md").read_text()):
             anchor = name.lower().replace(".", "")
             rows.append(f"| [`{name}`]({stem}.md#{anchor}) | {' '.join(said.split()).replace('|', '/')} |")
-        if rows: parts += [f"## {books[stem]}", "\n".join(["| name | |", "|---|---|", *rows])]
+        if rows:
+            parts += [f"## {books[stem]}", "\n".join(["| name | |", "|---|---|", *rows])]
     (out/"api.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 # %% ../../nbs/runs/9_docs.ipynb #cell-027
 SECTIONS = {".": "Foundations and commands", "sandbox": "Sandbox", "models": "Models", "environments": "Environments",
             "environments/worlds": "Worlds", "environments/authors": "Authors", "training": "Training",
             "evaluation": "Evaluation", "weights": "Weights", "figures": "Figures", "bridges": "Bridges", "runs": "Runs"}
+
+# %% ../../nbs/runs/9_docs.ipynb #cell-028
 TOML = """[project]
 site_name = "ftrl"
 site_description = "Tool-use reinforcement learning as executable notebooks"
@@ -206,7 +223,7 @@ pymdownx.highlight.pygments_lang_class = true
 pymdownx.superfences = {{}}
 """
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-029
+# %% ../../nbs/runs/9_docs.ipynb #cell-030
 CSS = """.output{overflow-x:auto;font-size:.66rem}
 .output table td,.output table th{padding:.2rem .6rem;text-align:right}
 .md-typeset h3{margin-top:2rem}
@@ -218,16 +235,17 @@ def _nav(books:dict[str, str], folders:dict[str, str])->str:
     lines = [f'  {{ "{title}" = "{page}" }},' for title, page in pages.items()]
     for folder, section in SECTIONS.items():
         mine = [f'{{ "{books[stem]}" = "{stem}.md" }}' for stem in books if folders[stem] == folder]
-        if mine: lines.append(f'  {{ "{section}" = [{", ".join(mine)}] }},')
+        if mine:
+            lines.append(f'  {{ "{section}" = [{", ".join(mine)}] }},')
     return "\n".join(lines)
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-031
+# %% ../../nbs/runs/9_docs.ipynb #cell-032
 def _seconds(run:Path)->float:
     "How long a run took"
     file = run/"metrics.json"
     return sum(json.loads(file.read_text()).get("seconds", {}).values()) if file.exists() else 0.0
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-033
+# %% ../../nbs/runs/9_docs.ipynb #cell-034
 def _pages(root:Path, pages:Path)->dict[str, str]:
     "Write every page; what zensical must be told: the navigation"
     found = [p for folder in SECTIONS for p in sorted((root/"nbs"/folder).glob("[0-9i]*.ipynb"))]
@@ -246,7 +264,7 @@ def _longest(root:Path)->Path | None:
     runs = [p.parent.parent for p in (root/"results").glob("*/notebooks/6_figures.ipynb")]
     return max(sorted(runs), key=_seconds, default=None)
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-034
+# %% ../../nbs/runs/9_docs.ipynb #cell-035
 def build_site(
     root:Path=Path("."), # The repository
     run:Path | None=None, # The run whose figures and report are shown; default: the longest under results/
@@ -263,11 +281,13 @@ def build_site(
     (out/"zensical.toml").write_text(TOML.format(nav=_pages(root, pages)), encoding="utf-8")
     zensical = [sys.executable, "-m", "zensical", "build", "--clean"]
     done = subprocess.run(zensical, cwd=out, capture_output=True, text=True)
-    if done.returncode: raise FtrlError(f"zensical failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-    if run: write_report(run, out/"site"/"report"/"index.html")
+    if done.returncode:
+        raise FtrlError(f"zensical failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+    if run:
+        write_report(run, out/"site"/"report"/"index.html")
     return out/"site"
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-036
+# %% ../../nbs/runs/9_docs.ipynb #cell-037
 class _Page(HTMLParser):
     "The links, sources and anchors of a page"
     def __init__(self, path:Path):
@@ -279,17 +299,22 @@ class _Page(HTMLParser):
         given = dict(attrs)
         self.ids |= {given[k] for k in ("id", "name") if given.get(k)}
         href, src = given.get("href"), given.get("src")
-        if tag == "a" and href: self.links.append(href)
-        if tag in ("img", "script", "source", "iframe") and src: self.sources.append(src)
-        if tag == "link" and href and given.get("rel") in ("stylesheet", "icon"): self.sources.append(href)
+        if tag == "a" and href:
+            self.links.append(href)
+        if tag in ("img", "script", "source", "iframe") and src:
+            self.sources.append(src)
+        if tag == "link" and href and given.get("rel") in ("stylesheet", "icon"):
+            self.sources.append(href)
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-038
+# %% ../../nbs/runs/9_docs.ipynb #cell-039
 def _leads(link:str, path:Path, pages:dict)->str:
     "Why a link of a page leads nowhere; empty if it leads somewhere"
     file, anchor = urldefrag(unquote(link))
     target = (path.parent/file).resolve() if file else path
-    if target.is_dir(): target = target/"index.html"
-    if not target.exists(): return f"{link} leads nowhere"
+    if target.is_dir():
+        target = target/"index.html"
+    if not target.exists():
+        return f"{link} leads nowhere"
     known = pages[target].ids if target in pages else {anchor}
     return "" if not anchor or anchor in known else f"{link} has no such place"
 
@@ -300,19 +325,23 @@ def broken(
     pages, out = {p.resolve(): _Page(p) for p in sorted(site.rglob("*.html"))}, []
     for path, page in pages.items():
         name = path.relative_to(site.resolve())
-        if name.name == "404.html": continue
+        if name.name == "404.html":
+            continue
         out += [f"{name}: loads {s}" for s in page.sources if re.match(r"(https?:)?//", s)]
         near = [link for link in page.links + page.sources if not re.match(r"\w+:|//", link)]
         out += [f"{name}: {why}" for link in near if (why := _leads(link, path, pages))]
     return out
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-040
+# %% ../../nbs/runs/9_docs.ipynb #cell-041
 def make_docs()->None:
     "`make docs`: build the site and check its links"
-    try: site = build_site()
-    except FtrlError as e: sys.exit(str(e))
+    try:
+        site = build_site()
+    except FtrlError as e:
+        sys.exit(str(e))
     wrong, pages = broken(site), list(site.rglob("*.html"))
     print(*wrong, f"{len(pages)} pages in {site}, {len(wrong)} broken links", sep="\n")
     sys.exit(bool(wrong))
 
-if __name__ == "__main__" and "__file__" in globals(): make_docs()
+if __name__ == "__main__" and "__file__" in globals():
+    make_docs()

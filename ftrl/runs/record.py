@@ -77,8 +77,10 @@ section>details>summary{font-size:1.15rem;font-weight:600;margin:.8rem 0}
 # %% ../../nbs/runs/7_record.ipynb #cell-013
 def _told(value)->str:
     "A setting in words"
-    if isinstance(value, dict): return ", ".join(f"{k} {_told(v)}" for k, v in value.items())
-    if isinstance(value, list): return ", ".join(map(_told, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_told(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_told, value))
     return "none" if value is None else str(value)
 
 def _settings(run:Path)->str:
@@ -152,5 +154,6 @@ def write_report(
     "Write the page of a run"
     out = Path(out or Path(run)/"report"/"index.html")
     text = page(run)
-    with atomic(out) as temp: temp.write_text(text, encoding="utf-8")
+    with atomic(out) as temp:
+        temp.write_text(text, encoding="utf-8")
     return out

@@ -24,9 +24,12 @@ class Run:
     "The folder of a run: parts are named by their path in it"
     out: Path
 
-    def __post_init__(self): object.__setattr__(self, "out", Path(self.out).resolve())
-    def __truediv__(self, part:str)->Path: return self.out/part
-    def __repr__(self): return f"Run({self.out.name}: {', '.join(self.parts()) or 'nothing yet'})"
+    def __post_init__(self):
+        object.__setattr__(self, "out", Path(self.out).resolve())
+    def __truediv__(self, part:str)->Path:
+        return self.out/part
+    def __repr__(self):
+        return f"Run({self.out.name}: {', '.join(self.parts()) or 'nothing yet'})"
 
     def parts(self)->list[str]:
         "The notebooks that have been run to their end"
@@ -36,7 +39,8 @@ class Run:
         "The path of a part, made by `make(path)` if it is not there yet"
         path = self/part
         if not path.exists():
-            with atomic(path) as temp: make(temp)
+            with atomic(path) as temp:
+                make(temp)
         return path
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-008
@@ -57,7 +61,8 @@ def record(
     old = json.loads(path.read_text()) if path.exists() else {}
     for name, value in numbers.items():
         old[name] = old.get(name, {}) | value if isinstance(value, dict) else value
-    with atomic(path) as temp: temp.write_text(json.dumps(old, indent=1) + "\n")
+    with atomic(path) as temp:
+        temp.write_text(json.dumps(old, indent=1) + "\n")
     return old
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-011
@@ -67,7 +72,8 @@ def _folder()->Path:
     "The run notebooks of this checkout"
     here = Path(__file__).resolve().parents[2] if "__file__" in globals() else Path.cwd().parents[1]
     folder = here/"nbs"/"runs"
-    if folder.is_dir(): return folder
+    if folder.is_dir():
+        return folder
     raise FtrlError(f"no run notebooks in {here.name}/nbs/runs; run from a checkout installed with "
                     "`make install` or `pip install -e .`")
 
@@ -79,10 +85,12 @@ def profiles()->list[str]:
 def _yaml(path:Path)->dict:
     "The `parameter: value` lines of a file"
     import yaml
-    try: values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise FtrlError(f"{path}: not YAML ({str(e).splitlines()[0]})") from e
-    if isinstance(values, dict) and values: return values
+    if isinstance(values, dict) and values:
+        return values
     raise FtrlError(f"{path}: got {type(values).__name__}, expected `parameter: value` lines")
 
 def _parameters(step:str)->dict:
@@ -102,10 +110,12 @@ def profile_settings(
         raise FtrlError(f"profile {name!r} is unknown; expected one of {', '.join(known)} or a YAML file")
     values = _yaml(path)
     others = values.get("others") or {}
-    if not isinstance(others, dict): raise FtrlError(f"{path}: others is {others!r}, expected `parameter: value` lines")
+    if not isinstance(others, dict):
+        raise FtrlError(f"{path}: others is {others!r}, expected `parameter: value` lines")
     taken = {"seeds", "others"}.union(*map(_parameters, STEPS))
     unknown = sorted({*values, *others} - taken)
-    if unknown: raise FtrlError(f"{path}: no run notebook has a parameter {', '.join(unknown)}")
+    if unknown:
+        raise FtrlError(f"{path}: no run notebook has a parameter {', '.join(unknown)}")
     return values
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-017
@@ -114,9 +124,11 @@ def _tidy(copy:Path, root:Path)->None:
     import nbformat
     text = copy.read_text(encoding="utf-8").replace(f"{root}/", "").replace(str(root), ".")
     book = nbformat.reads(text, 4)
-    for key in ("input_path", "output_path"): book.metadata.get("papermill", {}).pop(key, None)
+    for key in ("input_path", "output_path"):
+        book.metadata.get("papermill", {}).pop(key, None)
     for cell in book.cells:
-        if "outputs" in cell: cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+        if "outputs" in cell:
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
     nbformat.write(book, copy)
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-020
@@ -126,7 +138,8 @@ def _execute(name:str, copy:Path, values:dict, run:Run, log, progress:bool)->Non
     from nbclient.exceptions import DeadKernelError
     how = dict(kernel_name="python3", cwd=str(run.out), progress_bar=progress, stdout_file=log, stderr_file=log,
                extra_arguments=["--log-level=ERROR"])
-    try: papermill.execute_notebook(_folder()/f"{name}.ipynb", copy, values, **how)
+    try:
+        papermill.execute_notebook(_folder()/f"{name}.ipynb", copy, values, **how)
     except papermill.PapermillExecutionError as e:
         failed = run/f"notebooks/{name}.failed.ipynb"
         os.replace(copy, failed)
@@ -145,8 +158,10 @@ def step(
 )->Path: # The executed copy
     "Run one notebook, unless it has been run"
     done, log = run/f"notebooks/{name}.ipynb", run/f"logs/{name}.log"
-    if done.exists(): return done
-    for folder in (done.parent, log.parent): folder.mkdir(parents=True, exist_ok=True)
+    if done.exists():
+        return done
+    for folder in (done.parent, log.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     taken = _parameters(name)
     mine = {k: v for k, v in values.items() if k in taken} | {"out": "."}
     start = time.time()
@@ -164,7 +179,8 @@ def run_parameters(
     "The parameters that a run was begun with"
     for folder in (run.out, run.out.parent):
         config = folder/"config.json"
-        if config.exists(): return json.loads(config.read_text()).get("parameters", {})
+        if config.exists():
+            return json.loads(config.read_text()).get("parameters", {})
     return {}
 
 def earlier(
@@ -173,8 +189,10 @@ def earlier(
     name:str, # That step
 )->Path: # The part
     "The path of a part; the step that makes it is run first if it is missing"
-    if not (run/part).exists(): step(run, name, run_parameters(run))
-    if (run/part).exists(): return run/part
+    if not (run/part).exists():
+        step(run, name, run_parameters(run))
+    if (run/part).exists():
+        return run/part
     raise FtrlError(f"{run/part} is missing though {name} is done; remove "
                     f"{run/'notebooks'/(name + '.ipynb')} and call again")
 
@@ -183,7 +201,8 @@ def earlier(
 def _after(run:Run, wait:float=3.0):
     "Begin when the kernel of a killed run is gone"
     mark = run/".running"
-    if mark.exists(): time.sleep(wait)
+    if mark.exists():
+        time.sleep(wait)
     mark.write_text(str(os.getpid()))
     yield
     mark.unlink()
@@ -196,7 +215,8 @@ def _again(run:Run, seed:int)->Run:
     "The folder of another seed, with the environments of the first"
     other = Run(run/f"seed{seed}")
     other.out.mkdir(parents=True, exist_ok=True)
-    if not (other/"envs").is_symlink(): (other/"envs").symlink_to("../envs")
+    if not (other/"envs").is_symlink():
+        (other/"envs").symlink_to("../envs")
     return other
 
 @dataclass(frozen=True)
@@ -221,7 +241,8 @@ def _plan(run:Run, values:dict)->list[list[list[Task]]]:
 def _seed(todo:list[Task], progress:bool, bar:bool=False)->None:
     "The notebooks of a seed, one after another"
     for task in todo:
-        if progress: print(f"{task.run.out.name}: {task.step}", flush=True)
+        if progress:
+            print(f"{task.run.out.name}: {task.step}", flush=True)
         step(task.run, task.step, task.values, bar)
 
 def _side_by_side(seeds:list, jobs:int, progress:bool)->None:
@@ -229,12 +250,14 @@ def _side_by_side(seeds:list, jobs:int, progress:bool)->None:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ProcessPoolExecutor(jobs, get_context("spawn"), _bound, (os.getpid(), threads)) as pool:
         started = [pool.submit(_seed, todo, progress) for todo in seeds]
-        for seed in started: seed.result()
+        for seed in started:
+            seed.result()
 
 def _bound(parent:int, threads:int)->None:
     "Make this process end with its parent, and its notebooks keep to some threads"
     def watch():
-        while os.getppid() == parent: time.sleep(1)
+        while os.getppid() == parent:
+            time.sleep(1)
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -246,7 +269,8 @@ def _claimed_run(run:Run, profile:str, values:dict):
     config = run/"config.json"
     before = json.loads(config.read_text()).get("parameters", {}) if config.exists() else values
     changed = differences(before, values)
-    if changed: raise FtrlError(f"{run.out} holds a run with other parameters ({'; '.join(changed)}); choose another --out, or remove it")
+    if changed:
+        raise FtrlError(f"{run.out} holds a run with other parameters ({'; '.join(changed)}); choose another --out, or remove it")
     if not config.exists() and run.parts():
         raise FtrlError(f"{run.out} holds notebooks that were run by hand; choose another --out, or remove it")
     copied = config.exists() and not claimed(config)
@@ -265,13 +289,16 @@ def reproduce(
     jobs:int=1, # Seeds side by side
 )->Run:
     "Run the six notebooks in order; what is done is skipped"
-    if jobs < 1: raise FtrlError(f"jobs must be at least 1, got {jobs}")
+    if jobs < 1:
+        raise FtrlError(f"jobs must be at least 1, got {jobs}")
     values, run = profile_settings(profile), Run(out)
     with _claimed_run(run, str(profile), values), _after(run):
         for seeds in _plan(run, values):
-            if jobs > 1 and len(seeds) > 1: _side_by_side(seeds, min(jobs, len(seeds)), progress)
+            if jobs > 1 and len(seeds) > 1:
+                _side_by_side(seeds, min(jobs, len(seeds)), progress)
             else:
-                for todo in seeds: _seed(todo, progress, progress and sys.stderr.isatty())
+                for todo in seeds:
+                    _seed(todo, progress, progress and sys.stderr.isatty())
     run.once("report/index.html", lambda p: write_report(run.out, p))
     return run
 
@@ -294,7 +321,8 @@ AGAIN = tuple(f"seed*/{part}" for part in KEPT if not part.startswith("envs"))
 def _keep(path:Path, to:Path, long:int=1 << 17)->Path:
     "A copy; JSON lines of more than so many bytes are compressed"
     to.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix != ".jsonl" or path.stat().st_size <= long: return Path(shutil.copy(path, to))
+    if path.suffix != ".jsonl" or path.stat().st_size <= long:
+        return Path(shutil.copy(path, to))
     to = to.with_name(f"{to.name}.gz")
     write_json_lines(read_json_lines(path), to)
     return to
@@ -312,8 +340,10 @@ def publish(
     if missing:
         raise FtrlError(f"{run.out} is not finished: {', '.join(missing)} not done; run `ftrl reproduce --out {run.out}`")
     with atomic(out.with_name(f"{out.name}.new")) as kept, atomic(figures.with_name(f"{figures.name}.new")) as drawn:
-        for folder in (kept, drawn): folder.mkdir()
-        for path in finished(run.out, *KEPT, *AGAIN): _keep(path, kept/path.relative_to(run.out))
+        for folder in (kept, drawn):
+            folder.mkdir()
+        for path in finished(run.out, *KEPT, *AGAIN):
+            _keep(path, kept/path.relative_to(run.out))
         draw(kept, drawn)
     for folder in (out, figures):
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,8 @@ import errno, importlib, importlib.util, os
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import FtrlError
-if TYPE_CHECKING: import landlockpy
+if TYPE_CHECKING:
+    import landlockpy
 
 # %% ../../nbs/sandbox/00_confine.ipynb #cell-005
 RUNNER_CALLS = """
@@ -42,11 +43,15 @@ def program(
     from seccompy import Action, CmpOp, Filter
     wanted = Filter(Action.ERRNO | errno.EPERM)
     def allow(name, *conditions):
-        try: wanted.allow(name, args=conditions)
-        except ValueError: pass   # this machine has no such call
+        try:
+            wanted.allow(name, args=conditions)
+        except ValueError:
+            pass   # this machine has no such call
 
-    for name in names.split(): allow(name)
-    for name, at, comparison, values in _conditional(files): allow(name, (at, CmpOp[comparison], *values))
+    for name in names.split():
+        allow(name)
+    for name, at, comparison, values in _conditional(files):
+        allow(name, (at, CmpOp[comparison], *values))
     return wanted.program
 
 # %% ../../nbs/sandbox/00_confine.ipynb #cell-012
@@ -89,8 +94,10 @@ def rules(
 # %% ../../nbs/sandbox/00_confine.ipynb #cell-019
 def _ask(module, question):
     "What a package says of this kernel; 0 on another system, or in a container that forbids to ask"
-    try: return getattr(importlib.import_module(module), question)()
-    except Exception: return 0
+    try:
+        return getattr(importlib.import_module(module), question)()
+    except Exception:
+        return 0
 
 def layers()->dict: # Layer -> version, or something false
     "What this machine's kernel can enforce"

@@ -49,6 +49,7 @@ def _escape(text, head=""):
     lines = "\n".join("    " + line for line in text.split("\n"))
     return f"{head}\ndef f(x=1, *a, **k):\n{lines}"
 
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-009
 _NAMES = [   # names under another meaning
     "def g(__import__): pass\n" + _escape("m = __import__('json')\nm.dumps = 1"),
     "def g(*, __import__=1): pass\n" + _escape("return __import__('sys').modules"),
@@ -74,7 +75,7 @@ _NAMES = [   # names under another meaning
     "def print(*a): return eval('1')\n" + _escape("return print()"),
 ]
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-009
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-010
 _TYPES = [   # classes and what is inside them
     _escape("T = type(type(1))\nA = T('A', (), {'__reduce_ex__': lambda s, p: (x, ())})\nreturn copy.copy(A())", "import copy"),
     _escape("return ().__class__.__base__.__subclasses__()"),
@@ -111,7 +112,7 @@ _TYPES = [   # classes and what is inside them
     _escape("functools.singledispatch(f).register(int, f)", "import functools"),
 ]
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-010
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-011
 _FRAMES = [   # frames, tracebacks, functions
     _escape("try: 1 / 0\nexcept Exception as e: return e.__traceback__.tb_frame.f_back.f_globals"),
     _escape("try: 1 / 0\nexcept Exception as e: e.with_traceback(None).add_note('x')"),
@@ -152,7 +153,7 @@ _FRAMES = [   # frames, tracebacks, functions
     _escape("import ctypes\nctypes.memset(id(1), 255, 32)"),
 ]
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-011
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-012
 _LEFTOVERS = [   # what is left behind without a hole
     _escape("def g():\n  try: yield\n  finally:\n    while True: pass\nc = [g()]\nnext(c[0])\nc.append(c)"),
     _escape("def g():\n  while True:\n    try: yield\n    except GeneratorExit: pass\nc = [g()]\nnext(c[0])\nc.append(c)"),
@@ -183,19 +184,23 @@ _LEFTOVERS = [   # what is left behind without a hole
     _escape("return f()"),
     _escape("x = []\nfor i in range(10**5): x = [x]\nreturn x"),
 ]
+
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-013
 _HANGING = [_escape("try: f()\nfinally: f()"), _escape("while True: pass"),
             _escape("while x:\n try:\n  while x: pass\n except BaseException: pass")]
 ESCAPES = _NAMES + _TYPES + _FRAMES + _LEFTOVERS + _HANGING
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-014
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-016
 def proven(
     code:str, # A tool's source
 )->bool:
     "Does `pure` let this tool share?"
-    try: return bool(shareable(code))
-    except (Alone, SyntaxError, ValueError, RecursionError, MemoryError): return False
+    try:
+        return bool(shareable(code))
+    except (Alone, SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-017
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-019
 _ENDLESS = """count cycle repeat permutations combinations combinations_with_replacement product sleep pow factorial comb perm
 exp range bytes bytearray ljust rjust center zfill lshift expandtabs to_bytes time monotonic perf_counter now today utcnow
 localtime gmtime print hash""".split()
@@ -213,9 +218,11 @@ _VALUES = ["'a b'", "b'ab'", "[3, 1, 2]", "{'a': 1, 'b': [2]}", "{1, 'c'}", "(1,
 _SCOPE = {module: __import__(module) for module in "collections datetime decimal fractions re".split()}
 _FITTING = {v: [n for n in dir(eval(v, dict(_SCOPE))) if n in METHODS and n not in _ENDLESS] for v in _VALUES}
 
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-020
 class Writer:
     "Writes random tools"
-    def __init__(self, seed): self.r, self.imports = random.Random(seed), set()
+    def __init__(self, seed):
+        self.r, self.imports = random.Random(seed), set()
 
     def listed(self):
         "A listed name of a module"
@@ -233,7 +240,7 @@ class Writer:
         "A leaf"
         return self.r.choice([self.r.choice(_CONSTANTS), self.r.choice(_LOCALS), self.r.choice(_LOCALS)])
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-018
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-021
 def _several(self, depth, most=3):
     "Some expressions"
     return [self.expression(depth - 1) for _ in range(self.r.randrange(most))]
@@ -255,13 +262,14 @@ def _compound(self, depth):
 
 def _expression(self, depth):
     "Any expression"
-    if depth <= 0: return self.atom()
+    if depth <= 0:
+        return self.atom()
     kind = self.r.choice("atom call call compound".split())
     return self.atom() if kind == "atom" else getattr(self, kind)(depth)
 
 Writer.several, Writer.call, Writer.compound, Writer.expression = _several, _call, _compound, _expression
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-021
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-024
 def _statement(self, depth):
     "A statement, one or more lines"
     a, b, name = self.expression(2), self.expression(2), self.r.choice(_LOCALS)
@@ -281,6 +289,7 @@ def _block(self, depth):
     guarded = ["try:\n" + "\n".join(" " + line for line in s.split("\n")) + "\nexcept Exception: pass" for s in written]
     return [w if self.r.random() < .2 or "global" in w or "yield" in w else g for w, g in zip(written, guarded)]
 
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-025
 def _tool(self):
     "A whole tool `f`"
     body = self.block(2) + [f"return {self.expression(3)}"]
@@ -298,11 +307,13 @@ def random_tool(
     "A random tool that compiles"
     for again in range(100):
         code = Writer(f"{seed}, {again}").tool()
-        try: ast.parse(code)
-        except SyntaxError: continue
+        try:
+            ast.parse(code)
+        except SyntaxError:
+            continue
         return code
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-025
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-029
 _ARGUMENTS = [0, 1, "a", [1, 2], {"a": 1}, None]
 _tool = lru_cache(10_000)(random_tool)
 
@@ -323,7 +334,7 @@ def pairs(
         attack = r.choice(ESCAPES) if r.random() < escapes else _tool(f"{seed} {r.randrange(n // reuse + 1)}")
         yield (attack, "f", {"x": r.choice(_ARGUMENTS)}), (r.choice(HONEST), "g", {"x": r.randrange(9)})
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-026
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-030
 @dataclass
 class Found:
     "What a run of pairs found"
@@ -347,17 +358,20 @@ def play(
             found.shared += shares
             found.answered += shares and hit.ok
             told = truth[honest[0], honest[2]["x"]]
-            if result.content != told: found.wrong.append((attack[0], honest[0], result.content, told))
+            if result.content != told:
+                found.wrong.append((attack[0], honest[0], result.content, told))
     return found
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-031
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-035
 def _mark(name, value):
     "What would tell that this was changed"
     if isinstance(value, FunctionType):
         inside = value.__code__, value.__defaults__, *(value.__kwdefaults__ or {}).items(), *vars(value).items()
         return id(value), *map(id, inside[:2]), *((key, id(v)) for key, v in inside[2:])
-    if isinstance(value, type): return id(value), *((key, id(v)) for key, v in vars(value).items())
-    if isinstance(value, (dict, list, set)) and "cache" not in name: return id(value), len(value)
+    if isinstance(value, type):
+        return id(value), *((key, id(v)) for key, v in vars(value).items())
+    if isinstance(value, (dict, list, set)) and "cache" not in name:
+        return id(value), len(value)
     return id(value),
 
 def state()->dict: # (module, name) -> a mark
@@ -366,23 +380,29 @@ def state()->dict: # (module, name) -> a mark
     modules = {name: module for name, module in list(sys.modules.items()) if name.split(".")[0] in known}
     return {(at, name): _mark(name, value) for at, module in modules.items() for name, value in vars(module).items()}
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-033
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-037
 class _Late(BaseException):
     "An attack took too long"
 
-def _stop(*_): raise _Late
+def _stop(*_):
+    raise _Late
 
 def _attack(code):
     "Run an attack as a runner does, for a second at most; was it allowed to?"
     tool = LoadedTool("f", code, True)
-    if tool.alone: return False
+    if tool.alone:
+        return False
     signal.setitimer(signal.ITIMER_REAL, 1, .1)
-    try: tool.call('{"x": 1}', {})
-    except _Late: pass
-    finally: signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        tool.call('{"x": 1}', {})
+    except _Late:
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     gc.collect()
     return True
 
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-038
 def audited(attacks)->dict: # ran, changed
     "In a process of its own: run attacks and compare before and after"
     out = os.dup(1)
@@ -390,8 +410,10 @@ def audited(attacks)->dict: # ran, changed
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     signal.signal(signal.SIGALRM, _stop)
     warnings.simplefilter("ignore")
-    for module in LISTED: importlib.import_module(module)
-    for code in HONEST: LoadedTool("g", code, True).call('{"x": 1}', {})   # so that lazy imports are done
+    for module in LISTED:
+        importlib.import_module(module)
+    for code in HONEST:
+        LoadedTool("g", code, True).call('{"x": 1}', {})   # so that lazy imports are done
     before, ran = state(), 0
     for i, code in enumerate(attacks):
         os.write(out, f"{i}\n".encode())
@@ -400,7 +422,7 @@ def audited(attacks)->dict: # ran, changed
     changed = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
     os.write(out, json.dumps({"ran": ran, "changed": changed}).encode())
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-034
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-039
 _AUDIT = "import json, sys; from ftrl.sandbox.fuzz import audited; audited(json.load(sys.stdin))"
 
 def audit(
@@ -410,7 +432,8 @@ def audit(
     "Run attacks in an interpreter of their own and compare what the modules hold"
     attacks = [code for code in attacks if code not in _HANGING]
     process = subprocess.Popen([sys.executable, "-c", _AUDIT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try: said = process.communicate(json.dumps(attacks).encode(), timeout=limit)[0].decode().split("\n")
+    try:
+        said = process.communicate(json.dumps(attacks).encode(), timeout=limit)[0].decode().split("\n")
     except subprocess.TimeoutExpired:
         process.kill()
         said = process.communicate()[0].decode().split("\n")
@@ -418,21 +441,23 @@ def audit(
         raise FtrlError(f"the audit's process did not come to its end: {attacks[len(said) - 2]!r}")
     return json.loads(said[-1])
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-037
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-042
 def same_apart(s:Sandbox, n:int, seed:int=0)->list: # (tool, shared answer, answer apart) where they differ
     "Compare answers of random tools in a shared process and in processes of their own"
     tools = [random_tool(f"apart {seed} {i}") for i in range(n)]
     shared = s.map([(code, "f", {}) for code in tools], ["apart"] * n)
     differ = []
     for code, result in zip(tools, shared):
-        if s.tool_of(code, "f").alone: continue
+        if s.tool_of(code, "f").alone:
+            continue
         apart = s.apart(s.job(code, "f", {}))
-        if _ADDRESS.sub("0x", result.content) != _ADDRESS.sub("0x", apart.content): differ.append((code, result, apart))
+        if _ADDRESS.sub("0x", result.content) != _ADDRESS.sub("0x", apart.content):
+            differ.append((code, result, apart))
     return differ
 
 _ADDRESS = re.compile("0x[0-9a-f]+")
 
-# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-040
+# %% ../../nbs/sandbox/09_fuzz.ipynb #cell-045
 def bench_faults(
     n:int=100_000, # Pairs
     seed:int=0,

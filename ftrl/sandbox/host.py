@@ -22,14 +22,16 @@ class Broken(Exception):
 
 def _above(s):
     "The same socket, clear of the standard streams"
-    if s.fileno() > 2: return s
+    if s.fileno() > 2:
+        return s
     fd = fcntl.fcntl(s.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
     s.close()
     return socket.socket(fileno=fd)
 
 def pair()->tuple[socket.socket, socket.socket]:
     "Both ends of a line"
-    try: return tuple(map(_above, socket.socketpair()))
+    try:
+        return tuple(map(_above, socket.socketpair()))
     except OSError as e:
         raise FtrlError(f"the sandbox needs a file descriptor and there is none ({e.strerror}): close files, "
                         "or raise the limit with `ulimit -n`") from None
@@ -57,6 +59,7 @@ def _settings(memory, seccomp, landlock):
     return {"memory": memory, "packages": packages(), "landlock": landlock,
             "zygote": programs[0].hex(), "runner": programs[1].hex()}
 
+# %% ../../nbs/sandbox/04_host.ipynb #cell-010
 class Zygote:
     "The hardened process that forks runners"
     def __init__(self, allow_weak=False, memory=1 << 30):
@@ -76,9 +79,10 @@ class Zygote:
         except BaseException:
             self.close()
             raise
-        finally: theirs.close()
+        finally:
+            theirs.close()
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-010
+# %% ../../nbs/sandbox/04_host.ipynb #cell-011
 START_LIMIT = 60   # seconds a process of ours may take to start, on however busy a machine
 
 @patch
@@ -93,14 +97,17 @@ def _start(self:Zygote, theirs, have, memory):
         self.process = _launch(fds)
     finally:
         theirs.close()   # so that its end is heard
-        for fd in fds[1:]: os.close(fd)
+        for fd in fds[1:]:
+            os.close(fd)
     self.line.settimeout(START_LIMIT)
     self.line.sendall(json.dumps(settings).encode() + b"\n")
-    with self.line.makefile("rb") as f: told = f.readline()
-    if not told.endswith(b"\n"): raise Broken("the zygote died at its start")
+    with self.line.makefile("rb") as f:
+        told = f.readline()
+    if not told.endswith(b"\n"):
+        raise Broken("the zygote died at its start")
     self.layers = json.loads(told)
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-012
+# %% ../../nbs/sandbox/04_host.ipynb #cell-013
 @patch
 def order(self:Zygote, what, pid=0, fds=(), reply=False)->int|None:
     "Send one order; the status that a killed runner left, if `reply`"
@@ -113,18 +120,22 @@ def order(self:Zygote, what, pid=0, fds=(), reply=False)->int|None:
             raise Broken("the zygote is dead") from None
 
 @patch
-def alive(self:Zygote)->bool: return self.process.poll() is None
+def alive(self:Zygote)->bool:
+    return self.process.poll() is None
 
 @patch
 def close(self:Zygote):
     "End the zygote and all its runners"
     self.line.close()
-    if self.process is None or self.host != os.getpid() or not self.alive(): return
-    try: os.killpg(self.process.pid, signal.SIGKILL)
-    except ProcessLookupError: pass
+    if self.process is None or self.host != os.getpid() or not self.alive():
+        return
+    try:
+        os.killpg(self.process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
     self.process.wait()
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-015
+# %% ../../nbs/sandbox/04_host.ipynb #cell-016
 class Answer(NamedTuple):
     "What a runner said to one line"
     status: int
@@ -132,6 +143,7 @@ class Answer(NamedTuple):
     body: str
     spent: bool
 
+# %% ../../nbs/sandbox/04_host.ipynb #cell-017
 class Remote:
     "A runner, seen from the host"
     def __init__(self, home:Zygote):
@@ -142,35 +154,46 @@ class Remote:
         self.reading, self.writing = select.poll(), select.poll()
         self.reading.register(self.line, select.POLLIN)
         self.writing.register(self.line, select.POLLOUT)
-        try: home.order(b"F", fds=[theirs.fileno()])
+        try:
+            home.order(b"F", fds=[theirs.fileno()])
         except BaseException:
             self.line.close()
             raise
-        finally: theirs.close()
+        finally:
+            theirs.close()
 
     def end(self, tell=False)->int|None:
         "Kill it; the status it left, if `tell`; None too if its zygote is dead"
-        try: return self.zygote.order(b"K" if tell else b"D", self.pid, reply=tell) if self.pid else None
-        except Broken: return None
-        finally: self.line.close()
+        try:
+            return self.zygote.order(b"K" if tell else b"D", self.pid, reply=tell) if self.pid else None
+        except Broken:
+            return None
+        finally:
+            self.line.close()
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-017
+# %% ../../nbs/sandbox/04_host.ipynb #cell-019
 @patch
 def wait(self:Remote, poll, deadline):
     "Sleep until the line is ready; TimeoutError after the deadline"
     left = deadline - time.monotonic()
-    if left < 0 and self.late: raise TimeoutError
+    if left < 0 and self.late:
+        raise TimeoutError
     self.late = left < 0
-    if not poll.poll(max(0, left * 1000)): raise TimeoutError
+    if not poll.poll(max(0, left * 1000)):
+        raise TimeoutError
 
+# %% ../../nbs/sandbox/04_host.ipynb #cell-020
 @patch
 def more(self:Remote, deadline)->bytes:
     "The next bytes"
     while True:
         self.wait(self.reading, deadline)
-        try: chunk = self.line.recv(1 << 16)
-        except BlockingIOError: continue
-        if not chunk: raise EOFError
+        try:
+            chunk = self.line.recv(1 << 16)
+        except BlockingIOError:
+            continue
+        if not chunk:
+            raise EOFError
         return chunk
 
 @patch
@@ -178,32 +201,40 @@ def say(self:Remote, data, deadline):
     "Send bytes"
     data = memoryview(data)
     while data:
-        try: data = data[self.line.send(data):]
-        except BlockingIOError: self.wait(self.writing, deadline)
+        try:
+            data = data[self.line.send(data):]
+        except BlockingIOError:
+            self.wait(self.writing, deadline)
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-019
+# %% ../../nbs/sandbox/04_host.ipynb #cell-022
 _LOOKS = 40
 
 @patch
 def soon(self:Remote)->bytes:
     "What comes at once, if anything does"
     for _ in range(_LOOKS):
-        try: chunk = self.line.recv(1 << 16)
-        except BlockingIOError: os.sched_yield()
+        try:
+            chunk = self.line.recv(1 << 16)
+        except BlockingIOError:
+            os.sched_yield()
         else:
-            if not chunk: raise EOFError
+            if not chunk:
+                raise EOFError
             return chunk
     return b""
 
 @patch
 def begin(self:Remote):
     "Wait until it runs"
-    if self.pid: return
+    if self.pid:
+        return
     self.late = False
-    try: self.pid, = struct.unpack("<i", self.more(time.monotonic() + START_LIMIT))
-    except (OSError, EOFError, struct.error): raise Broken("no runner could be started") from None
+    try:
+        self.pid, = struct.unpack("<i", self.more(time.monotonic() + START_LIMIT))
+    except (OSError, EOFError, struct.error):
+        raise Broken("no runner could be started") from None
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-022
+# %% ../../nbs/sandbox/04_host.ipynb #cell-025
 TROUBLE = OSError, EOFError, ValueError, struct.error   # a time-out is an OSError, a forgery a ValueError
 
 @patch
@@ -212,12 +243,15 @@ def _frames(self:Remote, got, nonce, most, answers):
     at = 0
     while len(got) - at >= FRAME.size:
         theirs, status, took, size = FRAME.unpack_from(got, at)
-        if theirs != nonce or size > most: raise ValueError("forged")
-        if len(got) - at - FRAME.size < size: break
+        if theirs != nonce or size > most:
+            raise ValueError("forged")
+        if len(got) - at - FRAME.size < size:
+            break
         at += FRAME.size + size
         answers.append(Answer(status & ~SPENT, took, got[at - size:at].decode(), bool(status & SPENT)))
     return got[at:]
 
+# %% ../../nbs/sandbox/04_host.ipynb #cell-026
 @patch
 def _ask(self:Remote, lines, answers, wanted, seconds, most):
     "Send lines, collect the answers"
@@ -230,11 +264,13 @@ def _ask(self:Remote, lines, answers, wanted, seconds, most):
         parts.append(first and self.soon() or self.more(deadline))
         # a large answer comes in thousands of pieces: join them when it may be whole
         size = FRAME.unpack_from(got or parts[0])[3] if len(got or parts[0]) >= FRAME.size else 0
-        if len(got) + sum(map(len, parts)) < min(size, most) + FRAME.size: continue
+        if len(got) + sum(map(len, parts)) < min(size, most) + FRAME.size:
+            continue
         got, parts = self._frames(b"".join([got, *parts]), nonce, most, answers), []
-    if got: raise ValueError("more than was asked")
+    if got:
+        raise ValueError("more than was asked")
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-023
+# %% ../../nbs/sandbox/04_host.ipynb #cell-027
 @patch
 def ask(self:Remote,
     lines, # Lines of `worker`'s protocol
@@ -246,8 +282,10 @@ def ask(self:Remote,
     "Put questions to a runner"
     answers = [] if answers is None else answers
     self.begin()
-    try: self._ask(lines, answers, wanted, seconds, most)
-    except TROUBLE: raise
+    try:
+        self._ask(lines, answers, wanted, seconds, most)
+    except TROUBLE:
+        raise
     except BaseException:
         self.end()
         raise

@@ -31,11 +31,13 @@ class KnownTool:
         self.key, self.name, self.alone = key, name, len(code) > LONGEST
         self.definition = f"{key}\t{json.dumps(name)}\t{json.dumps(code)}"
 
-    def fail(self, why, seconds=0.): return Result(False, f"Error in {self.name}: {why}", seconds)
+    def fail(self, why, seconds=0.):
+        return Result(False, f"Error in {self.name}: {why}", seconds)
 
     def result(self, answer):
         "An answer that counts"
-        if answer.status == OK: return Result(True, answer.body, answer.seconds)
+        if answer.status == OK:
+            return Result(True, answer.body, answer.seconds)
         return self.fail(answer.body, answer.seconds)
 
 # %% ../../nbs/sandbox/05_pool.ipynb #cell-008
@@ -51,7 +53,8 @@ _every = weakref.WeakSet()
 
 def _forget():
     "After a fork, in the child"
-    for pool in _every: pool.blank()
+    for pool in _every:
+        pool.blank()
 
 os.register_at_fork(after_in_child=_forget)
 
@@ -82,7 +85,8 @@ class Pool:
         self.start()
         return self
 
-    def __exit__(self, *_): self.close()
+    def __exit__(self, *_):
+        self.close()
 
 # %% ../../nbs/sandbox/05_pool.ipynb #cell-014
 TRIES = 3
@@ -93,15 +97,20 @@ HELPLESS = ("the sandbox's processes are killed or cannot be started: "
 def start(self:Pool)->Zygote:
     "The zygote; a new one if there is none or it died"
     with self.lock:
-        if self.zygote and not self.zygote.alive(): self.drop()
+        if self.zygote and not self.zygote.alive():
+            self.drop()
         for _ in range(TRIES):
-            if self.zygote: return self.zygote
-            try: self.zygote = Zygote(self.allow_weak, self.memory)
-            except Broken: continue
+            if self.zygote:
+                return self.zygote
+            try:
+                self.zygote = Zygote(self.allow_weak, self.memory)
+            except Broken:
+                continue
             self.pool = ThreadPoolExecutor(self.workers)
             return self.zygote
     raise FtrlError(HELPLESS)
 
+# %% ../../nbs/sandbox/05_pool.ipynb #cell-015
 @patch
 def drop(self:Pool):
     "End what there is"
@@ -109,7 +118,8 @@ def drop(self:Pool):
     runners = [*self.fresh, *(r for each in self.idle.values() for r in each)]
     self.fresh.clear()
     self.idle.clear()
-    for runner in runners: runner.line.close()
+    for runner in runners:
+        runner.line.close()
     if zygote:
         zygote.close()
         self.pool.shutdown(wait=False)
@@ -117,15 +127,18 @@ def drop(self:Pool):
 @patch
 def close(self:Pool):
     "End every process of this sandbox"
-    with self.lock: self.drop()
+    with self.lock:
+        self.drop()
 
-# %% ../../nbs/sandbox/05_pool.ipynb #cell-016
+# %% ../../nbs/sandbox/05_pool.ipynb #cell-017
 @patch
 def unused(self:Pool)->Remote:
     "An unused runner"
     zygote = self.start()
-    try: runner = self.fresh.pop()
-    except IndexError: runner = Remote(zygote)
+    try:
+        runner = self.fresh.pop()
+    except IndexError:
+        runner = Remote(zygote)
     self.fresh.append(Remote(zygote))
     return runner
 
@@ -133,13 +146,14 @@ def unused(self:Pool)->Remote:
 def begun(self:Pool)->Remote:
     "An unused runner that has begun, or `Broken`"
     runner = self.unused()
-    try: runner.begin()
+    try:
+        runner.begin()
     except BaseException:
         runner.end()
         raise
     return runner
 
-# %% ../../nbs/sandbox/05_pool.ipynb #cell-018
+# %% ../../nbs/sandbox/05_pool.ipynb #cell-019
 _IDLE, _MOST_TOOLS, _MOST_SOURCE = 32, 1000, 4 << 20
 
 @patch
@@ -148,29 +162,34 @@ def lease(self:Pool, group)->Remote:
     with self.lock:
         waiting = self.idle.get(group)
         runner = waiting.pop() if waiting else None
-        if waiting == []: del self.idle[group]
+        if waiting == []:
+            del self.idle[group]
     return runner or self.begun()
 
 @patch
 def keep(self:Pool, runner, group):
     "Keep a runner for its group; end those of the group that was not used for longest"
-    if len(runner.known) > _MOST_TOOLS or runner.held > _MOST_SOURCE: return runner.end()
+    if len(runner.known) > _MOST_TOOLS or runner.held > _MOST_SOURCE:
+        return runner.end()
     extra = []
     with self.lock:
         waiting = self.idle.pop(group, [])
         waiting.append(runner)
         self.idle[group] = waiting   # now the last
-        if len(self.idle) > _IDLE: extra = self.idle.pop(next(iter(self.idle)))
-    for runner in extra: runner.end()
+        if len(self.idle) > _IDLE:
+            extra = self.idle.pop(next(iter(self.idle)))
+    for runner in extra:
+        runner.end()
 
-# %% ../../nbs/sandbox/05_pool.ipynb #cell-021
+# %% ../../nbs/sandbox/05_pool.ipynb #cell-022
 _MEMORY = 64 << 20
 
 @patch
 def tool_of(self:Pool, code, name)->KnownTool:
     "What is known of a tool"
     tool = self.tools.get((name, code))
-    if tool: return tool
+    if tool:
+        return tool
     with self.lock:
         self.count += 1
         tool = KnownTool(self.count, name, code)
@@ -184,24 +203,31 @@ def tool_of(self:Pool, code, name)->KnownTool:
 def job(self:Pool, code, name, arguments, group=None)->Job:
     "A call as a job"
     tool = self.tool_of(code, name)
-    try: line, failure = f"C\t{tool.key}\t{json.dumps(arguments)}", None
-    except (TypeError, ValueError, RecursionError) as e: line, failure = "", tool.fail(complaint(e))
+    try:
+        line, failure = f"C\t{tool.key}\t{json.dumps(arguments)}", None
+    except (TypeError, ValueError, RecursionError) as e:
+        line, failure = "", tool.fail(complaint(e))
     return Job(tool, line, failure, code if group is None else group)
 
-# %% ../../nbs/sandbox/05_pool.ipynb #cell-024
+# %% ../../nbs/sandbox/05_pool.ipynb #cell-025
 @patch
 def blame(self:Pool, tool, runner, e)->Result|None:
     "Bury a runner that failed on a tool: the tool's failure, or None if something else killed it"
     status = runner.end(tell=True)
-    if status is None: return None
-    if isinstance(e, TimeoutError): return tool.fail(f"timed out after {self.timeout:g} s", self.timeout)
-    if isinstance(e, ValueError): return tool.fail("the tool forged a reply")
-    if not os.WIFSIGNALED(status): return tool.fail("the tool ended its process")
+    if status is None:
+        return None
+    if isinstance(e, TimeoutError):
+        return tool.fail(f"timed out after {self.timeout:g} s", self.timeout)
+    if isinstance(e, ValueError):
+        return tool.fail("the tool forged a reply")
+    if not os.WIFSIGNALED(status):
+        return tool.fail("the tool ended its process")
     kind = os.WTERMSIG(status)
-    if kind == signal.SIGKILL: return None
+    if kind == signal.SIGKILL:
+        return None
     return tool.fail(f"the tool's process died of {signal.Signals(kind).name}")
 
-# %% ../../nbs/sandbox/05_pool.ipynb #cell-026
+# %% ../../nbs/sandbox/05_pool.ipynb #cell-027
 _TRIVIAL = 'P\t0\t"f"\t"def f(): return 1"', "C\t0\t{}"
 
 @patch
@@ -209,21 +235,30 @@ def believe(self:Pool, tool)->Result:
     "The failure of a tool whose process was killed every time"
     try:
         runner = self.begun()
-        try: runner.ask(_TRIVIAL, 1, self.timeout)
-        finally: runner.end()
-    except (Broken, *TROUBLE): raise FtrlError(HELPLESS) from None
+        try:
+            runner.ask(_TRIVIAL, 1, self.timeout)
+        finally:
+            runner.end()
+    except (Broken, *TROUBLE):
+        raise FtrlError(HELPLESS) from None
     return tool.fail("the tool's process was killed")
 
+# %% ../../nbs/sandbox/05_pool.ipynb #cell-028
 @patch
 def apart(self:Pool, job)->Result:
     "One call in a runner of its own"
     for _ in range(TRIES):
-        try: runner = self.begun()
-        except Broken: continue
-        try: answer, = runner.ask(["P\t" + job.tool.definition, job.line], 1, self.timeout)
-        except TROUBLE as e: result = self.blame(job.tool, runner, e)
+        try:
+            runner = self.begun()
+        except Broken:
+            continue
+        try:
+            answer, = runner.ask(["P\t" + job.tool.definition, job.line], 1, self.timeout)
+        except TROUBLE as e:
+            result = self.blame(job.tool, runner, e)
         else:
             result = job.tool.result(answer)
             runner.end()
-        if result: return result
+        if result:
+            return result
     return self.believe(job.tool)

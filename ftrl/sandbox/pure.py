@@ -52,7 +52,8 @@ class Alone(Exception):
 def listed(module, name)->bool:
     "May this name of this module be reached?"
     names = LISTED.get(module, frozenset())
-    if "*" in names: return name.isidentifier() and not name.startswith("_")
+    if "*" in names:
+        return name.isidentifier() and not name.startswith("_")
     return name in names
 
 # %% ../../nbs/sandbox/01_pure.ipynb #cell-009
@@ -93,16 +94,20 @@ GtE Is IsNot In NotIn Load Store Del""".split())
 def _sorted(tree):
     "A tree's nodes by their type"
     nodes = collections.defaultdict(list)
-    for node in ast.walk(tree): nodes[type(node)].append(node)
+    for node in ast.walk(tree):
+        nodes[type(node)].append(node)
     for kind in nodes:
-        if kind not in GRAMMAR: raise Alone(kind.__name__)
+        if kind not in GRAMMAR:
+            raise Alone(kind.__name__)
     return nodes
 
 # %% ../../nbs/sandbox/01_pure.ipynb #cell-018
 def _leaves_nothing(nodes):
     "No code may run after the call"
-    if nodes[ast.Try] and (nodes[ast.Yield] or nodes[ast.YieldFrom]): raise Alone("yield and try")
-    if any(c.is_async for c in nodes[ast.comprehension]): raise Alone("async for")
+    if nodes[ast.Try] and (nodes[ast.Yield] or nodes[ast.YieldFrom]):
+        raise Alone("yield and try")
+    if any(c.is_async for c in nodes[ast.comprehension]):
+        raise Alone("async for")
 
 # %% ../../nbs/sandbox/01_pure.ipynb #cell-021
 @dataclass
@@ -115,7 +120,8 @@ class Reach:
 
     def use(self, module, name):
         "Note the use of a module's name, if it may be used"
-        if name is not None and not listed(module, name): raise Alone(f"{module}.{name}")
+        if name is not None and not listed(module, name):
+            raise Alone(f"{module}.{name}")
         self.used.setdefault(module, set()).update([name] if name else ())
 
 # %% ../../nbs/sandbox/01_pure.ipynb #cell-022
@@ -124,13 +130,16 @@ def _imports(nodes):
     reach = Reach()
     for node in nodes[ast.Import]:
         for a in node.names:
-            if a.name not in LISTED: raise Alone(f"import {a.name}")
+            if a.name not in LISTED:
+                raise Alone(f"import {a.name}")
             meant = reach.modules.setdefault(a.asname or a.name, a.name)
-            if meant != a.name: raise Alone(f"two modules named {a.asname}")
+            if meant != a.name:
+                raise Alone(f"two modules named {a.asname}")
             reach.use(a.name, None)
     for node in nodes[ast.ImportFrom]:
         for a in node.names:
-            if node.level or node.module not in LISTED: raise Alone(f"from {node.module} import {a.name}")
+            if node.level or node.module not in LISTED:
+                raise Alone(f"from {node.module} import {a.name}")
             reach.use(node.module, a.name)
             reach.names[a.asname or a.name] = node.module, a.name
     return reach
@@ -148,12 +157,15 @@ def _attributes(nodes, reach):
     owners = set()
     for node in nodes[ast.Attribute]:
         owner, name = node.value, node.attr
-        if not isinstance(node.ctx, ast.Load): raise Alone(f"sets the attribute {name}")
+        if not isinstance(node.ctx, ast.Load):
+            raise Alone(f"sets the attribute {name}")
         if isinstance(owner, ast.Name) and owner.id in reach.modules:
             reach.use(reach.modules[owner.id], name)
             owners.add(owner)
-        elif name == "format" and _plain_format(owner): continue
-        elif name not in METHODS: raise Alone(f"attribute {name}")
+        elif name == "format" and _plain_format(owner):
+            continue
+        elif name not in METHODS:
+            raise Alone(f"attribute {name}")
     return owners
 
 # %% ../../nbs/sandbox/01_pure.ipynb #cell-028
@@ -164,7 +176,8 @@ def _bound(nodes):
     names.update(node.rest for node in nodes[ast.MatchMapping])
     for kind in ast.FunctionDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar:
         names.update(node.name for node in nodes[kind])
-    for node in nodes[ast.Global] + nodes[ast.Nonlocal]: names.update(node.names)
+    for node in nodes[ast.Global] + nodes[ast.Nonlocal]:
+        names.update(node.names)
     return names - {None}
 
 def _own_names(nodes, reach):
@@ -173,9 +186,11 @@ def _own_names(nodes, reach):
     aliases = [a.asname for a in nodes[ast.alias] if a.asname]
     read = [n.id for n in nodes[ast.Name] if isinstance(n.ctx, ast.Load) and n.id != "__name__"]
     for name in [*bound, *aliases, *read]:
-        if name.startswith("__"): raise Alone(f"name {name}")
+        if name.startswith("__"):
+            raise Alone(f"name {name}")
     for name in bound | set(reach.names):
-        if name in reach.modules: raise Alone(f"module {name} under another meaning")
+        if name in reach.modules:
+            raise Alone(f"module {name} under another meaning")
     return bound
 
 # %% ../../nbs/sandbox/01_pure.ipynb #cell-031
@@ -190,15 +205,19 @@ def _annotations(nodes):
 
 def _hints(nodes, reach, bound):
     "Check that names of `typing` stand in small annotations only"
-    if "typing" not in reach.used: return
+    if "typing" not in reach.used:
+        return
     inside = _annotations(nodes)
     own = bound & {n.id for n in inside if isinstance(n, ast.Name)}
-    if own: raise Alone(f"annotation with {min(own)}")
+    if own:
+        raise Alone(f"annotation with {min(own)}")
     for node in inside:
-        if not isinstance(node, _HINT): raise Alone("annotation that computes")
+        if not isinstance(node, _HINT):
+            raise Alone("annotation that computes")
     for node in nodes[ast.Name]:
         module = reach.modules.get(node.id) or reach.names.get(node.id, [""])[0]
-        if module == "typing" and node not in inside: raise Alone("typing outside an annotation")
+        if module == "typing" and node not in inside:
+            raise Alone("typing outside an annotation")
 
 # %% ../../nbs/sandbox/01_pure.ipynb #cell-034
 def _kinds_compared(nodes):
@@ -216,7 +235,8 @@ def _reads_builtin(table, names):
     "May one of these names mean a builtin somewhere in this scope?"
     top = table.get_type() == "module"
     for symbol in table.get_symbols():
-        if symbol.get_name() in names and (top or symbol.is_global()): return True
+        if symbol.get_name() in names and (top or symbol.is_global()):
+            return True
     return any(_reads_builtin(child, names) for child in table.get_children())
 
 # %% ../../nbs/sandbox/01_pure.ipynb #cell-035
@@ -226,8 +246,10 @@ def _builtins(source, nodes, reach):
     for node in nodes[ast.Name]:
         name = node.id
         unlisted = hasattr(builtins, name) and name not in BUILTINS
-        if unlisted or name == "type" and node not in compared: doubtful.add(name)
-        elif name in BUILTINS: reach.builtins.add(name)
+        if unlisted or name == "type" and node not in compared:
+            doubtful.add(name)
+        elif name in BUILTINS:
+            reach.builtins.add(name)
     if doubtful and _reads_builtin(symtable.symtable(source, "<tool>", "exec"), doubtful):
         raise Alone(f"builtin {' or '.join(sorted(doubtful))}")
 
@@ -238,13 +260,15 @@ def shareable(
     source:str, # A tool's source
 )->Reach: # The modules' names and builtins it uses
     "Check that a tool touches nothing that outlives its call; raises `Alone` if it might"
-    if len(source) > LONGEST: raise Alone("long source")
+    if len(source) > LONGEST:
+        raise Alone("long source")
     nodes = _sorted(ast.parse(source))
     _leaves_nothing(nodes)
     reach = _imports(nodes)
     owners = _attributes(nodes, reach)
     for node in nodes[ast.Name]:
-        if node.id in reach.modules and node not in owners: raise Alone(f"module {node.id} as a value")
+        if node.id in reach.modules and node not in owners:
+            raise Alone(f"module {node.id} as a value")
     _hints(nodes, reach, _own_names(nodes, reach))
     _builtins(source, nodes, reach)
     return reach

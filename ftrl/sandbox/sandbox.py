@@ -28,37 +28,47 @@ def _lines(self:Sandbox, jobs, runner):
     runner.held += sum(len(tool.definition) for tool in new.values())
     return ["T\t" + tool.definition for tool in new.values()] + [job.line for job in jobs]
 
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-007
 @patch
 def _ask_group(self:Sandbox, jobs)->list:
     "Answers of a shared runner, as far as it got"
     answers = []
-    try: runner = self.lease(jobs[0].group)
-    except Broken: return answers
-    try: runner.ask(self._lines(jobs, runner), len(jobs), min(_PATIENCE, self.timeout), answers=answers)
+    try:
+        runner = self.lease(jobs[0].group)
+    except Broken:
+        return answers
+    try:
+        runner.ask(self._lines(jobs, runner), len(jobs), min(_PATIENCE, self.timeout), answers=answers)
     except (Broken, *TROUBLE):
         runner.end()
-        if len(jobs) == 1: jobs[0].tool.alone = True
+        if len(jobs) == 1:
+            jobs[0].tool.alone = True
     else:
-        if answers[-1].spent: runner.end()
-        else: self.keep(runner, jobs[0].group)
+        if answers[-1].spent:
+            runner.end()
+        else:
+            self.keep(runner, jobs[0].group)
     return answers
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-007
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-008
 @patch
 def _together(self:Sandbox, jobs)->list:
     "Calls of one group in one runner: a result for each, None for those to be repeated"
     results = [None] * len(jobs)
     for i, answer in enumerate(self._ask_group(jobs)):
         tool = jobs[i].tool
-        if answer.status == ALONE or answer.seconds > _SLOW: tool.alone = True
-        if answer.status not in (ALONE, AGAIN): results[i] = tool.result(answer)
+        if answer.status == ALONE or answer.seconds > _SLOW:
+            tool.alone = True
+        if answer.status not in (ALONE, AGAIN):
+            results[i] = tool.result(answer)
     return results
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-009
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-010
 @patch
 def _one(self:Sandbox, job)->Result:
     "A single call"
-    if job.failure: return job.failure
+    if job.failure:
+        return job.failure
     shared = None if job.tool.alone else self._together([job])[0]
     return shared or self.apart(job)
 
@@ -72,7 +82,7 @@ def call(self:Sandbox,
     "Run one call"
     return self._one(self.job(code, name, arguments, group))
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-014
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-015
 _BATCH = 32
 
 @patch
@@ -91,7 +101,7 @@ def _parts(jobs):
         groups.setdefault(key, []).append(i)
     return [at[i:i + _BATCH] for at in groups.values() for i in range(0, len(at), _BATCH)]
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-015
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-016
 @patch
 def map(self:Sandbox,
     calls, # (code, name, arguments) of each
@@ -102,14 +112,16 @@ def map(self:Sandbox,
     jobs = [self.job(*c, g) for c, g in zip(calls, groups or [None] * len(calls))]
     parts = _parts(jobs)
     work = [[jobs[i] for i in part] for part in parts]
-    if len(parts) > 1: self.start()
+    if len(parts) > 1:
+        self.start()
     done = self.pool.map(self._part, work) if len(parts) > 1 else map(self._part, work)
     results = [None] * len(jobs)
     for part, each in zip(parts, done):
-        for i, result in zip(part, each): results[i] = result
+        for i, result in zip(part, each):
+            results[i] = result
     return results
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-018
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-019
 @patch
 def session(self:Sandbox,
     state, # A JSON value
@@ -117,7 +129,7 @@ def session(self:Sandbox,
     "Lease a runner whose tools get `data=state`"
     return Session(self, state)
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-021
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-022
 _PROBES = {
     "read a file": "open('/proc/self/environ').read()",
     "write a file": "__import__('tempfile').TemporaryFile()",
@@ -139,7 +151,7 @@ def report(self:Sandbox)->dict: # weak?, layers that took effect, refused and al
             "refused": [what for what, ok in tried.items() if not ok],
             "allowed": [what for what, ok in tried.items() if ok]}
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-024
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-025
 _shared = None
 
 def shared()->Sandbox:

@@ -21,7 +21,8 @@ class Session:
     "An episode whose calls share `data`"
     def __init__(self, pool:Pool, state):
         self.pool, self.log = pool, []   # calls since `first`
-        try: self.first = json.dumps(state)
+        try:
+            self.first = json.dumps(state)
         except (TypeError, ValueError, RecursionError) as e:
             raise FtrlError(f"a session's data must be JSON: {complaint(e)}") from None
         if len(self.first) > _STATE:
@@ -32,9 +33,11 @@ class Session:
         self._begin()
         return self
 
-    def __exit__(self, *_): self.runner.end()
+    def __exit__(self, *_):
+        self.runner.end()
 
-    def patience(self, calls=1): return self.pool.timeout * calls + 2 * len(self.first) / _PACE
+    def patience(self, calls=1):
+        return self.pool.timeout * calls + 2 * len(self.first) / _PACE
 
 # %% ../../nbs/sandbox/06_session.ipynb #cell-006
 @patch
@@ -46,9 +49,12 @@ def _begin(self:Session):
         try:
             self.runner = self.pool.begun()
             set_up, *_ = self.runner.ask([f"S\t{self.first}", *replay], wanted, self.patience(wanted))
-        except TimeoutError: raise FtrlError(f"{what} took too long to set up") from None
-        except (Broken, *TROUBLE): continue
-        if set_up.status == OK: return
+        except TimeoutError:
+            raise FtrlError(f"{what} took too long to set up") from None
+        except (Broken, *TROUBLE):
+            continue
+        if set_up.status == OK:
+            return
         raise FtrlError(f"{what} does not fit a runner's {self.pool.memory:,} ({set_up.body}): "
                         "raise Sandbox(memory=…)")
     raise FtrlError(HELPLESS)
@@ -58,13 +64,16 @@ def _begin(self:Session):
 def _read(self:Session, what)->str:
     "The state, or its hash"
     for _ in range(TRIES):
-        try: answer, = self.runner.ask([what], 1, self.patience() + 60, most=_STATE)
-        except TimeoutError: break
+        try:
+            answer, = self.runner.ask([what], 1, self.patience() + 60, most=_STATE)
+        except TimeoutError:
+            break
         except (Broken, *TROUBLE):
             self.runner.end()
             self._begin()
             continue
-        if answer.status == OK: return answer.body
+        if answer.status == OK:
+            return answer.body
         raise FtrlError(f"a session's data must be JSON, but its tools left something else: {answer.body}")
     raise FtrlError(HELPLESS)
 
@@ -85,23 +94,32 @@ def _away(self:Session, job)->Result|None:
     before = self._read("G")
     runner, answers = self.pool.begun(), []
     lines = [f"S\t{before}", "P\t" + job.tool.definition, job.line, "G"]
-    try: _, answer, after = runner.ask(lines, 3, self.patience(), most=_STATE, answers=answers)
-    except TROUBLE as e: return self.pool.blame(job.tool, runner, e)
+    try:
+        _, answer, after = runner.ask(lines, 3, self.patience(), most=_STATE, answers=answers)
+    except TROUBLE as e:
+        return self.pool.blame(job.tool, runner, e)
     runner.end()
-    if after.status != OK: return job.tool.fail(f"the tool left data that is no JSON: {after.body}")
-    if len(answer.body) > LIMIT or not _one_line(after.body): return job.tool.fail("the tool forged a reply")
+    if after.status != OK:
+        return job.tool.fail(f"the tool left data that is no JSON: {after.body}")
+    if len(answer.body) > LIMIT or not _one_line(after.body):
+        return job.tool.fail("the tool forged a reply")
     if after.body != before:
-        try: self._go_on(after.body)
+        try:
+            self._go_on(after.body)
         except FtrlError:
             self._go_on(before)
             return job.tool.fail("the tool left too much data")
     return job.tool.result(answer)
 
+# %% ../../nbs/sandbox/06_session.ipynb #cell-011
 def _one_line(body)->bool:
     "Is this one line of JSON?"
-    if not (body.isascii() and body.isprintable()): return False
-    try: json.loads(body)
-    except (ValueError, RecursionError, MemoryError): return False
+    if not (body.isascii() and body.isprintable()):
+        return False
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError, MemoryError):
+        return False
     return True
 
 @patch
@@ -111,13 +129,14 @@ def _go_on(self:Session, state):
     self.first, self.log = state, []
     self._begin()
 
-# %% ../../nbs/sandbox/06_session.ipynb #cell-012
+# %% ../../nbs/sandbox/06_session.ipynb #cell-013
 @patch
 def _here(self:Session, job)->Result|None:
     "One call of a proven tool, beside the data; None if it is not proven or something else killed the runner"
     tool = job.tool
     define = [] if tool.key in self.runner.known else ["T\t" + tool.definition]
-    try: answer, = self.runner.ask([*define, job.line], 1, self.pool.timeout)
+    try:
+        answer, = self.runner.ask([*define, job.line], 1, self.pool.timeout)
     except (Broken, *TROUBLE) as e:
         lost = self.pool.blame(tool, self.runner, e)
         self._begin()
@@ -129,13 +148,18 @@ def _here(self:Session, job)->Result|None:
     self.log.append((tool, job.line))
     return tool.result(answer)
 
+# %% ../../nbs/sandbox/06_session.ipynb #cell-014
 @patch
 def call(self:Session, code:str, name:str, arguments:dict)->Result:
     "Run one call on the session's data"
     job = self.pool.job(code, name, arguments)
-    if job.failure: return job.failure
+    if job.failure:
+        return job.failure
     for _ in range(TRIES):
-        try: result = self._away(job) if job.tool.alone else self._here(job)
-        except Broken: continue
-        if result: return result
+        try:
+            result = self._away(job) if job.tool.alone else self._here(job)
+        except Broken:
+            continue
+        if result:
+            return result
     return self.pool.believe(job.tool)

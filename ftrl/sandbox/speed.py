@@ -42,7 +42,8 @@ def _at(times, share):
     "A percentile"
     return sorted(times)[min(len(times) - 1, int(len(times) * share))]
 
-def _ms(times): return 1e3 * _at(times, .5)
+def _ms(times):
+    return 1e3 * _at(times, .5)
 
 def _lap(calls:list[Callable], laps:list):
     "Time each call"
@@ -71,7 +72,8 @@ def speed(s:Sandbox, n:int=2000)->list[dict]:
             case("latency, p99", "µs", ours[1], peer[1], goal="150")]
 
 # %% ../../nbs/sandbox/08_speed.ipynb #cell-011
-def _call(s, code, group=None): return seconds(lambda: s.call(code, "city", {"query": "Rome"}, group))
+def _call(s, code, group=None):
+    return seconds(lambda: s.call(code, "city", {"query": "Rome"}, group))
 
 def _after_faults(n, allow_weak):
     "Seconds of calls that each follow a hanging one of the same group"
@@ -98,7 +100,8 @@ def episode(s:Sandbox, n:int=100)->list[dict]:
     "A session with a large database"
     state = {str(i): {"name": "x" * 50, "orders": [i] * 20} for i in range(23_000)}
     with s.session(state) as e:
-        def step(code, i): return seconds(lambda: e.call(code, "set_name", {"k": str(i)}))
+        def step(code, i):
+            return seconds(lambda: e.call(code, "set_name", {"k": str(i)}))
         here = [step(_SET, i) for i in range(n)]
         away = [step(f"import os\n{_SET}", i) for i in range(max(1, n // 20))]
         told = seconds(e.hash)
@@ -109,15 +112,19 @@ def episode(s:Sandbox, n:int=100)->list[dict]:
 # %% ../../nbs/sandbox/08_speed.ipynb #cell-015
 def _share(pid):
     "A process's share of memory in MB"
-    try: found = re.search(r"^Pss: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
-    except OSError: return 0   # gone meanwhile, or another user's
+    try:
+        found = re.search(r"^Pss: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+    except OSError:
+        return 0   # gone meanwhile, or another user's
     return int(found[1]) / 1024 if found else 0
 
 def memory(s:Sandbox)->dict:
     "Proportional memory of the zygote and its runners; None where the kernel does not tell"
     zygote = s.start().process.pid
-    try: sizes = [_share(p) for p in Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()]
-    except OSError: sizes = []
+    try:
+        sizes = [_share(p) for p in Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()]
+    except OSError:
+        sizes = []
     total = _share(zygote) + max(sizes, default=0)
     return case("memory of zygote and one runner", "MB", total or None, runners=len(sizes), of_all=sum(sizes),
                 goal="30")
@@ -137,6 +144,8 @@ _HOSTILE = {   # source -> what its answer must match
     "import os\ndef f(x): os.kill(-1, 9)": "Error",
     "import os\ndef f(x):\n for fd in range(3, 9):\n  try: os.write(fd, bytes(99))\n  except OSError: x":
         "forged"}
+
+# %% ../../nbs/sandbox/08_speed.ipynb #cell-019
 _HANG = "def f(x):\n while True: pass"
 
 def _stream(n):
@@ -144,11 +153,14 @@ def _stream(n):
     r = random.Random(0)
     for i in range(n):
         bad = r.choice(list(_HOSTILE)) if r.random() < .02 else None
-        if i % 10_000 == 5_000: yield (_HANG, "f", {"x": 1}), "timed out"
-        elif bad: yield (bad, "f", {"x": 1}), _HOSTILE[bad]
-        else: yield (_CITY, "city", {"query": "Rome", "limit": i}), f'"limit": {i}, "unit": "km"}}$'
+        if i % 10_000 == 5_000:
+            yield (_HANG, "f", {"x": 1}), "timed out"
+        elif bad:
+            yield (bad, "f", {"x": 1}), _HOSTILE[bad]
+        else:
+            yield (_CITY, "city", {"query": "Rome", "limit": i}), f'"limit": {i}, "unit": "km"}}$'
 
-# %% ../../nbs/sandbox/08_speed.ipynb #cell-019
+# %% ../../nbs/sandbox/08_speed.ipynb #cell-020
 def mixed(s:Sandbox, n:int=100_000)->dict:
     "Count the wrong answers among n hostile and benign calls, half of them one by one"
     calls, truth = zip(*_stream(n))
@@ -159,7 +171,7 @@ def mixed(s:Sandbox, n:int=100_000)->dict:
     wrong = sum(not re.search(pattern, r.content) for pattern, r in zip(truth, single + batch))
     return case("hostile and benign calls", "wrong answers", wrong, calls=n, seconds=took, goal="0")
 
-# %% ../../nbs/sandbox/08_speed.ipynb #cell-021
+# %% ../../nbs/sandbox/08_speed.ipynb #cell-022
 def bench_sandbox(
     n:int=2000, # Calls a lap
     stream:int=100_000, # Calls of the mixed stream

@@ -22,14 +22,16 @@ _scan = json.JSONDecoder().scan_once
 # %% ../../nbs/sandbox/02_worker.ipynb #cell-007
 LIMIT = 1 << 20   # bytes of one result
 
-def _loads(line): return _scan(line, 0)[0]
+def _loads(line):
+    return _scan(line, 0)[0]
 
 def _said(value)->bytes:
     "The text a policy reads, at most `LIMIT` bytes of it"
     said = value if type(value) is str else _encode(value) if type(value) in (dict, list) else str(value)
     # str's own methods: a subclass may lie about its length
     body = str.encode(said, "utf-8", "backslashreplace") if str.__len__(said) <= LIMIT else said
-    if len(body) > LIMIT: raise ValueError(f"the result has more than {LIMIT} bytes")
+    if len(body) > LIMIT:
+        raise ValueError(f"the result has more than {LIMIT} bytes")
     return body
 
 # %% ../../nbs/sandbox/02_worker.ipynb #cell-010
@@ -37,16 +39,20 @@ _PATH = re.compile(r"(?<![\w.:/])/(?:[\w.+-]+/)+[\w.+-]*")
 
 def _message(e):
     "What an exception says of itself"
-    if isinstance(e, SyntaxError): return e.msg
-    if isinstance(e, OSError) and e.strerror: return e.strerror
+    if isinstance(e, SyntaxError):
+        return e.msg
+    if isinstance(e, OSError) and e.strerror:
+        return e.strerror
     return str(e)
 
 def complaint(
     e:BaseException, # What a tool raised
 )->str: # Kind and message
     "A failure in one short line"
-    try: said = str(_message(e))
-    except BaseException: said = ""   # an exception whose text raises
+    try:
+        said = str(_message(e))
+    except BaseException:
+        said = ""   # an exception whose text raises
     line = said[:2000].strip().partition("\n")[0]
     line = _PATH.sub("…", line)[:200]
     return f"{type(e).__name__}: {line}" if line else type(e).__name__
@@ -63,15 +69,18 @@ class _Loop(asyncio.BaseEventLoop):
         time.sleep(1e6 if timeout is None else timeout)
         return []
 
-    def _process_events(self, events): pass
-    def _write_to_self(self): pass
+    def _process_events(self, events):
+        pass
+    def _write_to_self(self):
+        pass
 
 # %% ../../nbs/sandbox/02_worker.ipynb #cell-016
 def _narrow(reach)->dict:
     "The builtins of a tool that shares: what it reaches and nothing else"
     modules = {module: SimpleNamespace(**names) for module, names in found(reach).items()}
     def __import__(name, globals=None, locals=None, fromlist=(), level=0):
-        if name not in modules: _import(name)   # for C code; the caller gets nothing
+        if name not in modules:
+            _import(name)   # for C code; the caller gets nothing
         return modules.get(name)
 
     return {name: BUILTINS[name] for name in reach.builtins} | {"__import__": __import__}
@@ -96,14 +105,18 @@ class LoadedTool:
                 self.builtins = _narrow(self.reach)
             self.code = compile(source, "<tool>", "exec", dont_inherit=True)
         except BaseException as e:
-            if share: self.alone = complaint(e)   # whatever it is, a runner of its own will tell
-            else: self.fault = e.with_traceback(None)
+            if share:
+                self.alone = complaint(e)   # whatever it is, a runner of its own will tell
+            else:
+                self.fault = e.with_traceback(None)
 
     def value(self, space, arguments, data):
         "What the tool returns"
-        if self.fault: raise self.fault
+        if self.fault:
+            raise self.fault
         exec(self.code, space)
-        if self.name not in space: raise NameError(f"name {self.name!r} is not defined")
+        if self.name not in space:
+            raise NameError(f"name {self.name!r} is not defined")
         value = space[self.name](**_loads(arguments), **data)
         return _Loop().run_until_complete(value) if type(value) is CoroutineType else value
 
@@ -111,12 +124,15 @@ class LoadedTool:
 def _call(self, arguments, data):
     "Run one call: how it ended, and its text as bytes"
     space = _full() if self.reach is None else {"__name__": "__tool__", "__builtins__": self.builtins}
-    try: return OK, _said(self.value(space, arguments, data))
+    try:
+        return OK, _said(self.value(space, arguments, data))
     except BaseException as e:
-        if self.reach is not None and isinstance(e, MemoryError): return ALONE, b"MemoryError"
+        if self.reach is not None and isinstance(e, MemoryError):
+            return ALONE, b"MemoryError"
         return FAILED, complaint(e).encode("utf-8", "backslashreplace")
     finally:
-        if self.reach is not None: space.clear()
+        if self.reach is not None:
+            space.clear()
 
 LoadedTool.call = _call
 
@@ -128,12 +144,14 @@ SPENT = 8                         # added to a status: this runner should not be
 def message(fd):
     "Read one message: its nonce and its lines"
     got = _read(fd, 1 << 16)
-    if not got: _exit(0)
+    if not got:
+        _exit(0)
     size, nonce = HEAD.unpack_from(got)
     parts, missing = [got[HEAD.size:]], HEAD.size + size - len(got)
     while missing > 0:
         parts.append(_read(fd, min(missing, 1 << 20)))
-        if not parts[-1]: _exit(0)
+        if not parts[-1]:
+            _exit(0)
         missing -= len(parts[-1])
     text = b"".join(parts).decode("ascii")
     del parts   # a session's state may be large
@@ -142,15 +160,18 @@ def message(fd):
 def send(fd, nonce, frames):
     "Write frames of (status, seconds, body)"
     out = memoryview(b"".join(FRAME.pack(nonce, s, t, len(b)) + b for s, t, b in frames))
-    while out: out = out[_write(fd, out):]
+    while out:
+        out = out[_write(fd, out):]
 
 # %% ../../nbs/sandbox/02_worker.ipynb #cell-028
 ROOM = 64 << 20
 _QUICK = 1e-3   # seconds
 _UNIT = 1 if sys.platform == "darwin" else 1024   # of ru_maxrss
 
-def _peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+def _peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
 
+# %% ../../nbs/sandbox/02_worker.ipynb #cell-029
 class Runner:
     "Answers messages, one after the other"
     def __init__(self, fd):
@@ -158,45 +179,55 @@ class Runner:
 
     def define(self, kind, key, name, source):
         "Load a tool"
-        if kind == "P": gc.enable()   # it is alone here, and finds what plain Python offers
+        if kind == "P":
+            gc.enable()   # it is alone here, and finds what plain Python offers
         self.tools[key] = LoadedTool(_loads(name), _loads(source), kind == "T")
 
     def call(self, key, arguments):
         "Call a tool, unless it or this runner may not"
         tool = self.tools[key]
-        if tool.alone: return ALONE, tool.alone.encode()
-        if self.spent: return AGAIN, b""
+        if tool.alone:
+            return ALONE, tool.alone.encode()
+        if self.spent:
+            return AGAIN, b""
         answer = tool.call(arguments, self.data)
-        if tool.reach is not None: gc.collect(0)
+        if tool.reach is not None:
+            gc.collect(0)
         return answer
 
     def look(self):
         "Has memory grown too far?"
-        if _peak() > self.most: self.spent = True
+        if _peak() > self.most:
+            self.spent = True
 
-# %% ../../nbs/sandbox/02_worker.ipynb #cell-029
+# %% ../../nbs/sandbox/02_worker.ipynb #cell-030
 def _dump(self, kind, state=None):
     "Set or tell the state"
     if kind == "S":
         self.data = {"data": _loads(state)}
         self.spent, self.most = False, float("inf")   # a session's data is no leak
         return OK, b""
-    if kind == "G": return OK, _ascii(self.data["data"]).encode()
+    if kind == "G":
+        return OK, _ascii(self.data["data"]).encode()
     return OK, _sha(_ordered(self.data["data"]).encode()).hexdigest().encode()
 
 def _line(self, kind, *rest):
     "Obey one line; the frame it is answered by, if any"
-    if kind in ("T", "P"): return self.define(kind, *rest)
+    if kind in ("T", "P"):
+        return self.define(kind, *rest)
     start = _clock()
-    try: status, body = self.call(*rest) if kind == "C" else self.dump(kind, *rest)
-    except BaseException as e: status, body = FAILED, complaint(e).encode("utf-8", "backslashreplace")
+    try:
+        status, body = self.call(*rest) if kind == "C" else self.dump(kind, *rest)
+    except BaseException as e:
+        status, body = FAILED, complaint(e).encode("utf-8", "backslashreplace")
     took = _clock() - start
-    if took > _QUICK: self.look()
+    if took > _QUICK:
+        self.look()
     return status | SPENT * self.spent, took, body
 
 Runner.dump, Runner.line = _dump, _line
 
-# %% ../../nbs/sandbox/02_worker.ipynb #cell-033
+# %% ../../nbs/sandbox/02_worker.ipynb #cell-034
 def _serve(self):
     "Answer messages until the host hangs up"
     gc.disable()
@@ -206,7 +237,8 @@ def _serve(self):
         frames, last = [], _clock()
         for i, line in enumerate(lines, 1):
             frame = self.line(*line.split("\t"))
-            if frame: frames.append(frame)
+            if frame:
+                frames.append(frame)
             if i == len(lines) or _clock() - last > _QUICK:
                 send(self.fd, nonce, frames)
                 frames, last = [], _clock()

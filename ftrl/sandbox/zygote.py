@@ -30,37 +30,44 @@ def _extensions():
 def preload():
     "Import every extension module, all that may be shared, and what tools often import"
     for name in [*_extensions(), *LISTED, *_COMMON]:
-        try: __import__(name)
-        except ImportError: pass
+        try:
+            __import__(name)
+        except ImportError:
+            pass
 
 # %% ../../nbs/sandbox/03_zygote.ipynb #cell-006
 class Packages:
     "Finds the packages the host names, and their metadata, without their neighbours"
-    def __init__(self, files): self.files = files
+    def __init__(self, files):
+        self.files = files
 
     def find_spec(self, name, path=None, target=None):
-        if path is not None or name not in self.files: return None
+        if path is not None or name not in self.files:
+            return None
         file = self.files[name][0]
         inside = [os.path.dirname(file)] if file.endswith("__init__.py") else None
         return spec_from_file_location(name, file, submodule_search_locations=inside)
 
     def find_distributions(self, context):
         from importlib.metadata import PathDistribution
-        if context.name in self.files: yield PathDistribution(Path(self.files[context.name][1]))
+        if context.name in self.files:
+            yield PathDistribution(Path(self.files[context.name][1]))
 
 # %% ../../nbs/sandbox/03_zygote.ipynb #cell-009
 _PDEATHSIG, _DUMPABLE, _SECCOMP, _CAPBSET_DROP, _NO_NEW_PRIVS = 1, 4, 22, 24, 38
 _LANDLOCK_RESTRICT_SELF = 446   # on every machine
 
 @cache
-def _libc(): return ctypes.CDLL(None, use_errno=True)
+def _libc():
+    return ctypes.CDLL(None, use_errno=True)
 
 def _limit(memory):
     "Bound what a process may use; never raise a bound"
     wanted = dict(AS=memory, FSIZE=0, CORE=0, NOFILE=64, STACK=8 << 20, MSGQUEUE=0, MEMLOCK=0)
     for name, most in wanted.items():
         kind = getattr(resource, f"RLIMIT_{name}", None)
-        if kind is None: continue
+        if kind is None:
+            continue
         hard = resource.getrlimit(kind)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (most, most))
@@ -68,13 +75,15 @@ def _limit(memory):
 # %% ../../nbs/sandbox/03_zygote.ipynb #cell-010
 def _filter(program):
     "Confine this process to a seccomp program"
-    class Program(ctypes.Structure): _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
     filtering = Program(len(program) // 8, program)
     return _libc().prctl(_SECCOMP, 2, ctypes.byref(filtering), 0, 0) == 0
 
 def _capless():
     "Drop every capability"
-    for c in range(64): _libc().prctl(_CAPBSET_DROP, c, 0, 0, 0)
+    for c in range(64):
+        _libc().prctl(_CAPBSET_DROP, c, 0, 0, 0)
     version_3_this_process = (ctypes.c_uint32 * 2)(0x20080522, 0)
     return _libc().capset(version_3_this_process, (ctypes.c_uint32 * 6)()) == 0
 
@@ -85,15 +94,18 @@ def harden(
     "Give up every right that no tool needs"
     _limit(config["memory"])
     got = {"limits": True}
-    if sys.platform != "linux": return got
-    with open("/proc/self/oom_score_adj", "w") as f: f.write("1000")
+    if sys.platform != "linux":
+        return got
+    with open("/proc/self/oom_score_adj", "w") as f:
+        f.write("1000")
     got["no_new_privs"] = _libc().prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
     got["undumpable"] = _libc().prctl(_DUMPABLE, 0, 0, 0, 0) == 0
     got["no_capabilities"] = _capless()
     if config["landlock"] is not None:
         got["landlock"] = _libc().syscall(_LANDLOCK_RESTRICT_SELF, config["landlock"], 0) == 0
         os.close(config["landlock"])
-    if config["zygote"]: got["seccomp"] = _filter(bytes.fromhex(config["zygote"]))
+    if config["zygote"]:
+        got["seccomp"] = _filter(bytes.fromhex(config["zygote"]))
     return got
 
 # %% ../../nbs/sandbox/03_zygote.ipynb #cell-015
@@ -101,8 +113,10 @@ def plain_signals():
     "Treat signals as a fresh interpreter does, whatever was inherited"
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        try: signal.signal(number, signal.SIG_DFL)
-        except (OSError, ValueError): pass   # the C library's own
+        try:
+            signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):
+            pass   # the C library's own
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -111,20 +125,25 @@ def _become(fd, program):
     "Turn a fork of the zygote into a runner"
     if sys.platform == "linux":
         _libc().prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if program and not _filter(program): os._exit(1)
+        if program and not _filter(program):
+            os._exit(1)
     random.seed(0)
     os.write(fd, struct.pack("<i", os.getpid()))
     Runner(fd).serve()
 
+# %% ../../nbs/sandbox/03_zygote.ipynb #cell-018
 def _fork(control, fd, program):
     "A new runner at the end of this line; if there can be none, the host finds it closed"
-    try: child = os.fork()
-    except OSError: child = None
+    try:
+        child = os.fork()
+    except OSError:
+        child = None
     if child == 0:
         try:
             control.close()
             _become(fd, program)
-        finally: os._exit(1)
+        finally:
+            os._exit(1)
     os.close(fd)
 
 def _bury(pid):
@@ -132,19 +151,24 @@ def _bury(pid):
     try:
         os.kill(pid, signal.SIGKILL)
         return os.waitpid(pid, 0)[1]
-    except OSError: return signal.SIGKILL   # it is not ours any more
+    except OSError:
+        return signal.SIGKILL   # it is not ours any more
 
-# %% ../../nbs/sandbox/03_zygote.ipynb #cell-019
+# %% ../../nbs/sandbox/03_zygote.ipynb #cell-020
 def _obey(control, program):
     "One order of the host: fork with this descriptor, kill and tell, or kill and forget"
     order, fds, *_ = socket.recv_fds(control, 5, 1)
-    if not order: os._exit(0)
+    if not order:
+        os._exit(0)
     if order[:1] == b"F":
-        for fd in fds: _fork(control, fd, program)
+        for fd in fds:
+            _fork(control, fd, program)
         return
     status = _bury(*struct.unpack("<i", order[1:]))
-    if order[:1] == b"K": control.sendall(struct.pack("<i", status))
+    if order[:1] == b"K":
+        control.sendall(struct.pack("<i", status))
 
+# %% ../../nbs/sandbox/03_zygote.ipynb #cell-021
 def serve(
     fd:int, # The host's line
     parent:int, # The host's process id
@@ -163,5 +187,7 @@ def serve(
     gc.freeze()   # a collection in a runner copies none of this
     control.sendall(json.dumps(layers).encode() + b"\n")
     while True:
-        if select.select([control], [], [], 1)[0]: _obey(control, bytes.fromhex(config["runner"]))
-        elif os.getppid() != parent: os._exit(0)
+        if select.select([control], [], [], 1)[0]:
+            _obey(control, bytes.fromhex(config["runner"]))
+        elif os.getppid() != parent:
+            os._exit(0)

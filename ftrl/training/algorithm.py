@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from ..registry import Registry
-if TYPE_CHECKING: from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # %% ../../nbs/training/05_algorithm.ipynb #cell-005
 @dataclass(frozen=True)

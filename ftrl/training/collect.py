@@ -20,7 +20,8 @@ from ..files import as_rows, claim, load_rows, rows_digest, save_rows
 from ..models.llm import LLM
 from .reward import strike
 from .rollout import identity, player, trajectories
-if TYPE_CHECKING: from ftrl.sandbox.sandbox import Sandbox
+if TYPE_CHECKING:
+    from ftrl.sandbox.sandbox import Sandbox
 
 # %% ../../nbs/training/02_collect.ipynb #cell-005
 def moments(
@@ -30,7 +31,8 @@ def moments(
     row, total = trajectory.row, trajectory.needed
     at, unsolved, rows = len(row.messages), row.unsolved, [row]
     for step in trajectory.steps:
-        if step.error or not step.calls: break
+        if step.error or not step.calls:
+            break
         strike(unsolved, step.calls, step.results)
         at += 1 + len(step.calls)
         left = sum(map(len, unsolved.values()))
@@ -55,18 +57,22 @@ class Collected(list):
     def __repr__(self):
         lines = [f"{len(self)} rows from {self.episodes} environments"]
         n = sum(self.failed.values())
-        if n: lines.append(f"{n} episodes failed ({_reasons(self.failed)})")
-        if not self.calls: lines.append("no turn called a tool: it needs a cold start first, `ftrl cold`")
+        if n:
+            lines.append(f"{n} episodes failed ({_reasons(self.failed)})")
+        if not self.calls:
+            lines.append("no turn called a tool: it needs a cold start first, `ftrl cold`")
         return "; ".join(lines)
 
+# %% ../../nbs/training/02_collect.ipynb #cell-011
 def _reasons(failed:dict[str, int], most:int=3)->str:
     "Why episodes failed, the most frequent reasons first"
     lines = [f"{n} times {why[:200]}" for why, n in Counter(failed).most_common(most)]
     rest = len(failed) - most
-    if rest > 0: lines.append(f"{rest} other reasons")
+    if rest > 0:
+        lines.append(f"{rest} other reasons")
     return "; ".join(lines)
 
-# %% ../../nbs/training/02_collect.ipynb #cell-012
+# %% ../../nbs/training/02_collect.ipynb #cell-013
 def _collected(played:list[Trajectory])->Collected:
     "The rows of finished episodes; it is an error when all of them failed"
     failures = [t.steps[-1].error for t in played if t.stop == "error"]
@@ -78,7 +84,7 @@ def _collected(played:list[Trajectory])->Collected:
     calls = sum(len(step.calls) for step in steps)
     return Collected(rows, len(played), calls, failed)
 
-# %% ../../nbs/training/02_collect.ipynb #cell-015
+# %% ../../nbs/training/02_collect.ipynb #cell-016
 class _Diary:
     "Finished episodes on disk, by the position of their row"
     def __init__(self,
@@ -98,14 +104,15 @@ class _Diary:
     def add(self, at:int, t:Trajectory)->None:
         "Keep one episode; one that failed will be played again if this is broken off"
         self.known[at] = t
-        if t.stop == "error": return
+        if t.stop == "error":
+            return
         new = t.messages[len(t.row.messages):]
         steps = [asdict(step) for step in t.steps]
         x = {"at": at, "messages": new, "steps": steps, "unsolved": t.unsolved, "stop": t.stop}
         self.file.write(dumps(x).encode("utf-8", "replace") + b"\n")
         self.file.flush()
 
-# %% ../../nbs/training/02_collect.ipynb #cell-016
+# %% ../../nbs/training/02_collect.ipynb #cell-017
 def _restored(row:Row, x:dict)->Trajectory:
     "A trajectory from its line"
     steps = []
@@ -119,7 +126,7 @@ def played(self:_Diary)->list[Trajectory]:
     "All episodes, in the order of the rows"
     return [self.known[i] for i in range(len(self.rows))]
 
-# %% ../../nbs/training/02_collect.ipynb #cell-019
+# %% ../../nbs/training/02_collect.ipynb #cell-020
 def _play(
     policy:LLM, # Who plays
     rows:list[Row], # All of them
@@ -138,7 +145,7 @@ def _alone(policy:LLM, rows:list[Row], how:dict)->Collected:
     ended = dict(_play(policy, rows, {}, **how))
     return _collected([ended[i] for i in range(len(rows))])
 
-# %% ../../nbs/training/02_collect.ipynb #cell-020
+# %% ../../nbs/training/02_collect.ipynb #cell-021
 def _resumed(
     policy:str|Path|LLM, # Who plays
     thinking:bool|None, # As `collect` takes it
@@ -153,11 +160,14 @@ def _resumed(
     begun = out.exists() or (part.is_file() and part.stat().st_size > 0)
     # while nothing is there, nothing is lost by other settings: a misspelt model does not keep the place
     with claim(out, force or not begun, **about) as mine:
-        if not mine.resumed or mine.done is not None: part.unlink(missing_ok=True)
-        if mine.done is not None: return Collected(load_rows(out), **mine.done)
+        if not mine.resumed or mine.done is not None:
+            part.unlink(missing_ok=True)
+        if mine.done is not None:
+            return Collected(load_rows(out), **mine.done)
         diary = _Diary(part, rows)
         played = _play(player(policy, thinking), rows, dict(diary.known), **how)
-        for at, t in played: diary.add(at, t)
+        for at, t in played:
+            diary.add(at, t)
         diary.file.close()
         found = _collected(diary.played())
         save_rows(found, out)
@@ -165,7 +175,7 @@ def _resumed(
         part.unlink()
         return found
 
-# %% ../../nbs/training/02_collect.ipynb #cell-021
+# %% ../../nbs/training/02_collect.ipynb #cell-022
 def collect(
     policy:str|Path|LLM, # Who plays: smollm2, a directory, openai:NAME … (`load_model`), or a model
     envs:Iterable[Row|Env]|str|Path, # Fresh environments, or the name of a file that holds some
@@ -186,7 +196,8 @@ def collect(
     decides |= {"temperature": temperature, "seed": seed}
     how = decides | {"width": width, "sandbox": sandbox, "progress": progress}
     in_range(width=width, **decides)
-    if out is None: return _alone(player(policy, thinking), rows, how)
+    if out is None:
+        return _alone(player(policy, thinking), rows, how)
     if not str(out).endswith((".jsonl", ".jsonl.gz", ".parquet")):
         raise FtrlError(f"{out}: expected a name that ends in .jsonl, .jsonl.gz or .parquet")
     about = decides | {"policy": identity(policy), "environments": rows_digest(rows), "thinking": thinking}

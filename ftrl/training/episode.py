@@ -26,8 +26,10 @@ class PlayedRow:
         solve(self._unsolved, name, result.content)
         return result.content
 
-    def _needed(self)->int: return sum(map(len, self._row.unsolved.values()))
-    def _left(self)->int: return sum(map(len, self._unsolved.values()))
+    def _needed(self)->int:
+        return sum(map(len, self._row.unsolved.values()))
+    def _left(self)->int:
+        return sum(map(len, self._unsolved.values()))
 
     def _solve_f1(self, calls:int)->float:
         "Solve-F1 of the episode so far (paper section 5)"
@@ -38,7 +40,8 @@ class PlayedRow:
 # %% ../../nbs/training/04_episode.ipynb #cell-007
 def _tool_method(name:str)->Callable:
     "A method that calls a tool"
-    def call(self, **arguments): return self._call(name, arguments)
+    def call(self, **arguments):
+        return self._call(name, arguments)
     call.__name__ = name
     return call
 
@@ -88,7 +91,8 @@ def reads_calls(
         turn = turn_of(text, form, [t for t in tools or () if isinstance(t, dict)])
         functions = [{"name": c.name, "arguments": c.arguments} for c in turn.calls]
         said = {"role": "assistant", "content": turn.content}
-        if functions: said["tool_calls"] = [{"type": "function", "function": f} for f in functions]
+        if functions:
+            said["tool_calls"] = [{"type": "function", "function": f} for f in functions]
         return said
     tokenizer.parse_response, tokenizer.response_template = parse_response, {}
     return tokenizer

@@ -37,7 +37,8 @@ def _tool_reply(env:Env, s:SubQuestion)->str:
     "What the environment's tool says to a gold call"
     from ftrl.sandbox.sandbox import shared
     result = shared().call(env.codes[s.tool], s.tool, s.arguments)
-    if result.ok: return result.content
+    if result.ok:
+        return result.content
     raise FtrlError(f"environment {env.id}: the gold call of {s.id} fails: {result.content[:200]}; run `ftrl check`")
 
 # %% ../../nbs/training/03_gold.ipynb #cell-013
@@ -67,12 +68,14 @@ def gold_variants(
 )->list[list[dict]]: # Different trajectories
     "Up to n different gold trajectories of an environment; each tool is asked once"
     known = {s.id: reply(env, s) for s in env.subquestions}
-    def recorded(env:Env, s:SubQuestion)->str: return known[s.id]
+    def recorded(env:Env, s:SubQuestion)->str:
+        return known[s.id]
     found = {}
     for k in range(8 * n):
         conversation = gold_trajectory(env, seed + k, recorded)
         found.setdefault(_content(conversation), conversation)
-        if len(found) == n: break
+        if len(found) == n:
+            break
     return list(found.values())
 
 def _content(conversation:list[dict])->str:

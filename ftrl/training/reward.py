@@ -15,7 +15,8 @@ from ..files import checked_row, file_digest, numbered_lines, produced, write_js
 from ..forms import HERMES_FORM, Form, form_for, turn_of
 from ..registry import Registry
 from ..sandbox.sandbox import shared
-if TYPE_CHECKING: from ftrl.sandbox.sandbox import Sandbox
+if TYPE_CHECKING:
+    from ftrl.sandbox.sandbox import Sandbox
 
 # %% ../../nbs/training/00_reward.ipynb #cell-005
 @dataclass(frozen=True)
@@ -27,10 +28,14 @@ class Reward:
 
 REWARDS = Registry("ftrl.rewards", "reward")
 
-def _solve_f1(q:int, p:int)->float: return 2 * q / (p + 1)
-def _solve_precision(q:int, p:int)->float: return q / p
-def _solve_rate(q:int, p:int)->float: return float(q)
-def _solve_pr(q:int, p:int)->float: return q * q / p
+def _solve_f1(q:int, p:int)->float:
+    return 2 * q / (p + 1)
+def _solve_precision(q:int, p:int)->float:
+    return q / p
+def _solve_rate(q:int, p:int)->float:
+    return float(q)
+def _solve_pr(q:int, p:int)->float:
+    return q * q / p
 
 REWARDS.add("solve-f1", Reward("solve-f1", _solve_f1, "Solve-F1"))
 REWARDS.add("solve-precision", Reward("solve-precision", _solve_precision, "Solve-P"))
@@ -52,8 +57,10 @@ def speech(
     row:Row, # The moment it answers
 )->tuple[float, str]: # Reward, and the kind of turn
     "The reward of a turn that calls nothing (paper section 3)"
-    if not turn.content: return -0.5, "empty"
-    if turn.broken: return -0.3, "broken"
+    if not turn.content:
+        return -0.5, "empty"
+    if turn.broken:
+        return -0.3, "broken"
     answer = bare(row.answer or "")
     if answer and answer in bare(turn.content):
         left = sum(map(len, row.unsolved.values()))
@@ -63,8 +70,10 @@ def speech(
 # %% ../../nbs/training/00_reward.ipynb #cell-013
 def _refusal(call:Call, codes:dict[str, str])->str | None:
     "Why this call cannot be run; None if it can"
-    if call.error: return f"Error in {call.name or 'the call'}: {call.error}"
-    if call.name in codes: return None
+    if call.error:
+        return f"Error in {call.name or 'the call'}: {call.error}"
+    if call.name in codes:
+        return None
     return f"Error in {call.name}: no such tool; there are {', '.join(codes) or 'none'}"
 
 def replies(
@@ -78,7 +87,8 @@ def replies(
     jobs = [(codes[i][calls[i].name], calls[i].name, calls[i].arguments) for i in todo]
     # the tools of one row may share a process, those of different rows never do
     groups = [hash(tuple(codes[i].values())) for i in todo]
-    for i, result in zip(todo, (sandbox or shared()).map(jobs, groups)): said[i] = result.content
+    for i, result in zip(todo, (sandbox or shared()).map(jobs, groups)):
+        said[i] = result.content
     return said
 
 # %% ../../nbs/training/00_reward.ipynb #cell-016
@@ -91,7 +101,8 @@ def strike(
     solved = []
     for call, text in zip(calls, said):
         hit = None if call.error else solve(unsolved, call.name, text)
-        if hit is not None: solved.append(hit)
+        if hit is not None:
+            solved.append(hit)
     return solved
 
 # %% ../../nbs/training/00_reward.ipynb #cell-019
@@ -106,7 +117,8 @@ class Score:
 def _read_turn(text:str, row:Row, form:Form|None, thoughts:bool)->Turn:
     "A turn as the reward sees it"
     as_paper = parse(text)
-    if form is None: form = HERMES_FORM if as_paper.calls else form_for(text) or HERMES_FORM
+    if form is None:
+        form = HERMES_FORM if as_paper.calls else form_for(text) or HERMES_FORM
     return as_paper if thoughts and form is HERMES_FORM else turn_of(text, form, row.toolset)
 
 def _score(turn:Turn, row:Row, said:list[str], reward:str)->Score:
@@ -166,6 +178,7 @@ def score_file(
     weigh(reward, 0, 1)
     if next(_scored_lines(path, reward, thoughts), None) is None:
         raise FtrlError(f"{path}: no row in it; expected rows with a `response`")
-    def write()->dict: return {"rows": write_json_lines(_scored_lines(path, reward, thoughts), out)}
+    def write()->dict:
+        return {"rows": write_json_lines(_scored_lines(path, reward, thoughts), out)}
     about = {"responses": file_digest(path), "reward": reward, "thoughts": thoughts}
     return produced(out, write, force, **about)["rows"]

@@ -19,7 +19,8 @@ from ..files import as_rows
 from ..models.embedded import model_path
 from ..models.llm import LLM, Reply, Request, load_model, mark
 from .reward import replies, strike
-if TYPE_CHECKING: from ftrl.sandbox.sandbox import Sandbox
+if TYPE_CHECKING:
+    from ftrl.sandbox.sandbox import Sandbox
 
 # %% ../../nbs/training/01_rollout.ipynb #cell-005
 class Episode:
@@ -38,7 +39,8 @@ class Episode:
         self.messages, self.tools, self.max_turns = [*messages], tools, max_turns
         self.steps, self.stop, self.asks, self.error = [], None, "agent", None
 
-    def request(self)->Request: return Request(self.messages, self.tools, self.key)
+    def request(self)->Request:
+        return Request(self.messages, self.tools, self.key)
 
     def end(self, why:str)->None:
         "It is over: by `answer`, `turns`, `length` or `error`"
@@ -56,11 +58,13 @@ def fail(self:Episode,
 )->Episode:
     "Over by a failure that is ours or the data's"
     self.error = why if isinstance(why, str) else f"{type(why).__name__}: {why}"
-    if step is None: self.steps.append(step := Step(""))
+    if step is None:
+        self.steps.append(step := Step(""))
     step.error = self.error
     self.end("error")
     return self
 
+# %% ../../nbs/training/01_rollout.ipynb #cell-008
 @patch
 def take(self:Episode, reply:Reply)->None:
     "One more turn; an error ends the episode"
@@ -71,11 +75,14 @@ def take(self:Episode, reply:Reply)->None:
     calls = list(chat.from_message(self.messages[-1]).calls)
     step = Step(clean(reply.text), calls, tokens=reply.tokens)
     self.steps.append(step)
-    try: self.turn(step, reply)
-    except Exception as e: self.fail(e, step)
-    if self.asks == "agent" and len(self.steps) >= self.max_turns: self.end("turns")
+    try:
+        self.turn(step, reply)
+    except Exception as e:
+        self.fail(e, step)
+    if self.asks == "agent" and len(self.steps) >= self.max_turns:
+        self.end("turns")
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-010
+# %% ../../nbs/training/01_rollout.ipynb #cell-011
 class ToolEpisode(Episode):
     "A row being played: calls run in the sandbox, and solved sub-answers are struck off"
     def __init__(self, key, row:Row, max_turns:int=20, sandbox:"Sandbox | None"=None, **kwargs):
@@ -96,7 +103,7 @@ class ToolEpisode(Episode):
         "What was played so far"
         return Trajectory(self.row, self.steps, self.messages, self.unsolved, self.stop)
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-015
+# %% ../../nbs/training/01_rollout.ipynb #cell-016
 class _Seat:
     "A model and the episodes that wait for its reply"
     def __init__(self, policy:LLM, how:dict):
@@ -104,22 +111,28 @@ class _Seat:
 
     def ask(self, e:Episode)->None:
         "Ask for the next turn of an episode"
-        try: self.policy.submit(e.key, e.request(), **{**self.how, **e.how})
-        except Exception as why: e.fail(why)
-        else: self.asked[e.key] = e
+        try:
+            self.policy.submit(e.key, e.request(), **{**self.how, **e.how})
+        except Exception as why:
+            e.fail(why)
+        else:
+            self.asked[e.key] = e
 
     def poll(self)->list[tuple[Episode, Reply]]:
         "Replies that are there, each with its episode"
-        if not self.asked: return []
+        if not self.asked:
+            return []
         return [(self.asked.pop(key), reply) for key, reply in self.policy.poll()]
 
 def _take(e:Episode, reply:Reply)->Episode:
     "Give an episode its reply; a failure is the episode's, not the run's"
-    try: e.take(reply)
-    except Exception as why: e.fail(why)
+    try:
+        e.take(reply)
+    except Exception as why:
+        e.fail(why)
     return e
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-018
+# %% ../../nbs/training/01_rollout.ipynb #cell-019
 class _Table:
     "The seats, and the episodes in play"
     def __init__(self, policies:dict[str, LLM], how:dict, pool:ThreadPoolExecutor):
@@ -128,19 +141,23 @@ class _Table:
 
     def begin(self, e:Episode)->bool:
         "Let an episode play; is it over already?"
-        if e.asks: self.seats[e.asks].ask(e)
+        if e.asks:
+            self.seats[e.asks].ask(e)
         self.live += bool(e.asks)
         return not e.asks
 
     def next(self, e:Episode)->bool:
         "Let an episode go on; is it over now?"
-        if e.asks: self.seats[e.asks].ask(e)
-        if e.asks: return False
+        if e.asks:
+            self.seats[e.asks].ask(e)
+        if e.asks:
+            return False
         self.live -= 1
-        for seat in self.seats.values(): seat.policy.release(e.key)
+        for seat in self.seats.values():
+            seat.policy.release(e.key)
         return True
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-019
+# %% ../../nbs/training/01_rollout.ipynb #cell-020
 @patch
 def moved(self:_Table)->list[Episode]:
     "Wait until some episodes have taken their reply"
@@ -149,9 +166,11 @@ def moved(self:_Table)->list[Episode]:
     if any(seat.asked for seat in self.seats.values()):
         # give the tools a moment: a model that is asked by many at once answers them together
         done, self.taking = wait(self.taking, 0.05, ALL_COMPLETED)
-    else: done, self.taking = wait(self.taking, None, FIRST_COMPLETED)
+    else:
+        done, self.taking = wait(self.taking, None, FIRST_COMPLETED)
     return [taken.result() for taken in done]
 
+# %% ../../nbs/training/01_rollout.ipynb #cell-021
 def play(
     policies:LLM|dict[str, LLM], # The agent, or every player by the name that episodes ask for
     episodes:Iterable[Episode], # Read as places become free
@@ -164,11 +183,13 @@ def play(
         table = _Table({"agent": policies} if isinstance(policies, LLM) else policies, how, pool)
         while True:
             while table.live < width and (e := next(waiting, None)) is not None:
-                if table.begin(e): yield e
-            if not table.live: return
+                if table.begin(e):
+                    yield e
+            if not table.live:
+                return
             yield from [e for e in table.moved() if table.next(e)]
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-024
+# %% ../../nbs/training/01_rollout.ipynb #cell-026
 def player(
     policy:str|Path|LLM, # A name for `load_model`, or a model
     thinking:bool|None=None, # Reasoning on or off, where the model knows both; default: as the model does
@@ -179,21 +200,23 @@ def player(
         return load_model(str(policy), **options)
     if not isinstance(policy, LLM):
         raise FtrlError(f"policy is {type(policy).__name__}; expected a name such as smollm2, or a model")
-    if thinking is not None: raise FtrlError("thinking is chosen when a model is loaded; expected its name")
+    if thinking is not None:
+        raise FtrlError("thinking is chosen when a model is loaded; expected its name")
     return policy
 
 def identity(
     policy:str|Path|LLM, # A name for `load_model`, or a model
 )->str:
     "What tells a policy from others: its name, and a digest of what it holds where that is on this machine"
-    if isinstance(policy, LLM): name, digest = policy.name, policy.mark
+    if isinstance(policy, LLM):
+        name, digest = policy.name, policy.mark
     else:
         kind, colon, rest = str(policy).rpartition(":")
         where = os.path.expanduser(rest) if colon else model_path(os.path.expanduser(rest))
         name, digest = kind + colon + Path(rest).name, mark(where)
     return f"{name} {digest}" if digest else str(getattr(policy, "name", policy))
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-027
+# %% ../../nbs/training/01_rollout.ipynb #cell-029
 def trajectories(
     policy:LLM, # Who plays
     rows:list[Row], # What is played, from wherever each row stands
@@ -211,9 +234,10 @@ def trajectories(
     policy.match([(str(i), r.id, r.data_source) for i, r in enumerate(rows)])
     known = set(known)
     episodes = (ToolEpisode(i, r, max_turns, sandbox) for i, r in enumerate(rows) if i not in known)
-    for e in play(policy, episodes, width, **how): yield int(e.key), e.trajectory
+    for e in play(policy, episodes, width, **how):
+        yield int(e.key), e.trajectory
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-028
+# %% ../../nbs/training/01_rollout.ipynb #cell-030
 def rollout(
     policy:str|Path|LLM, # Who plays: a name for `load_model`, or a model
     rows:Iterable[Row|Env]|str|Path, # What is played, from wherever each row stands; also the name of a file

@@ -19,7 +19,8 @@ from ..files import atomic
 from ..models.checkpoint import Adapted, pairs, weights
 from ..models.weight import BLOCKS, PARTS, Weight, number, part
 
-if TYPE_CHECKING: import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/weights/00_delta.ipynb #cell-005
 _PIECE = 1 << 17   # values a processor works on at a time: their float32 copies stay in its cache
@@ -54,7 +55,8 @@ def _changed(x, y)->int:
 def _piece(x, y, exact:bool)->Sums:
     "The sums of one piece; `y` is the update itself if that is exact, else the tuned values"
     w, new = x.float(), y.float()
-    if exact: return _sums(w, new, _changed(x, w + new))
+    if exact:
+        return _sums(w, new, _changed(x, w + new))
     return _sums(w, new - w, _changed(x, y))
 
 def _chunk(a:Weight, b:Weight, start:int, stop:int)->Sums:
@@ -71,13 +73,15 @@ def _chunk(a:Weight, b:Weight, start:int, stop:int)->Sums:
 # %% ../../nbs/weights/00_delta.ipynb #cell-013
 def _relative(s:Sums)->float:
     "|D| / |W|; anything is infinitely more than nothing"
-    if s.base: return math.sqrt(s.update / s.base)
+    if s.base:
+        return math.sqrt(s.update / s.base)
     return math.inf if s.update else 0.0
 
 def _cosine(s:Sums)->float:
     "Of base and tuned"
     tuned = max(s.base + 2 * s.mixed + s.update, 0.0)
-    if not (s.base and tuned): return float(s.base == tuned)
+    if not (s.base and tuned):
+        return float(s.base == tuned)
     return min(1.0, (s.base + s.mixed) / math.sqrt(s.base * tuned))
 
 def _row(name:str, w:Weight, s:Sums)->dict:
@@ -92,7 +96,8 @@ def _row(name:str, w:Weight, s:Sums)->dict:
 def _update(a:Weight, b:Weight):
     "The whole update of one weight, as a float32 matrix"
     import torch
-    if isinstance(b, Adapted): return b.step(0, b.rows)
+    if isinstance(b, Adapted):
+        return b.step(0, b.rows)
     d, rows = torch.empty(a.rows, a.width), max(1, _CHUNK // a.width)
     for i in range(0, a.rows, rows):
         j = min(i + rows, a.rows)
@@ -115,7 +120,8 @@ def _spectrum(d, rank:int, seed:int=0)->dict:
     "Effective rank and top singular share of an update"
     import torch
     total, most = float(torch.linalg.vector_norm(d)) ** 2, min(d.shape)
-    if not total: return {"rank": 0.0, "top": 0.0}
+    if not total:
+        return {"rank": 0.0, "top": 0.0}
     s = _singular(d, rank, seed)
     top = float(s[0] ** 2 / total)
     if rank < most:
@@ -134,8 +140,10 @@ def _threads(n:int | None)->Iterator[ThreadPoolExecutor]:
     torch.set_num_threads(1)
     n = n or len(os.sched_getaffinity(0)) + 2
     try:
-        with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool: yield pool
-    finally: torch.set_num_threads(before)
+        with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
 
 def _spans(w:Weight)->list[tuple[int, int]]:
     "The rows of a weight in chunks, at least one"
@@ -163,13 +171,15 @@ def diff(
     before = weights(base)
     both, rows = pairs(before, weights(tuned, before)), []
     work = [(name, start, stop) for name in sorted(both, key=_order) for start, stop in _spans(both[name][0])]
-    def sums(task): return task[0], _chunk(*both[task[0]], *task[1:])
+    def sums(task):
+        return task[0], _chunk(*both[task[0]], *task[1:])
     with _threads(threads) as pool:
         found = groupby(pool.map(sums, work), key=lambda x: x[0])
         for name, parts in tqdm(found, total=len(both), disable=not progress, unit="weight"):
             a, b = both[name]
             rows.append(_row(name, a, _total([s for _, s in parts])))
-            if rank and len(a.shape) == 2: rows[-1] |= _spectrum(_update(a, b), rank)
+            if rank and len(a.shape) == 2:
+                rows[-1] |= _spectrum(_update(a, b), rank)
     return pd.DataFrame(rows).astype({"layer": "Int64", "expert": "Int64"})
 
 # %% ../../nbs/weights/00_delta.ipynb #cell-028
@@ -209,7 +219,10 @@ def save_delta(
     if out.suffix not in (".parquet", ".csv", ".jsonl"):
         raise FtrlError(f"{out}: unknown kind of table; expected a name ending in .parquet, .csv, .jsonl")
     with atomic(out) as temp:
-        if out.suffix == ".parquet": frame.to_parquet(temp, index=False)
-        elif out.suffix == ".csv": frame.to_csv(temp, index=False)
-        else: frame.to_json(temp, orient="records", lines=True, force_ascii=False)
+        if out.suffix == ".parquet":
+            frame.to_parquet(temp, index=False)
+        elif out.suffix == ".csv":
+            frame.to_csv(temp, index=False)
+        else:
+            frame.to_json(temp, orient="records", lines=True, force_ascii=False)
     return out

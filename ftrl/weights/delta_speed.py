@@ -30,7 +30,8 @@ def _layer_shapes(at:str, hidden:int, inner:int, narrow:int)->dict[str, tuple]:
 def _shapes(layers:int, hidden:int=3584, inner:int=18944, narrow:int=512, vocabulary:int=152064)->dict[str, tuple]:
     "The weights of Qwen2.5-7B, with fewer layers"
     shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
-    for i in range(layers): shapes |= _layer_shapes(f"model.layers.{i}", hidden, inner, narrow)
+    for i in range(layers):
+        shapes |= _layer_shapes(f"model.layers.{i}", hidden, inner, narrow)
     return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
 
 # %% ../../nbs/weights/03_delta_speed.ipynb #cell-008
@@ -55,7 +56,8 @@ def _write_shard(file:Path, shapes:dict[str, tuple], values)->None:
     head = json.dumps(head).encode()
     with open(file, "wb") as f:
         f.write(len(head).to_bytes(8, "little") + head)
-        for at in range(0, end, values.nbytes): f.write(values[:(end - at) // 2].data)
+        for at in range(0, end, values.nbytes):
+            f.write(values[:(end - at) // 2].data)
 
 # %% ../../nbs/weights/03_delta_speed.ipynb #cell-009
 def _write(folder:Path, shapes:dict[str, tuple], values, most:int=4 << 30)->None:
@@ -93,13 +95,16 @@ def _read_all(files:list[Path])->None:
     buffer = memoryview(bytearray(1 << 23))
     for p in files:
         with open(p, "rb", buffering=0) as f:
-            while f.readinto(buffer): pass
+            while f.readinto(buffer):
+                pass
 
 def _speed(name:str, base:Path, tuned:Path, files:list[Path], cold:bool)->dict:
     "A case: gigabytes a second, from the disk or from the page cache"
     contestants = {"ours": partial(diff, base, tuned), "peer": partial(_read_all, files)}
-    if cold: times = compare(contestants, n=3, warm=0, before=partial(_drop, files))
-    else: times = compare(contestants, n=3)
+    if cold:
+        times = compare(contestants, n=3, warm=0, before=partial(_drop, files))
+    else:
+        times = compare(contestants, n=3)
     total = sum(p.stat().st_size for p in files)
     ours, peer = (total / statistics.median(times[name]) / 1e9 for name in contestants)
     return case(name, "GB/s", ours, peer, better="higher", bytes=total)

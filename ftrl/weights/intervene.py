@@ -17,7 +17,8 @@ from ..files import atomic, finished, read_json_lines
 from ..models.checkpoint import Adapted, copy_settings, pairs, weights
 from ..models.weight import BLOCKS, number, part
 
-if TYPE_CHECKING: import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-005
 THIRDS = ("lower", "middle", "upper")
@@ -30,7 +31,8 @@ def inside(
     "Is a weight in a block?"
     layer, role = number(name, "layers"), part(name)
     words = {"all", role, BLOCKS[role]}
-    if layer is not None: words |= {THIRDS[layer * 3 // layers], f"layer{layer}"}
+    if layer is not None:
+        words |= {THIRDS[layer * 3 // layers], f"layer{layer}"}
     return set(block.split()) <= words
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-008
@@ -52,12 +54,14 @@ class Variant:
     @property
     def name(self)->str:
         "As its result file is called"
-        if self.kind == "blend": return f"blend-{self.alpha:g}"
+        if self.kind == "blend":
+            return f"blend-{self.alpha:g}"
         return f"{self.kind}-{self.block.replace(' ', '-')}"
 
     def share(self, weight:str, layers:int)->float:
         "How much of the update of this weight is taken"
-        if self.kind == "blend": return self.alpha
+        if self.kind == "blend":
+            return self.alpha
         return float(inside(weight, self.block, layers) == (self.kind == "only"))
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-011
@@ -86,7 +90,8 @@ class Pair:
     def value(self, name:str, share:float):
         "One weight, with this share of its update"
         a, b = self.both[name]
-        if share == 0: return a.read().to(a.torch_dtype).view(a.shape)
+        if share == 0:
+            return a.read().to(a.torch_dtype).view(a.shape)
         tuned = b.read().float()
         if share == 1:
             kind = a.torch_dtype if isinstance(b, Adapted) else b.torch_dtype
@@ -107,10 +112,12 @@ def put(
     for name in pair.both:
         share = variant.share(name, pair.layers)
         tied = part(name) == "head" and name not in held  # the embedding stands for it
-        if tied or now.get(name) == share: continue
+        if tied or now.get(name) == share:
+            continue
         if name not in held:
             raise FtrlError(f"`{name}` is in the checkpoint but not in the loaded model; this layout is not supported")
-        with torch.no_grad(): held[name].copy_(pair.value(name, share))
+        with torch.no_grad():
+            held[name].copy_(pair.value(name, share))
         now[name] = share
         changed += 1
     return changed
@@ -124,9 +131,11 @@ def assemble(
     "Write a variant as a checkpoint"
     from safetensors.torch import save_file
     out, shards, files = Path(out), {}, {}
-    if out.exists(): raise FtrlError(f"{out} is there already; expected a new folder")
+    if out.exists():
+        raise FtrlError(f"{out} is there already; expected a new folder")
     out.mkdir(parents=True)
-    for checkpoint in (pair.base, pair.tuned): copy_settings(checkpoint, out)
+    for checkpoint in (pair.base, pair.tuned):
+        copy_settings(checkpoint, out)
     for name, (a, _) in pair.both.items():
         files[name] = Path(a.file).with_suffix(".safetensors").name
         shards.setdefault(files[name], []).append(name)
@@ -153,10 +162,12 @@ def intervene(
     "Evaluate variants between two checkpoints with one loaded model"
     from ftrl.evaluation.bench import evaluate
     out, players = Path(out), None
-    for name, path in (known or {}).items(): _adopt(path, out/f"{name}.jsonl", limit)
+    for name, path in (known or {}).items():
+        _adopt(path, out/f"{name}.jsonl", limit)
     for variant in chosen:
         result = out/f"{variant.name}.jsonl"
-        if result.exists(): continue
+        if result.exists():
+            continue
         players = players or _Players(base, tuned)
         evaluate("ftrl", players.play(variant), result, data, limit, progress=progress, **protocol)
     return outcome(out)
@@ -180,7 +191,8 @@ class _Players:
 # %% ../../nbs/weights/01_intervene.ipynb #cell-029
 def _adopt(path:str | Path, out:Path, limit:int | None)->None:
     "The first lines of a result file, as a variant's"
-    if out.exists(): return
+    if out.exists():
+        return
     with atomic(out) as temp, open(path, encoding="utf-8") as f:
         temp.write_text("".join(islice(f, limit)), encoding="utf-8")
 

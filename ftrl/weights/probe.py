@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from ..core import Env, FtrlError, Row, SubQuestion, rng
 
-if TYPE_CHECKING: import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-005
 def ready(
@@ -20,7 +21,8 @@ def ready(
     "The right next steps"
     env, unsolved, still = Env.from_row(row), row.unsolved, set()
     for s in reversed(env.subquestions):  # of two with one answer, the earlier was solved first
-        if s.answer not in unsolved.get(s.tool, []): continue
+        if s.answer not in unsolved.get(s.tool, []):
+            continue
         unsolved[s.tool].remove(s.answer)
         still.add(s.id)
     return [s for s in env.subquestions if s.id in still and not still & set(s.depends_on)]
@@ -35,12 +37,14 @@ class Choice:
     candidates: tuple[str, ...]
     right: frozenset
 
-def _words(x)->str: return str(x).replace("_", " ")
+def _words(x)->str:
+    return str(x).replace("_", " ")
 
 def _arguments(steps:Iterable[SubQuestion])->set[str]:
     "The values of gold calls, as words"
     return {_words(value) for s in steps for value in s.arguments.values()}
 
+# %% ../../nbs/weights/02_probe.ipynb #cell-011
 def choices(
     rows:list[Row], # Rows with an `env` column
 )->list[Choice]: # For every row that has a next step: its tool, and its argument
@@ -49,13 +53,15 @@ def choices(
     for i, row in enumerate(rows):
         steps, tools = ready(row), tuple(t["function"]["name"] for t in row.toolset)
         right = frozenset(s.tool for s in steps)
-        if right and len(tools) > len(right): found.append(Choice(i, row.id, "tool", tools, right))
+        if right and len(tools) > len(right):
+            found.append(Choice(i, row.id, "tool", tools, right))
         right = frozenset(_arguments(steps))
         own = tuple(sorted(_arguments(Env.from_row(row).subquestions)))
-        if right: found.append(Choice(i, row.id, "argument", own, right))
+        if right:
+            found.append(Choice(i, row.id, "argument", own, right))
     return found
 
-# %% ../../nbs/weights/02_probe.ipynb #cell-013
+# %% ../../nbs/weights/02_probe.ipynb #cell-014
 def states(
     policy, # A local model, as `load_model` gives it
     rows:Iterable[Row], # Whose prompts are read
@@ -67,9 +73,11 @@ def states(
         hidden = result[0] if isinstance(result, tuple) else result
         kept.append(hidden[0, -1].float().cpu().numpy())
     hooks = [layer.register_forward_hook(keep) for layer in layers]
-    try: return np.stack([_state(policy, row, kept) for row in rows])
+    try:
+        return np.stack([_state(policy, row, kept) for row in rows])
     finally:
-        for h in hooks: h.remove()
+        for h in hooks:
+            h.remove()
 
 def _state(policy, row:Row, kept:list):
     "What the hooks keep of one prompt"
@@ -77,10 +85,11 @@ def _state(policy, row:Row, kept:list):
     from ftrl.models.llm import Request
     kept.clear()
     ids = torch.tensor([policy.ids(Request(row.messages, row.toolset))], device=policy.model.device)
-    with torch.inference_mode(): policy.model.model(ids, use_cache=False)
+    with torch.inference_mode():
+        policy.model.model(ids, use_cache=False)
     return np.stack(kept)
 
-# %% ../../nbs/weights/02_probe.ipynb #cell-015
+# %% ../../nbs/weights/02_probe.ipynb #cell-016
 def embed(
     policy, # A local model
     texts:Iterable[str], # Names or values
@@ -91,10 +100,11 @@ def embed(
     for text in texts:
         ids = policy.tokenizer(" " + _words(text), add_special_tokens=False)["input_ids"]
         ids = torch.tensor(ids, device=policy.model.device)
-        with torch.inference_mode(): points[text] = table(ids).float().mean(0).cpu().numpy()
+        with torch.inference_mode():
+            points[text] = table(ids).float().mean(0).cpu().numpy()
     return points
 
-# %% ../../nbs/weights/02_probe.ipynb #cell-017
+# %% ../../nbs/weights/02_probe.ipynb #cell-018
 def unit(
     points:dict, # Candidate -> point
     most:int=48, # Directions to keep
@@ -103,10 +113,11 @@ def unit(
     import numpy as np
     names, x = list(points), np.stack(list(points.values())).astype(float)
     x -= x.mean(0)
-    if min(x.shape) > most: x = x @ np.linalg.svd(x, full_matrices=False)[2][:most].T
+    if min(x.shape) > most:
+        x = x @ np.linalg.svd(x, full_matrices=False)[2][:most].T
     return dict(zip(names, x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-9)))
 
-# %% ../../nbs/weights/02_probe.ipynb #cell-019
+# %% ../../nbs/weights/02_probe.ipynb #cell-020
 def probe(
     x, # States of one layer, (rows, width)
     asked:list[Choice], # Questions of one kind
@@ -133,7 +144,7 @@ def probe(
             odds[i] = len(asked[i].right) / len(names)
     return hits.tolist(), float(odds.mean())
 
-# %% ../../nbs/weights/02_probe.ipynb #cell-020
+# %% ../../nbs/weights/02_probe.ipynb #cell-021
 def _among(
     asked:list[Choice], # The questions of a fold
     most:int=10, # Candidates for an argument
@@ -141,7 +152,8 @@ def _among(
     "What a probe chooses from"
     every = _names(asked)
     def names(i, c):
-        if c.target == "tool": return list(c.candidates)
+        if c.target == "tool":
+            return list(c.candidates)
         others = [t for t in every if t not in c.candidates]
         wanted = min(len(others), max(most - len(c.right), 0))
         return sorted(c.right) + rng("argument", i, c.group).sample(others, wanted)
@@ -151,7 +163,7 @@ def _names(asked:list[Choice])->list[str]:
     "All candidates of some questions"
     return sorted({name for c in asked for name in c.candidates})
 
-# %% ../../nbs/weights/02_probe.ipynb #cell-027
+# %% ../../nbs/weights/02_probe.ipynb #cell-028
 def probes(
     models:dict, # Name -> what `load_model` takes; the first gives the points
     rows:list[Row], # Rows with an `env` column
@@ -170,9 +182,11 @@ def probes(
         seen = states(policy, rows)
         for target in ("tool", "argument"):
             mine = [c for c in asked if c.target == target]
-            if mine: lines += [{"model": name, **line} for line in _layers(seen, mine, points, folds)]
+            if mine:
+                lines += [{"model": name, **line} for line in _layers(seen, mine, points, folds)]
     return pd.DataFrame(lines)
 
+# %% ../../nbs/weights/02_probe.ipynb #cell-029
 def _layers(seen, asked:list[Choice], points:dict, folds:int)->list[dict]:
     "How well every layer answers questions of one kind"
     from ftrl.evaluation.table import bootstrap

@@ -30,7 +30,8 @@ def _seed(
     x, # A question, or an object with one
 )->dict:
     "One seed question, checked"
-    if isinstance(x, str): x = {"question": x}
+    if isinstance(x, str):
+        x = {"question": x}
     text = x.get("question") if isinstance(x, dict) else None
     if not (isinstance(text, str) and text.strip()):
         raise FtrlError(f"{where}: got {dumps(x)[:60]}; expected a question, or an object with `question`")
@@ -51,11 +52,13 @@ def _numbered_questions(source)->Iterator[tuple[str, object]]:
     elif ".json" in Path(source).name:
         yield from ((f"{source} line {i}", x) for i, x in numbered_lines(source))
     else:
-        try: text = find_file(source).read_text(encoding="utf-8")
+        try:
+            text = find_file(source).read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError) as e:
             raise FtrlError(f"{source}: not UTF-8 text ({e}); expected one question per line") from e
         for i, line in enumerate(text.splitlines(), 1):
-            if line.strip() and not line.startswith("#"): yield f"{source} line {i}", line
+            if line.strip() and not line.startswith("#"):
+                yield f"{source} line {i}", line
 
 def seed_questions(
     source, # A .txt or .jsonl file, or questions as texts or objects
@@ -63,7 +66,8 @@ def seed_questions(
     "Seed questions, checked"
     found = [_seed(where, x) for where, x in _numbered_questions(source)]
     named = source if isinstance(source, (str, Path)) else "the list"
-    if not found: raise FtrlError(f"{named} holds no questions; expected one per line")
+    if not found:
+        raise FtrlError(f"{named} holds no questions; expected one per line")
     return found
 
 # %% ../../../nbs/environments/authors/06_author.ipynb #cell-010
@@ -94,7 +98,8 @@ def _new_plan(recipe, views:list, i:int, seen:set[str]):
         view = views[(i // n + attempt // 10) % len(views)]
         draw = rng("asked", view.world.name, recipe.split, recipe.seed, i, attempt)
         plan = decompose(view, recipe.scenarios[i % n], draw, difficulty)
-        if plan and plan.question not in seen and answer_is_copied(plan): return plan
+        if plan and plan.question not in seen and answer_is_copied(plan):
+            return plan
     raise FtrlError(f"question {i}: nothing new to ask; expected more facts: "
                     "add worlds or scenarios, or lower n")
 
@@ -109,7 +114,8 @@ def ask_compose(
 )->Env: # Or `Rejected`
     "All five stages and the gates"
     mark = chat_mark(f"{seed['question']}\n{seed.get('answer') or ''}")
-    if mark: raise Rejected("writable", f"the question or its answer holds {mark}, which no chat can show")
+    if mark:
+        raise Rejected("writable", f"the question or its answer holds {mark}, which no chat can show")
     difficulty = seed.get("difficulty", difficulty)
     plan = ask_decompose(desk, seed, seed.get("scenario") or scenario, difficulty)
     documented = [ask_document(desk, hop, plan) for hop in plan.hops]
@@ -138,10 +144,14 @@ class Authored:
     silent: int = 0                  # Questions in a row without an answer
     seen: Seen = field(default_factory=Seen)
 
-    def __post_init__(self): self.stream = self._written() if self.out else self._settled()
-    def __iter__(self): return self
-    def __next__(self)->Env: return next(self.stream)
-    def close(self): self.stream.close()
+    def __post_init__(self):
+        self.stream = self._written() if self.out else self._settled()
+    def __iter__(self):
+        return self
+    def __next__(self)->Env:
+        return next(self.stream)
+    def close(self):
+        self.stream.close()
 
 # %% ../../../nbs/environments/authors/06_author.ipynb #cell-022
 @patch(as_prop=True)
@@ -156,7 +166,8 @@ def report(self:Authored)->dict:
 @patch(as_prop=True)
 def failure(self:Authored)->str:
     "Why a run came to nothing, or had to stop because nobody answers; empty where it did its work"
-    if self.built and self.silent < _GONE: return ""
+    if self.built and self.silent < _GONE:
+        return ""
     counted = ", ".join(f"{gate} {n}" for gate, n in self.rejected.items()) or "none"
     why = self.stopped or f"the last: {self.reasons[-1]['reason']}"
     return (f"{self.desk.model.name} wrote {self.built} environments from {len(self.questions)} questions "
@@ -172,8 +183,10 @@ def _settled(self:Authored)->Iterator[Env]:
             for question, repeated in _marked_repeats(self.questions):
                 work = None if repeated else pool.submit(ask_compose, self.desk, question, **self.arguments)
                 waiting.append((question, work))
-                if len(waiting) == 2 * self.workers: yield from self._settle(*waiting.popleft())
-            while waiting: yield from self._settle(*waiting.popleft())
+                if len(waiting) == 2 * self.workers:
+                    yield from self._settle(*waiting.popleft())
+            while waiting:
+                yield from self._settle(*waiting.popleft())
         finally:
             self.desk.closed = True
             pool.shutdown(cancel_futures=True)
@@ -190,10 +203,14 @@ def _marked_repeats(questions:list[dict])->Iterator[tuple[dict, bool]]:
 @patch
 def _settle(self:Authored, question:dict, work:Future | None)->Iterator[Env]:
     "What became of a question: at most one environment"
-    if work is None: return self._reject(question, "novel", "the same question again")
-    try: env = work.result()
-    except Rejected as e: return self._reject(question, e.gate, e.reason)
-    except NoAnswer as e: return self._unanswered(question, str(e))
+    if work is None:
+        return self._reject(question, "novel", "the same question again")
+    try:
+        env = work.result()
+    except Rejected as e:
+        return self._reject(question, e.gate, e.reason)
+    except NoAnswer as e:
+        return self._unanswered(question, str(e))
     except Stopped as e:
         self.left += 1
         self.stopped = self.stopped or str(e)
@@ -204,14 +221,16 @@ def _settle(self:Authored, question:dict, work:Future | None)->Iterator[Env]:
     self.built += 1
     yield replace(env, gates=(*env.gates, "novel"))
 
+# %% ../../../nbs/environments/authors/06_author.ipynb #cell-027
 @patch
 def _reject(self:Authored, question:dict, gate:str, reason:str)->None:
     "Count a rejection"
     self.rejected[gate] += 1
-    if gate != "model": self.silent = 0
+    if gate != "model":
+        self.silent = 0
     self.reasons.append({"question": question["question"], "gate": gate, "reason": reason})
 
-# %% ../../../nbs/environments/authors/06_author.ipynb #cell-027
+# %% ../../../nbs/environments/authors/06_author.ipynb #cell-028
 @patch
 def _unanswered(self:Authored, question:dict, why:str)->None:
     "Count a question that the model did not answer; several in a row stop the run"
@@ -221,7 +240,7 @@ def _unanswered(self:Authored, question:dict, why:str)->None:
         self.stopped = self.stopped or f"the model does not answer ({why})"
     self._reject(question, "model", why)
 
-# %% ../../../nbs/environments/authors/06_author.ipynb #cell-032
+# %% ../../../nbs/environments/authors/06_author.ipynb #cell-033
 @patch
 def _about(self:Authored)->dict:
     "Everything that decides the file"
@@ -243,10 +262,12 @@ def _written(self:Authored)->Iterator[Env]:
                 for env in self._settled():
                     file.write(dumps(plain(env.row())) + "\n")
                     yield env
-            if not self.stopped: mine.finish(**self.report)
-        finally: mine.release()
+            if not self.stopped:
+                mine.finish(**self.report)
+        finally:
+            mine.release()
 
-# %% ../../../nbs/environments/authors/06_author.ipynb #cell-033
+# %% ../../../nbs/environments/authors/06_author.ipynb #cell-034
 @patch
 def _read(self:Authored, report:dict)->Iterator[Env]:
     "What an earlier run has made, and its counts; nothing is asked"
@@ -254,7 +275,7 @@ def _read(self:Authored, report:dict)->Iterator[Env]:
     self.rejected.update(report["rejected"])
     yield from (Env.from_row(row) for row in load_rows(self.out))
 
-# %% ../../../nbs/environments/authors/06_author.ipynb #cell-035
+# %% ../../../nbs/environments/authors/06_author.ipynb #cell-036
 def _in_turns(x)->tuple:
     "One or several values that take turns"
     return tuple(x) if isinstance(x, (tuple, list)) and x else (x,)
@@ -265,7 +286,8 @@ def _tasks(questions, scenario, difficulty)->list[dict]:
     for name in scenarios:
         if name not in (None, *SCENARIOS):
             raise FtrlError(f"scenario {name!r} is unknown; expected one of {', '.join(SCENARIOS)}")
-    for level in levels: in_range(difficulty=level)
+    for level in levels:
+        in_range(difficulty=level)
     tasks = []
     for i, seed in enumerate(seed_questions(questions)):
         named = seed["scenario"] or scenarios[i % len(scenarios)]
@@ -276,12 +298,13 @@ def _transcript_of(out, split:str)->str | None:
     "The transcript beside a file; raises `FtrlError` for a file or a split that there cannot be"
     if split not in ("train", "test", "world"):
         raise FtrlError(f"split {split!r}; expected train, test or world")
-    if not out: return None
+    if not out:
+        return None
     if not str(out).removesuffix(".gz").endswith(".jsonl"):
         raise FtrlError(f"{out}: expected a name ending in .jsonl or .jsonl.gz")
     return str(out).removesuffix(".gz").removesuffix(".jsonl") + ".transcript.jsonl"
 
-# %% ../../../nbs/environments/authors/06_author.ipynb #cell-037
+# %% ../../../nbs/environments/authors/06_author.ipynb #cell-038
 def build_from_questions(
     questions, # A file or list of seed questions
     model, # A model, or its name as `load_model` takes it: "openai:NAME", "smollm2", a directory

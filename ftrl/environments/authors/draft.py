@@ -61,12 +61,14 @@ def _doc(tool:dict)->ToolDoc:
 
 def _told(arguments:dict, doc:ToolDoc | None)->dict:
     "Arguments without those that say what is the default anyway"
-    if doc is None: return arguments
+    if doc is None:
+        return arguments
     kept = {}
     for name, value in arguments.items():
         schema = doc.parameters["properties"].get(name, {})
         optional = name not in doc.parameters["required"] and "default" in schema
-        if not (optional and schema["default"] == value): kept[name] = value
+        if not (optional and schema["default"] == value):
+            kept[name] = value
     return kept
 
 # %% ../../../nbs/environments/authors/02_draft.ipynb #cell-010
@@ -81,7 +83,8 @@ class Toolset:
     def of(cls, tools:list[dict], calls:list[dict], distractors:list[dict]=())->"Toolset":
         "The tool set of a reply"
         docs, gold = {}, {}
-        for tool in (*tools, *distractors): docs[tool["name"]] = _doc(tool)
+        for tool in (*tools, *distractors):
+            docs[tool["name"]] = _doc(tool)
         for call in calls:
             name = call["tool"]
             gold[call["id"]] = Call(name, _told(call["arguments"], docs.get(name)))
@@ -125,11 +128,13 @@ def doc_faults(doc:ToolDoc)->str:
     for name in (doc.name, *properties):
         if not _usable(name):
             return f"{doc.name}: {name!r} cannot name a Python function or parameter; use snake_case"
-    if not doc.parameters["required"]: return f"{doc.name}: has no required parameter"
+    if not doc.parameters["required"]:
+        return f"{doc.name}: has no required parameter"
     if len(properties) > 20 or len(text) > 20_000:
         return f"{doc.name}: is too large; expected at most 20 parameters and 20,000 characters"
     for name, schema in properties.items():
-        if not schema.get("description"): return f"{doc.name}: parameter {name} has no description"
+        if not schema.get("description"):
+            return f"{doc.name}: parameter {name} has no description"
     mark = chat_mark(dumps(doc.schema))
     return f"{doc.name}: holds {mark}, which no chat template can show; leave it out" if mark else ""
 
@@ -137,9 +142,11 @@ def doc_faults(doc:ToolDoc)->str:
 def _argument_faults(arguments:dict, parameters:dict)->str:
     "What is wrong with the arguments of a call"
     for name in arguments:
-        if name not in parameters["properties"]: return f"{name!r} is no parameter"
+        if name not in parameters["properties"]:
+            return f"{name!r} is no parameter"
     text = dumps(arguments)
-    if len(text) > 2000: return "the arguments are larger than 2,000 characters"
+    if len(text) > 2000:
+        return "the arguments are larger than 2,000 characters"
     mark = chat_mark(text)
     return f"the arguments hold {mark}" if mark else schema_faults(arguments, parameters)
 
@@ -149,7 +156,8 @@ def call_faults(
     docs:dict[str, ToolDoc], # By name
 )->str:
     "What is wrong with one gold call; empty if nothing is"
-    if call.name not in docs: return f"the call of {id} names the tool {call.name!r}, which is not there"
+    if call.name not in docs:
+        return f"the call of {id} names the tool {call.name!r}, which is not there"
     wrong = _argument_faults(call.arguments, docs[call.name].parameters)
     return f"the call of {id}: {wrong}" if wrong else ""
 
@@ -160,20 +168,25 @@ def _docs_faults(tools:Toolset, plan:Plan)->str:
         text = dumps(doc.schema)
         shown = [hop.answer for hop in plan.hops if verify(text, hop.answer)]
         wrong = doc_faults(doc)
-        if wrong: return wrong
-        if shown: return f"{doc.name}: the document shows {shown[0]!r}, a sub-answer; take it out"
+        if wrong:
+            return wrong
+        if shown:
+            return f"{doc.name}: the document shows {shown[0]!r}, a sub-answer; take it out"
     return ""
 
 def _calls_faults(tools:Toolset, plan:Plan)->str:
     "What is wrong with the calls"
     wanted, docs = [hop.id for hop in plan.hops], {doc.name: doc for doc in tools.docs}
-    if set(tools.calls) != set(wanted): return f"there are calls for {sorted(tools.calls)}, expected {wanted}"
+    if set(tools.calls) != set(wanted):
+        return f"there are calls for {sorted(tools.calls)}, expected {wanted}"
     for id, call in tools.calls.items():
         wrong = call_faults(id, call, docs)
-        if wrong: return wrong
+        if wrong:
+            return wrong
     called, distractors = {call.name for call in tools.calls.values()}, set(tools.distractors)
     idle, busy = set(docs) - called - distractors, called & distractors
-    if idle: return f"no call uses {sorted(idle)}"
+    if idle:
+        return f"no call uses {sorted(idle)}"
     return f"a call uses the distractor {sorted(busy)}" if busy else ""
 
 # %% ../../../nbs/environments/authors/02_draft.ipynb #cell-024
@@ -183,6 +196,7 @@ def toolset_faults(
 )->str: # Empty if there are none
     "What is wrong with a tool set, in words for its writer"
     wrong = _docs_faults(tools, plan) or _calls_faults(tools, plan)
-    if wrong: return wrong
+    if wrong:
+        return wrong
     env = trial(draft_env(plan, tools))
     return judge("needed", env).reason or judge("distinct", env).reason

@@ -43,7 +43,8 @@ def _remembered(
     x, # A line of a transcript
 )->tuple[str, Reply] | None: # Its key and its reply; None for a failure
     "What a line tells; raises `KeyError`, `TypeError` or `ValueError` for one that is no exchange"
-    if "error" in x: return None
+    if "error" in x:
+        return None
     text, (read, written) = x["response"], x["tokens"]
     if not (isinstance(text, str) and isinstance(read, int) and isinstance(written, int)):
         raise TypeError("its response or its tokens are of another kind")
@@ -60,19 +61,25 @@ class Transcript:
         self.known, self.lock = {}, threading.Lock()
 
     def __enter__(self)->"Transcript":
-        if not self.path: return self
+        if not self.path:
+            return self
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        try: self.file = open(self.path, "a+b")
-        except OSError as e: raise FtrlError(f"{self.path}: cannot be written ({e.strerror})") from e
-        try: self._take()
+        try:
+            self.file = open(self.path, "a+b")
+        except OSError as e:
+            raise FtrlError(f"{self.path}: cannot be written ({e.strerror})") from e
+        try:
+            self._take()
         except BaseException:
             self.file.close()
             raise
         return self
 
     def __exit__(self, *error)->None:
-        if not self.file: return
-        if not self.path.stat().st_size: self.path.unlink()  # nothing was said
+        if not self.file:
+            return
+        if not self.path.stat().st_size:
+            self.path.unlink()  # nothing was said
         self.file.close()
 
 # %% ../../../nbs/environments/authors/00_ledger.ipynb #cell-015
@@ -81,7 +88,8 @@ _BEGINNING = b'{"model": '  # of every line
 @patch
 def _take(self:Transcript)->None:
     "Lock the file, and read what is there"
-    try: fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
         raise FtrlError(f"{self.path}: another process is writing it; wait for it, "
                         "or name another transcript") from e
@@ -90,7 +98,8 @@ def _take(self:Transcript)->None:
     whole = data.rfind(b"\n") + 1
     tail = data[whole:]
     torn = tail.startswith(_BEGINNING) or _BEGINNING.startswith(tail)
-    if not torn: whole = len(data)
+    if not torn:
+        whole = len(data)
     self._load(data[:whole])
     self.file.truncate(whole)
 
@@ -100,12 +109,15 @@ def _load(self:Transcript, data:bytes)->None:
     "Remember what the lines tell"
     for i, line in enumerate(data.split(b"\n"), 1):
         where = f"{self.path} line {i}"
-        try: found = _remembered(parsed(line.decode(), where)) if line.strip() else None
-        except FtrlError: raise
+        try:
+            found = _remembered(parsed(line.decode(), where)) if line.strip() else None
+        except FtrlError:
+            raise
         except (KeyError, TypeError, ValueError) as e:
             raise FtrlError(f"{where}: no recorded exchange ({type(e).__name__} {e}); "
                             "expected a transcript") from e
-        if found: self.known.setdefault(*found)
+        if found:
+            self.known.setdefault(*found)
 
 # %% ../../../nbs/environments/authors/00_ledger.ipynb #cell-017
 @patch
@@ -115,8 +127,10 @@ def add(self:Transcript,
     "Record an exchange"
     found = _remembered(line)
     with self.lock:
-        if found: self.known.setdefault(*found)
-        if not self.file: return
+        if found:
+            self.known.setdefault(*found)
+        if not self.file:
+            return
         self.file.write(json.dumps(line).encode() + b"\n")
         self.file.flush()
 
@@ -148,11 +162,14 @@ def take(self:Budget,
     most:int, # Tokens the reply may have
 )->int: # Tokens the reply gets
     "Reserve a request; raises `Stopped` where none fits"
-    if self.tokens is None: return most
+    if self.tokens is None:
+        return most
     with self.free:
-        while self._room(prompt) < most and self.held: self.free.wait()
+        while self._room(prompt) < most and self.held:
+            self.free.wait()
         room = self._room(prompt)
-        if room < min(most, self.least): raise Stopped(f"the budget of {self.tokens} tokens is spent")
+        if room < min(most, self.least):
+            raise Stopped(f"the budget of {self.tokens} tokens is spent")
         limit = min(most, room)
         self.held += limit + guessed(prompt)
         return limit
@@ -166,7 +183,8 @@ def settle(self:Budget,
 )->None:
     "Replace a reservation by what was paid"
     with self.free:
-        if self.tokens is not None: self.held -= limit + guessed(prompt)
+        if self.tokens is not None:
+            self.held -= limit + guessed(prompt)
         if reply:
             read = reply.prompt_tokens or guessed(prompt)
             written = reply.tokens or guessed(len(reply.text.encode("utf-8", "replace")))

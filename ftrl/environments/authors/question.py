@@ -60,10 +60,12 @@ _PLAN = closed_object(refused={"type": ["string", "null"]},
 def _answer_faults(hop:Hop, plan:Plan)->str:
     "What is wrong with the answer of one sub-question"
     said = f"the answer of {hop.id}, {hop.answer!r},"
-    if not verifiable(hop.answer): return f"{said} is too short or common to be searched for"
+    if not verifiable(hop.answer):
+        return f"{said} is too short or common to be searched for"
     if len(hop.answer) > 80:
         return f"the answer of {hop.id} has {len(hop.answer)} characters; expected a name, date or quantity"
-    if verify(plan.question, hop.answer): return f"{said} stands in the question"
+    if verify(plan.question, hop.answer):
+        return f"{said} stands in the question"
     for other in plan.hops:
         if other is not hop and verify(hop.answer, other.answer):
             return f"{said} contains that of {other.id}, {other.answer!r}"
@@ -83,9 +85,11 @@ def _order_faults(plan:Plan)->str:
     "What is wrong with the order and the dependencies"
     seen = {}
     for hop in plan.hops:
-        if hop.id in seen: return f"two sub-questions are called {hop.id}"
+        if hop.id in seen:
+            return f"two sub-questions are called {hop.id}"
         for id in hop.depends_on:
-            if id not in seen: return f"{hop.id} depends on {id}, which does not come before it"
+            if id not in seen:
+                return f"{hop.id} depends on {id}, which does not come before it"
             if not _names(hop.question, seen[id]):
                 return f"{hop.id} depends on {id} but its text does not name the answer {seen[id]!r}"
         seen[hop.id] = hop.answer
@@ -104,13 +108,16 @@ def answer_is_copied(plan:Plan)->bool:
 def _graph_faults(plan:Plan)->str:
     "What is wrong with how the sub-questions hang together"
     wrong = _order_faults(plan)
-    if wrong: return wrong
+    if wrong:
+        return wrong
     got = shape(replace(BLANK_ENV, subquestions=plan.hops))
-    if got != plan.scenario: return f"the dependencies have the shape {got}, expected {plan.scenario}"
+    if got != plan.scenario:
+        return f"the dependencies have the shape {got}, expected {plan.scenario}"
     return "" if answer_is_copied(plan) else f"the answer {plan.answer!r} is not copied from {_ends(plan)}"
 
 # %% ../../../nbs/environments/authors/03_question.ipynb #cell-017
-def _tidy(text:str)->str: return " ".join(text.split())
+def _tidy(text:str)->str:
+    return " ".join(text.split())
 
 def _hop(said:dict)->Hop:
     "One sub-question of a reply"
@@ -119,7 +126,8 @@ def _hop(said:dict)->Hop:
 
 def _text_faults(plan:Plan)->str:
     "What is wrong with the texts"
-    if not plan.question: return "the question is empty"
+    if not plan.question:
+        return "the question is empty"
     texts = [plan.question, *(hop.question for hop in plan.hops), *(hop.answer for hop in plan.hops)]
     mark = chat_mark("\n".join(texts))
     return f"a text holds {mark}, which no chat template can show; leave it out" if mark else ""
@@ -127,12 +135,14 @@ def _text_faults(plan:Plan)->str:
 # %% ../../../nbs/environments/authors/03_question.ipynb #cell-019
 def _known_faults(plan:Plan, known:str)->str:
     "Does the answer agree with the one that is known?"
-    if not known or verify(plan.answer, known) or verify(known, plan.answer): return ""
+    if not known or verify(plan.answer, known) or verify(known, plan.answer):
+        return ""
     return f"the answer is {plan.answer!r}, but it is known to be {known!r}"
 
 def _checked_plan(seed:dict, scenario:str | None, reply:dict)->Checked:
     "The check of stage 1"
-    if reply["refused"]: raise Rejected("refused", reply["refused"])
+    if reply["refused"]:
+        raise Rejected("refused", reply["refused"])
     hops = tuple(map(_hop, reply["subquestions"]))
     if not 1 <= len(hops) <= 12:
         return Checked(wrong=f"there are {len(hops)} sub-questions; expected 1 to 12")

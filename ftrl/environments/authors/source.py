@@ -101,7 +101,8 @@ _READ, _PROBED = ("static", "stable", "schema"), ("silent", "sensitive", "errors
 def _refused(verdicts)->Checked:
     "What the first gate that refuses says"
     for verdict in verdicts:
-        if not verdict.ok: return Checked(wrong=verdict.reason, gate=verdict.gate)
+        if not verdict.ok:
+            return Checked(wrong=verdict.reason, gate=verdict.gate)
     return Checked()
 
 def _checked_code(env:Env, doc:ToolDoc, sandbox, reply:dict)->Checked:
@@ -110,8 +111,10 @@ def _checked_code(env:Env, doc:ToolDoc, sandbox, reply:dict)->Checked:
     alone = _alone(env, doc, code)
     under_test = trial(alone)
     found = _refused(judge(gate, under_test) for gate in _READ)
-    if not found.wrong: found = _replies_faults(alone, doc, reply["example"], sandbox)
-    if not found.wrong: found = _refused(check(alone, sandbox, _PROBED))
+    if not found.wrong:
+        found = _replies_faults(alone, doc, reply["example"], sandbox)
+    if not found.wrong:
+        found = _refused(check(alone, sandbox, _PROBED))
     return found if found.wrong else Checked(code)
 
 # %% ../../../nbs/environments/authors/05_source.ipynb #cell-018
@@ -144,11 +147,14 @@ def ask_deploy(
         told = _told(env, doc, plan)
         talks[doc.name] = Talk(desk, "deploy", _DEPLOY, told, _CODE, plan.question)
         checks[doc.name] = partial(_checked_code, env, doc, sandbox)
-    for name, talk in talks.items(): codes[name] = talk.ask(checks[name])
+    for name, talk in talks.items():
+        codes[name] = talk.ask(checks[name])
     while True:
         env = replace(env, codes=dict(codes))
         refused = _refused(check(env, sandbox))
-        if not refused.wrong: return replace(env, gates=tuple(GATES))
+        if not refused.wrong:
+            return replace(env, gates=tuple(GATES))
         name = _blamed(env, refused.wrong)
-        if name is None: raise Rejected(refused.gate, refused.wrong)
+        if name is None:
+            raise Rejected(refused.gate, refused.wrong)
         codes[name] = talks[name].again(refused.gate, refused.wrong, checks[name])

@@ -19,8 +19,10 @@ from ...models.llm import LLM, Reply, Request
 # %% ../../../nbs/environments/authors/01_talk.ipynb #cell-005
 class Rejected(Exception):
     "An environment that cannot be had: who refused it, and why"
-    def __init__(self, gate:str, reason:str): self.gate, self.reason = gate, " ".join(reason.split())[:300]
-    def __str__(self): return f"{self.gate}: {self.reason}"
+    def __init__(self, gate:str, reason:str):
+        self.gate, self.reason = gate, " ".join(reason.split())[:300]
+    def __str__(self):
+        return f"{self.gate}: {self.reason}"
 
 class NoAnswer(Exception):
     "A request that the model did not answer"
@@ -34,10 +36,12 @@ def _nested(value)->bool:
     for _ in range(_DEEPEST):
         inner = [list(x.values()) if isinstance(x, dict) else x for x in level if isinstance(x, (dict, list))]
         level = [item for items in inner for item in items]
-        if not level: return False
+        if not level:
+            return False
     return True
 
-def _refuse_constant(name:str): raise ValueError(f"{name} is not JSON")
+def _refuse_constant(name:str):
+    raise ValueError(f"{name} is not JSON")
 
 # %% ../../../nbs/environments/authors/01_talk.ipynb #cell-009
 def first_object(
@@ -46,13 +50,19 @@ def first_object(
     "The first JSON object in a text; raises `ValueError` saying what is wrong"
     text = spoken(text or "")
     at = text.find("{")
-    if at < 0: raise ValueError("there is no JSON object in the reply")
+    if at < 0:
+        raise ValueError("there is no JSON object in the reply")
     decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-    try: value, _ = decoder.raw_decode(text[at:])
-    except RecursionError: raise ValueError("the JSON is nested too deeply") from None
-    if _nested(value): raise ValueError("the JSON is nested too deeply")
-    try: dumps(value).encode()
-    except UnicodeEncodeError: raise ValueError("a string holds half a surrogate pair") from None
+    try:
+        value, _ = decoder.raw_decode(text[at:])
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+    if _nested(value):
+        raise ValueError("the JSON is nested too deeply")
+    try:
+        dumps(value).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a string holds half a surrogate pair") from None
     return value
 
 # %% ../../../nbs/environments/authors/01_talk.ipynb #cell-012
@@ -64,7 +74,8 @@ def schema_faults(
     import jsonschema
     errors = jsonschema.Draft202012Validator(schema).iter_errors(value)
     worst = jsonschema.exceptions.best_match(errors)
-    if worst is None: return ""
+    if worst is None:
+        return ""
     place = ""
     for part in worst.absolute_path:
         place += f"[{part}]" if isinstance(part, int) else f".{part}"
@@ -98,24 +109,32 @@ def reply_to(self:Door,
     limit:int, # Tokens the reply may have
 )->Reply: # Perhaps with an error
     "The model's reply; raises what the model raises"
-    if self.model.concurrent: return self._chat([request], limit)[0]
+    if self.model.concurrent:
+        return self._chat([request], limit)[0]
     mine = _Waiting(request, limit)
     self.waiting.append(mine)
     with self.turn:
-        if mine.reply is None: self._reply_all(limit)  # else another thread has asked for us
-    if isinstance(mine.reply, Exception): raise mine.reply
+        if mine.reply is None:
+            self._reply_all(limit)  # else another thread has asked for us
+    if isinstance(mine.reply, Exception):
+        raise mine.reply
     return mine.reply
 
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-017
 @patch
 def _reply_all(self:Door, limit:int)->None:
     "Ask for all that wait for a reply of this length"
     together = [w for w in list(self.waiting) if w.limit == limit]
-    for w in together: self.waiting.remove(w)
-    try: replies = self._chat([w.request for w in together], limit)
-    except Exception as e: replies = [e] * len(together)  # raised in each thread
-    for w, reply in zip(together, replies): w.reply = reply
+    for w in together:
+        self.waiting.remove(w)
+    try:
+        replies = self._chat([w.request for w in together], limit)
+    except Exception as e:
+        replies = [e] * len(together)  # raised in each thread
+    for w, reply in zip(together, replies):
+        w.reply = reply
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-019
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-020
 @dataclass
 class Desk:
     "What all talks of a run share"
@@ -130,14 +149,15 @@ class Desk:
     locks: dict = field(default_factory=dict)
     closed: bool = False
 
-    def __post_init__(self): self.door = Door(self.model, self.temperature, self.seed)
+    def __post_init__(self):
+        self.door = Door(self.model, self.temperature, self.seed)
 
     @property
     def name(self)->str:
         "Whom we talk to: a name alone does not tell which weights, or which recording"
         return " ".join(filter(None, (self.model.name, self.model.mark)))
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-021
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-022
 @dataclass
 class Talk:
     "A conversation about one input of one stage"
@@ -157,7 +177,7 @@ class Talk:
         self.messages = [{"role": "system", "content": told}, {"role": "user", "content": dumps(self.input)}]
         self.id = f"{self.stage}-{exchange_key('', self.desk.seed, self.stage, self.input, 0)[:12]}"
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-023
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-024
 @patch
 def _exchange(self:Talk)->Reply:
     "The model's next reply, from the transcript or from the model"
@@ -165,7 +185,8 @@ def _exchange(self:Talk)->Reply:
     key = exchange_key(desk.name, desk.seed, self.stage, self.input, self.attempt)
     with desk.locks.setdefault(key, threading.Lock()):
         known = desk.transcript.known.get(key)
-        if known is None: return self._paid()
+        if known is None:
+            return self._paid()
     desk.counts["recorded"] += 1
     return known
 
@@ -176,27 +197,31 @@ def _line(self:Talk)->dict:
             "attempt": self.attempt, "question": self.question, "id": self.id,
             "request": copy.deepcopy(self.messages)}
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-025
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-026
 @patch
 def _paid(self:Talk)->Reply:
     "A reply of the model, within the budget, written down"
     desk, size = self.desk, len(dumps(self.messages).encode())
-    if desk.closed: raise Stopped("the run was closed")
+    if desk.closed:
+        raise Stopped("the run was closed")
     limit, reply, start = desk.budget.take(size, desk.limit), None, time.monotonic()
     request = Request(self.messages, id=self.id, schema={"title": self.stage, **self.schema})
-    try: reply = desk.door.reply_to(request, limit)
-    finally: desk.budget.settle(size, limit, reply if reply and not reply.error else None)
+    try:
+        reply = desk.door.reply_to(request, limit)
+    finally:
+        desk.budget.settle(size, limit, reply if reply and not reply.error else None)
     if reply.error:
         desk.transcript.add(**self._line(), error=reply.error)
         raise NoAnswer(reply.error)
     desk.counts["asked"] += 1
-    if reply.truncated and limit < desk.limit: raise Stopped("the budget cut a reply short")
+    if reply.truncated and limit < desk.limit:
+        raise Stopped("the budget cut a reply short")
     desk.transcript.add(**self._line(), response=reply.text, finish="length" if reply.truncated else "stop",
                         tokens=[reply.prompt_tokens, reply.tokens],
                         seconds=round(time.monotonic() - start, 2))
     return reply
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-027
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-028
 @dataclass(frozen=True)
 class Checked:
     "What a check makes of a reply"
@@ -207,7 +232,8 @@ class Checked:
 @patch
 def _judge(self:Talk, check:Callable)->Checked:
     "What is made of the last reply"
-    try: value = first_object(self.last.text)
+    try:
+        value = first_object(self.last.text)
     except ValueError as e:
         cut = f"the reply was cut off after {self.last.tokens} tokens; write less"
         return Checked(wrong=cut if self.last.truncated else str(e), gate="reply")
@@ -217,13 +243,14 @@ def _judge(self:Talk, check:Callable)->Checked:
 @patch
 def _correct(self:Talk, gate:str, reason:str)->None:
     "Tell the model what is wrong, or give up"
-    if self.attempt >= self.desk.repairs: raise Rejected(gate, reason)
+    if self.attempt >= self.desk.repairs:
+        raise Rejected(gate, reason)
     self.attempt += 1
     self.desk.counts["repairs"] += 1
     told = f"That cannot be used: {reason}\nCorrect it and reply with the whole JSON object again."
     self.messages += [{"role": "assistant", "content": self.last.text}, {"role": "user", "content": told}]
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-028
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-029
 @patch
 def ask(self:Talk,
     check:Callable[[dict], Checked]=Checked, # JSON object -> what it is good for
@@ -232,7 +259,8 @@ def ask(self:Talk,
     while True:
         self.last = self._exchange()
         found = self._judge(check)
-        if not found.wrong: return found.value
+        if not found.wrong:
+            return found.value
         self._correct(found.gate or self.stage, found.wrong)
 
 @patch

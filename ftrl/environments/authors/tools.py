@@ -51,7 +51,8 @@ def _checked_document(hop:Hop, plan:Plan, reply:dict)->Checked:
     wrong = doc_faults(doc) or call_faults(hop.id, told.calls[hop.id], {doc.name: doc})
     text = dumps(tool)
     shown = [other.answer for other in plan.hops if verify(text, other.answer)]
-    if not wrong and shown: wrong = f"the document shows {shown[0]!r}, which is a sub-answer"
+    if not wrong and shown:
+        wrong = f"the document shows {shown[0]!r}, which is a sub-answer"
     return Checked(Documented(tool, call), wrong)
 
 # %% ../../../nbs/environments/authors/04_tools.ipynb #cell-008
@@ -85,7 +86,8 @@ def _twice(names:Iterable[str])->str | None:
     "The first name that stands there before"
     seen = set()
     for name in names:
-        if name in seen: return name
+        if name in seen:
+            return name
         seen.add(name)
     return None
 
@@ -93,8 +95,10 @@ def _twice(names:Iterable[str])->str | None:
 def _checked_merge(most:int, plan:Plan, reply:dict)->Checked:
     "The check of stage 3"
     names = [tool["name"] for tool in reply["tools"]]
-    if _twice(names): return Checked(wrong=f"two tools have the same name: {names}")
-    if len(names) > most: return Checked(wrong=f"there are {len(names)} tools, more than the {most} given")
+    if _twice(names):
+        return Checked(wrong=f"two tools have the same name: {names}")
+    if len(names) > most:
+        return Checked(wrong=f"there are {len(names)} tools, more than the {most} given")
     tools = Toolset.of(reply["tools"], reply["calls"])
     return Checked(tools, toolset_faults(tools, plan))
 
@@ -105,7 +109,8 @@ def ask_integrate(
 )->Toolset:
     "Stage 3: merge tools that overlap"
     tools, calls = [d.tool for d in documented], [d.call for d in documented]
-    if len(tools) == 1: return Toolset.of(tools, calls)
+    if len(tools) == 1:
+        return Toolset.of(tools, calls)
     talk = Talk(desk, "integrate", _INTEGRATE, {"tools": tools, "calls": calls}, _INTEGRATED, plan.question)
     return talk.ask(partial(_checked_merge, len(tools), plan))
 
@@ -155,7 +160,8 @@ def _wanted(tools:Toolset, plan:Plan, difficulty:int, r)->Wanted:
     return Wanted(using, parameters, max(1 + min(difficulty, 2), total - len(tools.docs)))
 
 # %% ../../../nbs/environments/authors/04_tools.ipynb #cell-020
-def _size(doc:ToolDoc)->int: return len(doc.parameters["properties"])
+def _size(doc:ToolDoc)->int:
+    return len(doc.parameters["properties"])
 
 def _is_rich(doc:ToolDoc)->bool:
     "Has it an array, an object or a union of types?"
@@ -180,7 +186,8 @@ def _strategy_faults(old:Toolset, new:Toolset, wanted:Wanted)->str:
 def _checked_scaling(tools:Toolset, plan:Plan, wanted:Wanted, reply:dict)->Checked:
     "The check of stage 4"
     twice = _twice(tool["name"] for tool in (*reply["tools"], *reply["distractors"]))
-    if twice: return Checked(wrong=f"two tools are called {twice}")
+    if twice:
+        return Checked(wrong=f"two tools are called {twice}")
     harder = Toolset.of(reply["tools"], reply["calls"], reply["distractors"])
     return Checked(harder, toolset_faults(harder, plan) or _strategy_faults(tools, harder, wanted))
 

@@ -16,18 +16,24 @@ _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d([.,]\d+)?)?( ?[+-]\d\d
 
 def _sort_of_text(text:str)->str:
     "date, moment or text"
-    if _DATE.fullmatch(text): return "date"
+    if _DATE.fullmatch(text):
+        return "date"
     return "moment" if _MOMENT.fullmatch(text) else "text"
 
 def sort_of(
     x, # A cell
 )->str:
     "number, date, moment, text, flag or other"
-    if isinstance(x, bool): return "flag"
-    if isinstance(x, (int, float, Decimal)): return "number"
-    if isinstance(x, datetime.datetime): return "moment"
-    if isinstance(x, datetime.date): return "date"
-    if isinstance(x, str): return _sort_of_text(x)
+    if isinstance(x, bool):
+        return "flag"
+    if isinstance(x, (int, float, Decimal)):
+        return "number"
+    if isinstance(x, datetime.datetime):
+        return "moment"
+    if isinstance(x, datetime.date):
+        return "date"
+    if isinstance(x, str):
+        return _sort_of_text(x)
     return "text" if type(x).__name__ == "UUID" else "other"
 
 # %% ../../../nbs/environments/tabular/01_cells.ipynb #cell-008
@@ -56,17 +62,21 @@ def decimals(
     "Decimals that show all of them"
     finite = [x for x in xs if exact(x).is_finite()]
     declared = [-exact(x).as_tuple().exponent for x in finite if isinstance(x, Decimal)]
-    if declared: return max(0, *declared)
+    if declared:
+        return max(0, *declared)
     most = max((_float_places(x) for x in finite if isinstance(x, float)), default=0)
-    if most > _FEW: most = max(len(f"{x:.6f}".rstrip("0").split(".")[1]) for x in finite)
+    if most > _FEW:
+        most = max(len(f"{x:.6f}".rstrip("0").split(".")[1]) for x in finite)
     return 2 if most == 1 else most  # prices: 30.50, not 30.5
 
 # %% ../../../nbs/environments/tabular/01_cells.ipynb #cell-014
 def _number(x, unit:str, digits:int)->str | None:
     "A number with its unit"
     value = exact(x)
-    if not value.is_finite(): return None
-    if not value: value = Decimal(0)  # -0.0 has no sign
+    if not value.is_finite():
+        return None
+    if not value:
+        value = Decimal(0)  # -0.0 has no sign
     text = f"{value:,.{digits}f}"
     error = abs(Decimal(text.replace(",", "")) - value)
     return None if error > abs(value) * Decimal("0.005") else f"{text} {unit}".strip()
@@ -76,7 +86,8 @@ def normal_text(
     x, # A cell
 )->str:
     "A cell as plain text: whole floats without a point, no space around it, one form of Unicode"
-    if isinstance(x, float) and math.isfinite(x) and x == int(x): x = int(exact(x))
+    if isinstance(x, float) and math.isfinite(x) and x == int(x):
+        x = int(exact(x))
     text = f"{x:f}" if isinstance(x, Decimal) else str(x)
     return unicodedata.normalize("NFC", text.strip())
 
@@ -89,8 +100,10 @@ def _text(x)->str | None:
 def _day(x)->str | None:
     "The day of a date or moment, if the calendar has it"
     day = str(x)[:10]
-    try: return day if datetime.date.fromisoformat(day) else None
-    except ValueError: return None
+    try:
+        return day if datetime.date.fromisoformat(day) else None
+    except ValueError:
+        return None
 
 # %% ../../../nbs/environments/tabular/01_cells.ipynb #cell-020
 def show(
@@ -101,7 +114,10 @@ def show(
 )->str | None:
     "A cell as text, None where it cannot be an answer"
     sort = sort_of(x)
-    if x is None or sort in ("flag", "other"): return None
-    if range == "text": return _text(x)
-    if range == "number": return _number(x, unit, digits) if sort == "number" else None
+    if x is None or sort in ("flag", "other"):
+        return None
+    if range == "text":
+        return _text(x)
+    if range == "number":
+        return _number(x, unit, digits) if sort == "number" else None
     return _day(x) if sort in ("date", "moment") else None

@@ -18,7 +18,8 @@ def need(
     module:str, # "sqlalchemy"
 ):
     "Import a module of the extra `tables`"
-    try: return importlib.import_module(module)
+    try:
+        return importlib.import_module(module)
     except ImportError as e:
         package = module.split(".")[0]
         raise FtrlError(f"{package} is missing; expected the extra `tables`: pip install 'ftrl[tables]'") from e
@@ -47,8 +48,10 @@ def told(
     secrets=(), # What must not be told
 )->Iterator[None]:
     "Turn a driver's error into one line"
-    try: yield
-    except FtrlError: raise
+    try:
+        yield
+    except FtrlError:
+        raise
     except Exception as e:  # drivers raise what they like
         lines = str(getattr(e, "orig", None) or e).strip().splitlines() or [type(e).__name__]
         why = _without(lines[0], secrets)[:300]
@@ -84,7 +87,8 @@ def sql_table(
 ):
     "A table in SQLAlchemy's terms"
     sa = need("sqlalchemy")
-    def quoted(word): return sa.sql.quoted_name(word, True)
+    def quoted(word):
+        return sa.sql.quoted_name(word, True)
     return sa.table(quoted(name), *(sa.column(quoted(c), t) for c, t in columns.items()))
 
 def unreadable(
@@ -94,8 +98,10 @@ def unreadable(
     return {c: f"holds {t}, no plain values" for c, t in types.items() if re.search(_NESTED, str(t), re.I)}
 
 # %% ../../../nbs/environments/tabular/02_database.ipynb #cell-018
-def _nothing(): "Nothing to let go of"
+def _nothing():
+    "Nothing to let go of"
 
+# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-019
 @dataclass
 class Database:
     "Tables under one roof, for reading"
@@ -112,25 +118,32 @@ class Database:
 
     def run(self, statement)->list[tuple]:
         "The rows of a statement"
-        with told(self.spec, self.secrets): return [tuple(r) for r in self.execute(statement)]
+        with told(self.spec, self.secrets):
+            return [tuple(r) for r in self.execute(statement)]
 
     def once(self, key:tuple, make:Callable):
         "What `make` gives, computed once: a big table is not counted twice"
-        if key not in self.known: self.known[key] = make()
+        if key not in self.known:
+            self.known[key] = make()
         return self.known[key]
 
-    def __enter__(self): return self
-    def __exit__(self, *_): self.close()
-    def __repr__(self): return f"Database({self.spec}: {', '.join(self.tables)})"
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        self.close()
+    def __repr__(self):
+        return f"Database({self.spec}: {', '.join(self.tables)})"
 
-# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-022
+# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-023
 @patch
 def text_of(self:Database, table:str, column:str):
     "A column as text, in one form of Unicode where the database knows how"
     sa, c = need("sqlalchemy"), self.tables[table].sql.c[column]
     text = sa.cast(c, sa.Text)
-    if self.dialect == "sqlite": return sa.case((sa.func.typeof(c) == "text", sa.func.ftrl_text(c)), else_=text)
-    if self.dialect == "duckdb": return sa.func.nfc_normalize(text)
+    if self.dialect == "sqlite":
+        return sa.case((sa.func.typeof(c) == "text", sa.func.ftrl_text(c)), else_=text)
+    if self.dialect == "duckdb":
+        return sa.func.nfc_normalize(text)
     return sa.func.normalize(text) if self.dialect == "postgresql" and self.unicode else text
 
 @patch
@@ -144,13 +157,14 @@ def _portions(values, size:int=20_000)->Iterator[list[str]]:
     values = sorted(set(values))
     yield from (values[i:i + size] for i in range(0, len(values), size))
 
-# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-024
+# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-025
 @patch
 def count(self:Database, table:str)->int:
     "Rows of a table"
     sa = need("sqlalchemy")
     s = sa.select(sa.func.count()).select_from(self.tables[table].sql)
-    def counted(): return self.run(s)[0][0]
+    def counted():
+        return self.run(s)[0][0]
     return self.once((table,), counted)
 
 @patch
@@ -158,10 +172,11 @@ def distinct(self:Database, table:str, column:str)->int:
     "Different values of a column"
     sa = need("sqlalchemy")
     s = sa.select(sa.func.count(sa.distinct(self.tables[table].sql.c[column])))
-    def counted(): return self.run(s)[0][0]
+    def counted():
+        return self.run(s)[0][0]
     return self.once((table, column), counted)
 
-# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-027
+# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-028
 @patch
 def sample(self:Database, table:str, key:str, n:int)->list[str]:
     "Some keys of a table, as text, spread over all of it by their MD5"
@@ -172,10 +187,11 @@ def sample(self:Database, table:str, key:str, n:int)->list[str]:
         mixed_up = sa.type_coerce(raw, sa.BigInteger) * 48271 % 2147483647
         place = sa.case((sa.func.typeof(raw) == "integer", mixed_up), else_=place)
     s = sa.select(text).where(text.is_not(None)).order_by(place, text).limit(n)
-    def drawn(): return [r[0] for r in self.run(s)]
+    def drawn():
+        return [r[0] for r in self.run(s)]
     return self.once((table, key, n), drawn)
 
-# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-030
+# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-031
 @patch
 def read(self:Database,
          table:str, # Which table
@@ -188,11 +204,12 @@ def read(self:Database,
     "Rows of a table: all, the first, or those with certain keys"
     sa, c = need("sqlalchemy"), self.tables[table].sql.c
     s = sa.select(*(self.text_of(table, n) for n in texts), *(c[n] for n in columns))
-    if not where: return self.run(s if limit is None else s.limit(limit))
+    if not where:
+        return self.run(s if limit is None else s.limit(limit))
     wanted = self.text_of(table, where)
     return [row for portion in _portions(values) for row in self.run(s.where(wanted.in_(portion)))]
 
-# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-033
+# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-034
 def _lower(values:list[str])->Iterator[str]:
     "Values in lower case; a server's lower case may know ASCII only, so both forms"
     for v in values:
@@ -218,7 +235,7 @@ def variants(self:Database, table:str, column:str, values:list[str])->set[str]:
         out |= {r[0].lower() for r in self.run(s)}
     return out
 
-# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-036
+# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-037
 @patch
 def sizes(self:Database, table:str, group:str, values:list[str])->dict[str, int]:
     "Rows of each group"
@@ -245,13 +262,15 @@ def extremes(self:Database,
         out |= {group: (key, value) for group, key, value in self.run(alone) if key is not None}
     return out
 
-# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-039
+# %% ../../../nbs/environments/tabular/02_database.ipynb #cell-040
 @patch
 def impure(self:Database, table:str, column:str, dates:bool)->int: # `dates`: dates that are stored as text
     "Values by which the column cannot be ordered: text among numbers, no ISO date among dates"
     sa, t = need("sqlalchemy"), self.tables[table]
-    if column in t.mixed: return t.mixed[column]
-    if self.dialect != "sqlite" and not dates: return 0
+    if column in t.mixed:
+        return t.mixed[column]
+    if self.dialect != "sqlite" and not dates:
+        return 0
     c = t.sql.c[column]
     odd = self.text_of(table, column).not_like("____-__-__%") if dates else sa.func.typeof(c).not_in(["integer", "real"])
     return self.run(sa.select(sa.func.count()).where(c.is_not(None), odd))[0][0]

@@ -21,27 +21,35 @@ _LONGEST = 1 << 20
 def _encoding(path:Path)->str:
     "UTF-16 if the file says so, else UTF-8"
     opened = gzip.open if path.name.lower().endswith(".gz") else open
-    with opened(path, "rb") as f: return "utf-16" if f.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    with opened(path, "rb") as f:
+        return "utf-16" if f.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 @contextmanager
 def _read_errors(path:Path)->Iterator[None]:
     "What goes wrong in reading, as one line"
-    try: yield
-    except UnicodeError as e: raise FtrlError(f"{path}: not UTF-8 text ({e}); expected a UTF-8 file") from e
-    except (gzip.BadGzipFile, EOFError, zlib.error) as e: raise FtrlError(f"{path}: a broken .gz file ({e})") from e
-    except OSError as e: raise FtrlError(f"{path}: cannot be read ({e.strerror or e})") from e
+    try:
+        yield
+    except UnicodeError as e:
+        raise FtrlError(f"{path}: not UTF-8 text ({e}); expected a UTF-8 file") from e
+    except (gzip.BadGzipFile, EOFError, zlib.error) as e:
+        raise FtrlError(f"{path}: a broken .gz file ({e})") from e
+    except OSError as e:
+        raise FtrlError(f"{path}: cannot be read ({e.strerror or e})") from e
 
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-006
 def text_lines(path:Path)->Iterator[str]:
     "The lines of a text file, line ends included"
     opened = gzip.open if path.name.lower().endswith(".gz") else open
     with _read_errors(path), opened(path, "rt", encoding=_encoding(path), newline="") as f:
         for i in itertools.count(1):
             line = f.readline(_LONGEST)
-            if len(line) == _LONGEST: raise FtrlError(f"{path} line {i}: longer than 1 MB; expected a table")
-            if not line: return
+            if len(line) == _LONGEST:
+                raise FtrlError(f"{path} line {i}: longer than 1 MB; expected a table")
+            if not line:
+                return
             yield line
 
-# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-008
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-009
 @dataclass(frozen=True)
 class Record:
     "One record of a CSV file"
@@ -54,20 +62,26 @@ def csv_records(path:Path, delimiter:str)->Iterator[Record]:
     reader = csv.reader(text_lines(path), delimiter=delimiter, strict=True)
     while True:
         start = reader.line_num
-        try: fields = next(reader)
-        except StopIteration: return
-        except csv.Error: fields = None
-        if fields == []: continue
-        if start == 0 and fields and re.fullmatch("sep=.?", "".join(fields)): continue
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            fields = None
+        if fields == []:
+            continue
+        if start == 0 and fields and re.fullmatch("sep=.?", "".join(fields)):
+            continue
         yield Record(start + 1, reader.line_num - start, fields)
 
-# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-011
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-012
 _DELIMITERS = "\t;|,"
 
 def _sniffed(path:Path, delimiter:str, n:int=200)->tuple[float, int]:
     "How well a delimiter fits: the share of records like the header, and its fields"
     head, *rest = [r.fields for r in itertools.islice(csv_records(path, delimiter), n)] or [None]
-    if head is None or len(head) < 2: return 0, 1
+    if head is None or len(head) < 2:
+        return 0, 1
     alike = sum(fields is not None and len(fields) == len(head) for fields in rest)
     return alike / len(rest) if rest else 1, len(head)
 
@@ -77,7 +91,7 @@ def delimiter_of(path:Path)->str:
     best = max(_DELIMITERS, key=fits.get)
     return best if fits[best][0] else ","
 
-# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-014
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-015
 _VALUE = re.compile(r"[+-]?[$€£]?\d+([.,]\d+)*%?|\d{1,4}[-/.]\d\d?[-/.]\d{1,4}([ T].*)?|\S+@\S+\.\S+|https?://.*|true|false|\\N", re.I)
 _YEAR = re.compile(r"(1[5-9]|20|21)\d\d")
 
@@ -88,13 +102,16 @@ def _build(text:str)->str:
 def _is_value(name:str, below:list[str])->bool:
     "Does a name of the header look like a value?"
     below = [v for v in map(str.strip, below) if v]
-    if name in below: return True
-    if _YEAR.fullmatch(name): return any(map(_YEAR.fullmatch, below))
-    if _VALUE.fullmatch(name): return True
+    if name in below:
+        return True
+    if _YEAR.fullmatch(name):
+        return any(map(_YEAR.fullmatch, below))
+    if _VALUE.fullmatch(name):
+        return True
     alike = sum(_build(v) == _build(name) for v in below)
     return bool(re.search(r"\d", name)) and len(below) > 1 and alike > len(below) / 2
 
-# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-016
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-017
 def column_names(header:list[str])->dict[str, str]: # Column -> the name it was given
     "A column for each name, also where names recur (databases know no case)"
     columns, taken, seen = {}, set(), Counter()
@@ -108,7 +125,7 @@ def column_names(header:list[str])->dict[str, str]: # Column -> the name it was 
         taken.add(column.lower())
     return columns
 
-# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-018
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-019
 @dataclass(frozen=True)
 class Layout:
     "How a CSV file is laid out"
@@ -117,13 +134,16 @@ class Layout:
     start: int   # The line of the header
 
     @property
-    def columns(self)->dict[str, str]: return column_names(self.header)
+    def columns(self)->dict[str, str]:
+        return column_names(self.header)
 
     def records(self, path:Path)->Iterator[Record]:
         "The records behind the header; a header that comes again, as in joined files, is passed over"
         for r in csv_records(path, self.delimiter):
-            if r.line > self.start and r.fields != self.header: yield r
+            if r.line > self.start and r.fields != self.header:
+                yield r
 
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-020
 def layout(path:Path)->Layout:
     "How a CSV file is laid out; a file without a header is refused"
     delimiter = delimiter_of(path)
@@ -140,7 +160,7 @@ def _with_header(path:Path, delimiter:str, head:Record | None, rest:list)->Layou
             raise FtrlError(f"{path}: the first line looks like data ({name.strip()[:40]!r}); expected column names in the first line")
     return Layout(delimiter, head.fields, head.line)
 
-# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-021
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-023
 @dataclass(frozen=True)
 class Notation:
     "How a column writes its numbers"
@@ -152,17 +172,19 @@ class Notation:
         "A regular expression of one number"
         digits = {"": r"(\d+(\.\d+)?|\.\d+)([eE][+-]\d{1,3})?", "thousands": r"([1-9]\d{0,2}(,\d{3})+|\d+)(\.\d+)?",
                   "decimal": r"([1-9]\d{0,2}(\.\d{3})+|\d+)(,\d+)?"}[self.comma]
-        if not self.sign: return f"[+-]?{digits}"
+        if not self.sign:
+            return f"[+-]?{digits}"
         sign = re.escape(self.sign)
         return f"[+-]?({sign} ?[+-]?{digits}|{digits} ?{sign})"
 
     def plain(self, text:str)->str:
         "The number as programs write it"
         text = text.replace(self.sign, "").replace(" ", "") if self.sign else text
-        if self.comma == "decimal": return text.replace(".", "").replace(",", ".")
+        if self.comma == "decimal":
+            return text.replace(".", "").replace(",", ".")
         return text.replace(",", "") if self.comma == "thousands" else text
 
-# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-023
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-025
 AMBIGUOUS = "its numbers have commas that could part thousands or decimals; write 1234 or 1.234"
 
 def _share(pattern:str, values:list[str])->list[str]:
@@ -176,9 +198,12 @@ def notation(
     "How a column writes its numbers"
     signs = Counter(s for v in values for s in "$€£¥%" if s in v)
     sign = signs.most_common(1)[0][0] if signs and max(signs.values()) >= .9 * len(values) else ""
-    if not any("," in v for v in values): return Notation("", sign)
+    if not any("," in v for v in values):
+        return Notation("", sign)
     thousands, decimal = (set(_share(Notation(c, sign).pattern, values)) for c in ("thousands", "decimal"))
-    if len(thousands | decimal) < .9 * len(values): return Notation("", sign)
+    if len(thousands | decimal) < .9 * len(values):
+        return Notation("", sign)
     only_thousands, only_decimal = len(thousands - decimal), len(decimal - thousands)
-    if not only_thousands and not only_decimal: return None
+    if not only_thousands and not only_decimal:
+        return None
     return Notation("thousands" if only_thousands > only_decimal else "decimal", sign)

@@ -32,10 +32,12 @@ def write_names(
     "Write a names file atomically"
     yaml = need("yaml")
     class Plain(yaml.SafeDumper):
-        def ignore_aliases(self, data): return True
+        def ignore_aliases(self, data):
+            return True
     text = yaml.dump(plan, Dumper=Plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
     head = _HEAD.format(spec=" ".join(spec.split()))  # a line break in a file's name would end the comment
-    with atomic(path) as temp: temp.write_text(head + text, encoding="utf-8")
+    with atomic(path) as temp:
+        temp.write_text(head + text, encoding="utf-8")
 
 # %% ../../../nbs/environments/tabular/08_names.ipynb #cell-008
 _PARTS = {"world": str, "kinds": dict, "relations": dict}
@@ -45,40 +47,55 @@ def _parsed(text:str, path):
     yaml = need("yaml")
     class Plain(yaml.SafeLoader):
         def compose_node(self, parent, index):
-            if self.check_event(yaml.AliasEvent): raise yaml.YAMLError("an alias; expected none")
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("an alias; expected none")
             return super().compose_node(parent, index)
-    try: return yaml.load(text, Plain)
+    try:
+        return yaml.load(text, Plain)
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as e:
         why = " ".join(str(e).split())[:200]
         raise FtrlError(f"{path}: {why}; expected a names file in YAML") from None
 
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-009
 def read_names(
     path, # A .yaml file
 )->dict:
     "Read a names file"
-    try: text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e: raise FtrlError(f"{path}: {e}; expected a names file in YAML") from e
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise FtrlError(f"{path}: {e}; expected a names file in YAML") from e
     plan = _parsed(text, path)
-    if not isinstance(plan, dict): raise FtrlError(f"{path}: {type(plan).__name__}; expected a names file with {', '.join(_PARTS)}")
+    if not isinstance(plan, dict):
+        raise FtrlError(f"{path}: {type(plan).__name__}; expected a names file with {', '.join(_PARTS)}")
     for part, kind in _PARTS.items():
         if not isinstance(plan.get(part), kind) or not plan[part]:
             raise FtrlError(f"{path}: `{part}` is missing or of the wrong type; expected a names file with {', '.join(_PARTS)}")
     return plan
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-011
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-012
 FORMS = ("column", "count", "most", "least", "inverse", "list")
 
 def form_of(relation:dict)->str:
     "Which form of relation it is"
     return next(form for form in FORMS if form in relation)
 
-def _is_pair(x)->bool: return isinstance(x, list) and len(x) == 2 and all(isinstance(t, str) for t in x)
-def _is_phrase(x)->bool: return isinstance(x, str) and x.count("{x}") == 1 and not set("{}") & set(x.replace("{x}", ""))
-def _is_phrases(x)->bool: return isinstance(x, list) and all(map(_is_phrase, x))
-def _is_pairs(x)->bool: return isinstance(x, list) and bool(x) and all(map(_is_pair, x))
-def _is_text(x)->bool: return isinstance(x, str)
-def _is_digits(x)->bool: return isinstance(x, int) and not isinstance(x, bool) and 0 <= x <= 40
-def _is_shape(x)->bool: return x in ("1:1", "n:1", "1:n", "n:m")
+def _is_pair(x)->bool:
+    return isinstance(x, list) and len(x) == 2 and all(isinstance(t, str) for t in x)
+def _is_phrase(x)->bool:
+    return isinstance(x, str) and x.count("{x}") == 1 and not set("{}") & set(x.replace("{x}", ""))
+def _is_phrases(x)->bool:
+    return isinstance(x, list) and all(map(_is_phrase, x))
+def _is_pairs(x)->bool:
+    return isinstance(x, list) and bool(x) and all(map(_is_pair, x))
+
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-013
+def _is_text(x)->bool:
+    return isinstance(x, str)
+def _is_digits(x)->bool:
+    return isinstance(x, int) and not isinstance(x, bool) and 0 <= x <= 40
+def _is_shape(x)->bool:
+    return x in ("1:1", "n:1", "1:n", "n:m")
 
 _KIND = {"plural": _is_text, "table": _is_text, "key": _is_text, "name": _is_text, "note": _is_text, "said": _is_phrase,
          "values": _is_pairs}
@@ -89,7 +106,7 @@ _EXPECTED = {_is_text: "a text", _is_pair: "[table, column]", _is_pairs: "a list
              _is_digits: "a number from 0 to 40", _is_phrase: "a text that contains {x} and no other braces",
              _is_phrases: "a list of texts that contain {x} and no other braces"}
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-012
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-014
 @dataclass(frozen=True)
 class _Check:
     "A names file's content, and the tables it should fit"
@@ -102,7 +119,8 @@ class _Check:
         return table in self.db.tables and column in self.db.tables[table].columns
 
     def require(self, ok, place:str, why:str)->None:
-        if not ok: raise FtrlError(f"{self.where}: {place}: {why}")
+        if not ok:
+            raise FtrlError(f"{self.where}: {place}: {why}")
 
     def fields(self, place:str, entry, types:dict[str, Callable])->None:
         "Is every field known, and of its type?"
@@ -117,20 +135,24 @@ class _Check:
         fit = "plural" in entry and ("table" in entry) != ("values" in entry)
         self.require(fit, name, "expected `plural`, and either `table` or `values`")
         pairs = entry.get("values") or [[entry.get("table"), entry.get(c)] for c in ("key", "name")]
-        for pair in pairs: self.require(self.has(*pair), name, f"{pair} is no table and column of the data")
+        for pair in pairs:
+            self.require(self.has(*pair), name, f"{pair} is no table and column of the data")
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-013
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-015
 @dataclass(frozen=True)
 class _RelationCheck(_Check):
     "The same for one relation"
     id: str
     relation: dict
 
-    def ask(self, ok, why:str)->None: self.require(ok, self.id, why)
-    def get(self, field:str): return self.relation.get(field)
+    def ask(self, ok, why:str)->None:
+        self.require(ok, self.id, why)
+    def get(self, field:str):
+        return self.relation.get(field)
 
     @property
-    def table(self)->str | None: return self.plan["kinds"][self.id.partition(".")[0]].get("table")
+    def table(self)->str | None:
+        return self.plan["kinds"][self.id.partition(".")[0]].get("table")
 
     def table_of(self, field:str)->str | None:
         "The table of the kind that a field names"
@@ -147,7 +169,7 @@ class _RelationCheck(_Check):
         self.ask(domain in self.plan["kinds"] and plain, "expected KIND.NAME, a kind and a plain name")
         self.ask(self.get("phrases"), "expected `phrases` that contain {x} and no other braces")
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-015
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-017
 @patch
 def of_column(self:_RelationCheck)->None:
     "A value, or a reference"
@@ -155,7 +177,8 @@ def of_column(self:_RelationCheck)->None:
     self.ask(self.table and self.has(self.table, column), f"{column!r} is no column of the kind's table")
     self.ask(to in kinds or to in VALUES, f"range {to!r} is neither a kind nor one of {', '.join(VALUES)}")
     table = self.table_of("range")
-    if table: self.ask(self.has(table, self.get("ref")), f"`ref` is no column of {to}'s table")
+    if table:
+        self.ask(self.has(table, self.get("ref")), f"`ref` is no column of {to}'s table")
 
 @patch
 def of_inverse(self:_RelationCheck)->None:
@@ -164,12 +187,14 @@ def of_inverse(self:_RelationCheck)->None:
     fit = isinstance(back, dict) and "column" in back and back.get("range") == self.id.partition(".")[0]
     self.ask(fit, "`inverse` is no relation into this kind")
 
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-018
 @patch
 def of_group(self:_RelationCheck, form:str)->None:
     "Rows of a table that refer to the thing"
     table, column = self.get(form)
     self.ask(self.has(table, column), f"{self.get(form)} is no table and column of the data")
-    if self.table: self.ask(self.has(self.table, self.get("ref")), "`ref` is no column of the kind's table")
+    if self.table:
+        self.ask(self.has(self.table, self.get("ref")), "`ref` is no column of the kind's table")
     if form in ("most", "least"):
         fit = self.table_of("range") == table and self.has(table, self.get("by"))
         self.ask(fit, "expected `range`, the kind of the counted table, and `by`, its column")
@@ -177,7 +202,7 @@ def of_group(self:_RelationCheck, form:str)->None:
         fit = self.has(table, self.get("item")) and self.has(self.table_of("of"), self.get("at"))
         self.ask(fit, "expected `item`, a column of the table, and `of` and `at`, the kind it refers to and its column")
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-017
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-020
 def _check_top(check:_Check)->None:
     "The entries beside kinds and relations"
     plan = check.plan
@@ -188,6 +213,7 @@ def _check_top(check:_Check)->None:
     check.require(whole and limit > 0, "limit", "expected a number of rows")
     check.require(isinstance(plan.get("left_out", {}), dict), "left_out", "expected places and reasons")
 
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-021
 def check_names(
     db:Database, # The tables
     plan:dict, # A names file's content
@@ -203,6 +229,9 @@ def check_names(
         one = _RelationCheck(db, plan, where, str(id), relation)
         one.form()
         form = form_of(relation)
-        if form == "column": one.of_column()
-        elif form == "inverse": one.of_inverse()
-        else: one.of_group(form)
+        if form == "column":
+            one.of_column()
+        elif form == "inverse":
+            one.of_inverse()
+        else:
+            one.of_group(form)

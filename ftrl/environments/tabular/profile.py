@@ -28,11 +28,14 @@ class Column:
     unit: str = ""             # What its numbers are written with
 
     @property
-    def numbers(self)->list: return [x for x in self.values if sort_of(x) == "number" and exact(x).is_finite()]
+    def numbers(self)->list:
+        return [x for x in self.values if sort_of(x) == "number" and exact(x).is_finite()]
     @property
-    def whole(self)->bool: return self.type == "number" and all(x == int(x) for x in self.numbers)
+    def whole(self)->bool:
+        return self.type == "number" and all(x == int(x) for x in self.numbers)
     @property
-    def texts(self)->list[str]: return [t for x in self.values if (t := show(x, "text"))]
+    def texts(self)->list[str]:
+        return [t for x in self.values if (t := show(x, "text"))]
 
 # %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-009
 _CODES = set("id code zip postcode phone fax number no nr sku isbn ean year key uuid vat iban".split())
@@ -49,7 +52,8 @@ def _majority(sorts:Counter)->tuple[str, int]:
     sorts["date"] += sorts.pop("moment", 0)
     texts, n = sorts["text"] + sorts["date"], sum(sorts.values())
     type, most = sorts.most_common(1)[0]
-    if type in ("text", "date") and most < _SHARE * n <= texts: return "text", texts
+    if type in ("text", "date") and most < _SHARE * n <= texts:
+        return "text", texts
     return (type, most) if n and most >= _SHARE * n else ("other", most)
 
 # %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-012
@@ -67,23 +71,30 @@ def judged_column(
     out = Column(name, label, type, values, len(values) - most, unit=unit)
     if type == "text":
         commas = sum(_COMMAS.fullmatch(str(x)) is not None for x in values)
-        if commas >= _SHARE * len(values): out.type = "other"
+        if commas >= _SHARE * len(values):
+            out.type = "other"
     elif type == "number":
-        if _coded(label) and out.whole: out.type = "text"
-        elif set(out.numbers) <= {0, 1}: out.type = "flag"
-        else: out.digits = decimals(out.numbers)
+        if _coded(label) and out.whole:
+            out.type = "text"
+        elif set(out.numbers) <= {0, 1}:
+            out.type = "flag"
+        else:
+            out.digits = decimals(out.numbers)
     return out
 
+# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-013
 def left_out(
     c:Column, # One of type flag or other
 )->str:
     "Why a column is left out"
-    if not c.values: return "is empty"
-    if c.type == "flag": return "is true or false"
+    if not c.values:
+        return "is empty"
+    if c.type == "flag":
+        return "is true or false"
     sorts = Counter(map(sort_of, c.values))
     return AMBIGUOUS if set(sorts) == {"text"} else f"mixes types: {', '.join(f'{n} {s}' for s, n in sorts.most_common())}"
 
-# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-015
+# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-016
 @dataclass
 class Profile:
     "A table, judged"
@@ -107,16 +118,19 @@ def _label(name:str, noun:str)->str:
     text = words(name)
     return noun_of(text.removeprefix(f"{noun} ") or text)
 
-# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-018
+# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-019
 _SECRETS = re.compile(r"password|passwd|secret|token|\bhash\b|\bsalt\b|\bssn\b|credit card|\biban\b|\bcvv\b|\bpin\b")
 
 def _unfit(t:Table, column:str, values)->str:
     "Why a column cannot be asked for, if so"
     label = words(t.columns[column])
-    if not label: return "has no name in words"
+    if not label:
+        return "has no name in words"
     same = sum(words(given) == label for given in t.columns.values())
-    if same > 1: return f"{same} columns are named {label!r}"
-    if _SECRETS.search(label): return "looks secret"
+    if same > 1:
+        return f"{same} columns are named {label!r}"
+    if _SECRETS.search(label):
+        return "looks secret"
     lengths = sorted(len(v) for v in values if isinstance(v, str))
     return "holds long texts" if lengths and lengths[len(lengths) // 2] > 80 else ""
 
@@ -129,36 +143,43 @@ def _usable(db:Database, p:Profile)->list[str]:
     p.why |= {c: reason for c, reason in why.items() if reason}
     return [c for c in t.columns if not why[c] or c == t.key]
 
-# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-020
+# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-021
 def _identifies(column:str, values:list)->bool:
     "Could a column be the key, by its values?"
-    if None in values or len({normal_text(v) for v in values}) < len(values): return False
+    if None in values or len({normal_text(v) for v in values}) < len(values):
+        return False
     c = judged_column(column, "id", values)
     return c.type == "text" and not c.odd and max(len(str(v)) for v in values) <= 80
 
 def _found_key(db:Database, p:Profile, columns:list[str], rows:list[tuple])->str:
     "A column that could be the key"
-    def rank(c): return not re.search(r"(^| )(id|key|code|number|no)$", words(p.table.columns[c])), columns.index(c)
+    def rank(c):
+        return not re.search(r"(^| )(id|key|code|number|no)$", words(p.table.columns[c])), columns.index(c)
     fit = [c for i, c in enumerate(columns) if rows and _identifies(c, [r[i] for r in rows])]
     for c in sorted(fit, key=rank)[:4]:
-        if p.rows == len(rows) or db.distinct(p.table.name, c) == p.rows: return c
+        if p.rows == len(rows) or db.distinct(p.table.name, c) == p.rows:
+            return c
     return ""
 
-# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-022
+# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-023
 _NAMES = {"name": 3, "title": 3, "full name": 3, "company name": 3, "label": 2, "display name": 2, "short name": 1, "model": 1,
           "username": 1, "code": 1, "sku": 1, "symbol": 1, "iata": 1, "isbn": 1}
 _PART = {"first", "last", "middle", "family", "given", "contact", "file", "maiden", "user", "street"}
 
 def _calls(label:str, noun:str)->int:
     "How much a label speaks for a name: 0 to 3"
-    if label in _NAMES: return _NAMES[label]
-    if label == noun: return 2
+    if label in _NAMES:
+        return _NAMES[label]
+    if label == noun:
+        return 2
     return int(label.endswith(" name") and label.split()[0] not in _PART)
 
+# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-024
 def _name_score(p:Profile, c:Column)->int:
     "How well a column names rows: 0 if it does not"
     score = _calls(c.label, p.noun)
-    if not score or c.type != "text" or c.name in p.table.links: return 0
+    if not score or c.type != "text" or c.name in p.table.links:
+        return 0
     texts = c.texts
     apart, said = len({t.lower() for t in texts}), sum(map(verifiable, texts))
     return score if texts and min(apart, said) > .8 * len(texts) else 0
@@ -168,10 +189,11 @@ def _naming(db:Database, p:Profile, limit:int)->str:
     scores = {c.name: _name_score(p, c) for c in p.columns.values()}
     for name in sorted((c for c in scores if scores[c]), key=lambda c: -scores[c]):
         texts = p.columns[name].texts
-        if p.rows <= limit or len(db.repeated(p.table.name, name, texts)) < .5 * len(texts): return name
+        if p.rows <= limit or len(db.repeated(p.table.name, name, texts)) < .5 * len(texts):
+            return name
     return ""
 
-# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-024
+# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-026
 def profile(
     db:Database, # Where it lies
     name:str, # Which table
@@ -181,20 +203,23 @@ def profile(
     t = db.tables[name]
     p = Profile(t, db.count(name), _row_noun(name), why=dict(t.skipped))
     use = _usable(db, p)
-    if not p.rows or not use: return p
+    if not p.rows or not use:
+        return p
     p.key = t.key or next(iter(t.unique), "")
-    if not p.key and p.rows > limit: p.key = _found_key(db, p, use, db.read(name, use, limit=1000))
+    if not p.key and p.rows > limit:
+        p.key = _found_key(db, p, use, db.read(name, use, limit=1000))
     by = p.key if p.rows > limit else ""
     keys = db.sample(name, by, limit) if by else ()
     rows = db.read(name, use, limit=None if by else limit, where=by, values=keys)
-    if not p.key and p.rows <= limit: p.key = _found_key(db, p, use, rows)
+    if not p.key and p.rows <= limit:
+        p.key = _found_key(db, p, use, rows)
     for c, values in zip(use, zip(*rows)):
         p.columns[c] = judged_column(c, _label(t.columns[c], p.noun), list(values), t.units.get(c, ""))
     p.name = _naming(db, p, limit)
     p.key = p.key or p.name
     return p
 
-# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-027
+# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-029
 def without_key_word(
     label:str, # "customer code"
 )->str: # "customer"
@@ -209,17 +234,20 @@ def _alike(column:str, to:Profile, on:str)->bool:
 
 def _refers(db:Database, c:Column, to:Profile, on:str)->bool:
     "Do a column's name and values speak for a reference?"
-    if c.type not in ("text", "number", "flag"): return False
-    if c.type == "number" and not c.whole: return False
+    if c.type not in ("text", "number", "flag"):
+        return False
+    if c.type == "number" and not c.whole:
+        return False
     texts = sorted({show(x, "text") or "" for x in c.values})[:2000]
     alike = _alike(c.name, to, on)
     many_texts = c.type == "text" and len(texts) >= 20
-    if not texts or not (alike or many_texts): return False
+    if not texts or not (alike or many_texts):
+        return False
     found = {r[0] for r in db.read(to.table.name, [], [on], where=on, values=texts)}
     least = _SHARE if alike else 1
     return len(found) >= least * len(texts)
 
-# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-028
+# %% ../../../nbs/environments/tabular/06_profile.ipynb #cell-030
 def _reference(db:Database, judged:dict[str, Profile], table:str, c:Column)->Link | None:
     "What a column refers to"
     p = judged[table]
@@ -227,10 +255,12 @@ def _reference(db:Database, judged:dict[str, Profile], table:str, c:Column)->Lin
     if declared:
         to = judged.get(declared.table)
         return declared if to and to.key and declared.column in to.columns else None
-    if c.name in (p.key, p.name): return None
+    if c.name in (p.key, p.name):
+        return None
     for other, to in judged.items():
         for on in dict.fromkeys((to.key, to.name)):
-            if on and other != table and _refers(db, c, to, on): return Link(other, on)
+            if on and other != table and _refers(db, c, to, on):
+                return Link(other, on)
     return None
 
 def references(

@@ -25,11 +25,15 @@ class Proposal:
         self.judged, self.left_out = {}, dict(db.left)
         for t in db.tables:
             p = profile(db, t, limit)
-            if not p.rows: self.left_out[f"table {t}"] = "is empty"
-            for c, why in p.why.items(): self.left_out[f"{t}.{c}"] = why
-            if p.columns: self.judged[t] = p
+            if not p.rows:
+                self.left_out[f"table {t}"] = "is empty"
+            for c, why in p.why.items():
+                self.left_out[f"{t}.{c}"] = why
+            if p.columns:
+                self.judged[t] = p
         self.links = references(db, self.judged)
-        for t, p in self.judged.items(): self.add_things(t, p)
+        for t, p in self.judged.items():
+            self.add_things(t, p)
 
     def add_relation(self, domain:str, name:str, phrases:list[str], **how)->str:
         "A relation, under a name of its own"
@@ -43,9 +47,11 @@ class Proposal:
 # %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-008
 def _speaks(p:Profile)->bool:
     "Can a row be called by its name or key alone?"
-    if p.name: return True
+    if p.name:
+        return True
     key = p.columns.get(p.key)
-    if key is None or key.type != "text" or not key.texts: return False
+    if key is None or key.type != "text" or not key.texts:
+        return False
     return sum(map(verifiable, key.texts)) > .8 * p.rows and not key.texts[0].isdigit()
 
 @patch
@@ -76,20 +82,24 @@ def overlaps(self:Proposal, kind:dict, texts:set[str])->bool:
     known = {v for t, c in kind["values"] for v in self.judged[t].columns[c].texts}
     return len(known & texts) >= .3 * min(len(known), len(texts))
 
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-012
 @patch
 def value_kind(self:Proposal, t:str, c:Column)->str | None:
     "The kind that a column of recurring texts stands for"
     texts, noun = _recurring(c), singular(c.label)
-    if not texts: return None
+    if not texts:
+        return None
     for name in (kind_name(noun), kind_name(f"{self.judged[t].noun} {noun}")):
         there = self.kinds.get(name)
-        if there is None: there = self.kinds[name] = {"plural": plural(noun), "values": [], "note": f"the {noun} as listed"}
-        elif "values" not in there or not self.overlaps(there, texts): continue
+        if there is None:
+            there = self.kinds[name] = {"plural": plural(noun), "values": [], "note": f"the {noun} as listed"}
+        elif "values" not in there or not self.overlaps(there, texts):
+            continue
         there["values"].append([t, c.name])
         return name
     return None
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-014
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-015
 def _is_small(c:Column)->bool:
     "Could many of the numbers be mistaken for part of another?"
     told = [show(x, "number", "", c.digits) or "1" for x in c.values]
@@ -104,7 +114,7 @@ def add_value(self:Proposal, domain:str, c:Column)->None:
         how |= {"unit": c.unit or unit, "digits": c.digits}
     self.add_relation(domain, identifier(label), phrases(label, c.type == "date"), **how)
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-017
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-018
 def _ordered(c:Column)->bool:
     "Do dates that are texts sort as they should? Not with offsets from UTC, nor days among moments"
     texts = [x for x in c.values if isinstance(x, str)]
@@ -117,13 +127,15 @@ def comparable(self:Proposal, t:str, type:str)->list[Column]:
     p, out = self.judged[t], []
     for c in p.columns.values():
         names = c.name in (p.key, p.name) or (t, c.name) in self.links
-        if names or c.type != type or c.odd or not _ordered(c): continue
+        if names or c.type != type or c.odd or not _ordered(c):
+            continue
         often_equal = len(set(c.values)) <= .2 * len(c.values)
         as_text = type == "date" and isinstance(c.values[0], str)
-        if not often_equal and not self.db.impure(t, c.name, as_text): out.append(c)
+        if not often_equal and not self.db.impure(t, c.name, as_text):
+            out.append(c)
     return out
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-019
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-020
 @patch
 def ranks(self:Proposal, t:str)->list[tuple[str, str, str]]: # (column, "most" or "least", "highest price")
     "How rows of a table compare: by two numbers and a date at most"
@@ -136,7 +148,7 @@ def ranks(self:Proposal, t:str)->list[tuple[str, str, str]]: # (column, "most" o
         out += [(c.name, "most", f"latest {label}"), (c.name, "least", f"earliest {label}")]
     return out
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-021
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-022
 @patch
 def add_group(self:Proposal, t:str, c:Column, to:str, stem:str, on:str)->None:
     "A relation into a kind, and what follows for that kind"
@@ -144,13 +156,16 @@ def add_group(self:Proposal, t:str, c:Column, to:str, stem:str, on:str)->None:
     ref = {"ref": on} if on else {}
     short = stem == self.kinds[to].get("table", to) or kind_name(stem) == to
     tail = "" if short else f"_by_{identifier(stem)}"
-    if domain: own = self.add_relation(domain, identifier(stem), phrases(stem), column=c.name, range=to, **ref)
+    if domain:
+        own = self.add_relation(domain, identifier(stem), phrases(stem), column=c.name, range=to, **ref)
     all_differ = len(set(c.texts)) == p.rows and c.name not in self.db.tables[t].mixed
     if own and on and all_differ:
         self.relations[own]["cardinality"] = "1:1"
         self.add_relation(to, identifier(p.noun) + tail, [f"the {p.noun} whose {stem} is {{x}}"], inverse=own)
-    else: self.add_counts(t, c, to, members(plural(p.noun), stem), tail, ref)
+    else:
+        self.add_counts(t, c, to, members(plural(p.noun), stem), tail, ref)
 
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-023
 @patch
 def add_counts(self:Proposal, t:str, c:Column, to:str, rows:str, tail:str, ref:dict)->None:
     "How many rows refer to a thing, and which of them is first or last"
@@ -158,13 +173,14 @@ def add_counts(self:Proposal, t:str, c:Column, to:str, rows:str, tail:str, ref:d
     more = {"family": identifier(plural(noun))} | ref
     name = f"{identifier(noun)}_count{tail}"
     self.add_relation(to, name, [f"the number of {rows}"], count=place, unit=plural(noun), **more)
-    if not domain: return
+    if not domain:
+        return
     for by, form, rank in self.ranks(t):
         name = identifier(f"{noun} with {rank}") + tail
         how = {form: list(place), "by": by, "range": domain} | more
         self.add_relation(to, name, [f"the {noun} with the {rank} among the {rows}"], **how)
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-024
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-026
 @patch
 def add_column(self:Proposal, t:str, c:Column)->None:
     "What can be asked of the rows of a table by one column"
@@ -173,24 +189,30 @@ def add_column(self:Proposal, t:str, c:Column)->None:
         self.add_group(t, c, self.of[to.table], without_key_word(c.label), to.column)
         return
     guessed_key = c.name == p.key and not p.table.key and c.type in ("number", "date")  # of such one may ask as well
-    if not domain or c.name == p.name or (c.name == p.key and not guessed_key): return
+    if not domain or c.name == p.name or (c.name == p.key and not guessed_key):
+        return
     kind = self.value_kind(t, c)
-    if kind: self.add_group(t, c, kind, c.label, "")
-    elif c.type in ("flag", "other"): self.left_out[f"{t}.{c.name}"] = left_out(c)
-    else: self.add_value(domain, c)
+    if kind:
+        self.add_group(t, c, kind, c.label, "")
+    elif c.type in ("flag", "other"):
+        self.left_out[f"{t}.{c.name}"] = left_out(c)
+    else:
+        self.add_value(domain, c)
 
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-027
 @patch
 def add_lists(self:Proposal, t:str)->None:
     "A table that only links two kinds lists the one for the other"
     ends = [(c, to) for (table, c), to in self.links.items() if table == t and to.table in self.of]
-    if t in self.of or len(ends) != 2 or ends[0][1].table == ends[1][1].table: return
+    if t in self.of or len(ends) != 2 or ends[0][1].table == ends[1][1].table:
+        return
     for (c, one), (item, other) in (ends, ends[::-1]):
         kind, of = self.of[one.table], self.of[other.table]
         many = self.kinds[of]["plural"]
         how = {"list": [t, c], "ref": one.column, "item": item, "of": of, "at": other.column}
         self.add_relation(kind, identifier(many), [f"the {many} linked with {{x}}"], range="text", cardinality="n:m", **how)
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-026
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-029
 def propose_names(
     db:Database, # The tables
     limit:int=20_000, # Rows to read of each table at most
@@ -198,7 +220,8 @@ def propose_names(
     "A names file for a database"
     p = Proposal(db, limit)
     for t, judged in p.judged.items():
-        for c in judged.columns.values(): p.add_column(t, c)
+        for c in judged.columns.values():
+            p.add_column(t, c)
         p.add_lists(t)
     used = {id.split(".")[0] for id in p.relations}
     used |= {r.get("range") for r in p.relations.values()}

@@ -42,13 +42,17 @@ class Reader:
         self.kinds, self.relations = plan["kinds"], plan["relations"]
         self.limit = plan.get("limit", 20_000)
         self.things = {k: self.planned(k) for k, kind in self.kinds.items() if "table" in kind}
-        for k in self.things: self.load(k)
-        for _ in range(2): self.follow()  # what they refer to, and what that refers to
+        for k in self.things:
+            self.load(k)
+        for _ in range(2):
+            self.follow()  # what they refer to, and what that refers to
         self.tops = {}
         for id, r in self.relations.items():
-            if form_of(r) in ("most", "least"): self.tops[id] = self.top(id)
+            if form_of(r) in ("most", "least"):
+                self.tops[id] = self.top(id)
         self.names = {}
-        for k in self.kinds: self.names[k] = self.named(k) if k in self.things else self.listed(k)
+        for k in self.kinds:
+            self.names[k] = self.named(k) if k in self.things else self.listed(k)
 
     def planned(self, k:str)->_Rows:
         "What will be read of a kind: references as text, values as they are"
@@ -58,15 +62,21 @@ class Reader:
         raw = {}
         for id, r in self.relations.items():
             own, is_column = _domain(id) == k, "column" in r
-            if own and is_column: (raw if r["range"] in VALUES else texts)[r["column"]] = None
-            if own and not is_column and "ref" in r: texts[r["ref"]] = None
-            if is_column and r["range"] == k: texts[r["ref"]] = None
-            if r.get("of") == k: texts[r["at"]] = None
+            if own and is_column:
+                (raw if r["range"] in VALUES else texts)[r["column"]] = None
+            if own and not is_column and "ref" in r:
+                texts[r["ref"]] = None
+            if is_column and r["range"] == k:
+                texts[r["ref"]] = None
+            if r.get("of") == k:
+                texts[r["at"]] = None
         return _Rows(kind["table"], kind["key"], kind["name"], everything, list(texts), list(raw))
 
-def _domain(id:str)->str: return id.split(".")[0]
-
 # %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-009
+def _domain(id:str)->str:
+    return id.split(".")[0]
+
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-010
 @patch
 def load(self:Reader, k:str, where:str="", values=())->list[str]:
     "Read rows of a kind: a sample, or those with certain values; returns the values looked for"
@@ -80,23 +90,29 @@ def load(self:Reader, k:str, where:str="", values=())->list[str]:
         values = self.db.sample(t.table, t.key, self.limit)
     for row in self.db.read(t.table, t.raw, t.texts, None, where, values):
         key = row[0]
-        if key is None or not key.strip(): self.omitted[f"{k}: rows without {t.key}"] += 1
-        elif first and key in t.rows: t.twice.add(key)
-        else: t.rows[key] = row
+        if key is None or not key.strip():
+            self.omitted[f"{k}: rows without {t.key}"] += 1
+        elif first and key in t.rows:
+            t.twice.add(key)
+        else:
+            t.rows[key] = row
     return values
 
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-011
 @patch
 def follow(self:Reader)->None:
     "Read the rows that sampled rows refer to"
     for id, r in self.relations.items():
         to = self.things.get(r.get("range"))
-        if "column" not in r or to is None or to.all: continue
+        if "column" not in r or to is None or to.all:
+            continue
         have = set(to.cells(r["ref"]).values())
         wanted = set(self.things[_domain(id)].cells(r["column"]).values())
         missing = wanted - have - {None}
-        if missing: to.sought |= set(self.load(r["range"], r["ref"], missing))
+        if missing:
+            to.sought |= set(self.load(r["range"], r["ref"], missing))
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-011
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-013
 @patch
 def column_texts(self:Reader, table:str, column:str)->set[str]:
     "The texts of a column that holds a kind of values, as they stand there"
@@ -117,24 +133,31 @@ def top(self:Reader, id:str)->dict[str, tuple[str, object]]:
     sign = 1 if form == "most" else -1
     found = self.db.extremes(table, column, r["by"], to.key, groups, sign)
     as_text = any(isinstance(value, str) for _, value in found.values())
-    if found and self.db.impure(table, r["by"], as_text): return {}
+    if found and self.db.impure(table, r["by"], as_text):
+        return {}
     missing = {key for key, _ in found.values()} - set(to.rows)
-    if missing and not to.all: self.load(r["range"], to.key, missing)
+    if missing and not to.all:
+        self.load(r["range"], to.key, missing)
     return found
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-013
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-015
 @patch
 def usable_names(self:Reader, k:str)->dict[str, str]:
     "Key -> name as it is said, of rows that have a key and a name"
     t, out, said = self.things[k], {}, self.kinds[k].get("said", "{x}")
     for key, x in t.cells(t.name).items():
         name = show(x, "text")
-        if key in t.twice: self.omitted[f"{k}: rows share a key"] += 1
-        elif name: out[key] = said.replace("{x}", name)
-        elif x is not None and chat_mark(x): self.omitted[f"{k}: names that hold a mark of chat templates"] += 1
-        else: self.omitted[f"{k}: names missing or unfit"] += 1
+        if key in t.twice:
+            self.omitted[f"{k}: rows share a key"] += 1
+        elif name:
+            out[key] = said.replace("{x}", name)
+        elif x is not None and chat_mark(x):
+            self.omitted[f"{k}: names that hold a mark of chat templates"] += 1
+        else:
+            self.omitted[f"{k}: names missing or unfit"] += 1
     return out
 
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-016
 @patch
 def named(self:Reader, k:str)->dict[str, str]:
     "Key -> name of the things of a table"
@@ -145,26 +168,30 @@ def named(self:Reader, k:str)->dict[str, str]:
     alone = {}
     for key, name in names.items():
         answers_to = {key.strip().lower(), str(cells[key]).strip().lower()}
-        if bearers[name.casefold()] == 1 and not answers_to & many: alone[key] = name
+        if bearers[name.casefold()] == 1 and not answers_to & many:
+            alone[key] = name
     self.omitted[f"{k}: names that several rows bear"] += len(names) - len(alone)
     return alone
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-014
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-017
 @patch
 def repeats(self:Reader, k:str, column:str)->set[str]:
     "Texts of a column, in lower case, that several rows of a table larger than the sample have"
     t = self.things[k]
-    if t.all: return set()
+    if t.all:
+        return set()
     declared = self.db.tables[t.table]
     texts = sorted({x for x in t.cells(column).values() if x})
     unique = column in (declared.key, *declared.unique)
     unique = unique or self.db.distinct(t.table, column) == self.db.count(t.table)
     letters = any(map(str.isalpha, "".join(texts)))
-    if unique and not letters: return set()  # case cannot make two of them equal
-    def found(): return self.db.repeated(t.table, column, texts)
+    if unique and not letters:
+        return set()  # case cannot make two of them equal
+    def found():
+        return self.db.repeated(t.table, column, texts)
     return self.db.once(("repeated", k, column), found)
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-016
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-019
 @patch
 def listed(self:Reader, k:str)->dict[str, str]:
     "Text as it stands -> name, of the things that are values"
@@ -176,26 +203,30 @@ def listed(self:Reader, k:str)->dict[str, str]:
     many = set().union(*(self.db.variants(*place, list(names)) for place in places))
     alone = {}
     for x, name in names.items():
-        if bearers[name.casefold()] == 1 and name.lower() not in many: alone[x] = name
+        if bearers[name.casefold()] == 1 and name.lower() not in many:
+            alone[x] = name
     self.omitted[f"{k}: values that differ only in case or blanks"] += len(names) - len(alone)
     self.omitted[f"{k}: values that hold a mark of chat templates"] += sum(1 for text in raw if chat_mark(text))
     return alone
 
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-020
 @patch
 def target(self:Reader, k:str, column:str)->dict[str, str | None]:
     "What refers to a thing -> its name; None where two things answer to it, or the thing has no name of its own"
     t, out = self.things[k], {}
     many = self.repeats(k, column) if column != t.key else set()
     for key, x in t.cells(column).items():
-        if x is None: continue
+        if x is None:
+            continue
         shared = x in out or x.strip().lower() in many
         out[x] = None if shared else self.names[k].get(key)
     return out
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-019
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-023
 def _why_not(x, range:str)->str:
     "Why a cell is not told"
-    if sort_of(x) == "text" and chat_mark(str(x)): return "values that hold a mark of chat templates"
+    if sort_of(x) == "text" and chat_mark(str(x)):
+        return "values that hold a mark of chat templates"
     other = range != "text" and sort_of(x) != range and not (range == "date" and sort_of(x) == "moment")
     return "values of another type" if other else "values too short, too long or not exact"
 
@@ -207,13 +238,16 @@ def value_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     unit, digits = r.get("unit") or "", r.get("digits", 0)
     for key, x in self.things[k].cells(r["column"], text=False).items():
         missing = x is None or x != x or not str(x).strip()
-        if key not in names or missing: continue
+        if key not in names or missing:
+            continue
         text = show(x, to, unit, digits)
-        if text and verifiable(text): out[names[key]] = text
-        else: self.omitted[f"{id}: {_why_not(x, to)}"] += 1
+        if text and verifiable(text):
+            out[names[key]] = text
+        else:
+            self.omitted[f"{id}: {_why_not(x, to)}"] += 1
     return out
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-022
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-026
 @patch
 def reference_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "Facts that lead to another thing"
@@ -221,16 +255,20 @@ def reference_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     names, out = self.names[k], {}
     of = self.target(to, r["ref"]) if to in self.things else self.names[to]
     for key, x in self.things[k].cells(r["column"]).items():
-        if key not in names or x is None or not x.strip(): continue
-        if of.get(x): out[names[key]] = of[x]
-        else: self.omitted[f"{id}: {self.why_nowhere(to, x, x in of)}"] += 1
+        if key not in names or x is None or not x.strip():
+            continue
+        if of.get(x):
+            out[names[key]] = of[x]
+        else:
+            self.omitted[f"{id}: {self.why_nowhere(to, x, x in of)}"] += 1
     return out
 
 @patch
 def why_nowhere(self:Reader, to:str, x:str, known:bool)->str:
     "Why a reference leads to no name"
     t = self.things.get(to)
-    if known or t is None: return f"refers to a {to} without a name of its own"
+    if known or t is None:
+        return f"refers to a {to} without a name of its own"
     return f"refers to no {to}" if t.all or x in t.sought else "refers outside the sample"
 
 @patch
@@ -238,12 +276,13 @@ def column_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "Facts of a column: values, or references"
     return self.value_facts(id, r) if r["range"] in VALUES else self.reference_facts(id, r)
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-025
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-029
 @patch
 def group_names(self:Reader, id:str, r:dict)->dict[str, str]:
     "The value by which a table refers to each thing -> the thing's name"
     k = _domain(id)
-    if k in self.things: return {x: name for x, name in self.target(k, r["ref"]).items() if name}
+    if k in self.things:
+        return {x: name for x, name in self.target(k, r["ref"]).items() if name}
     there = self.column_texts(*r[form_of(r)])
     return {x: name for x, name in self.names[k].items() if x in there}
 
@@ -260,11 +299,12 @@ def extreme_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     groups, names, out = self.group_names(id, r), self.names[r["range"]], {}
     for g, (key, value) in self.tops[id].items():
         certain = show(value, "number", digits=40) or show(value, "date")
-        if g in groups and certain and key in names: out[groups[g]] = names[key]
+        if g in groups and certain and key in names:
+            out[groups[g]] = names[key]
     self.omitted[f"{id}: no single one, or one without a name of its own"] += len(groups) - len(out)
     return out
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-027
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-031
 @patch
 def list_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "Two to five things that a table links with a thing"
@@ -275,15 +315,17 @@ def list_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     for g, x in self.db.read(table, [], [column, r["item"]], where=column, values=few):
         found.setdefault(g, set()).add(of.get(x))
     for g, things in found.items():
-        if None in things: self.omitted[f"{id}: links to things without a name of their own"] += 1
-        elif len(things) > 1 and all(map(_fits_list, things)): out[groups[g]] = ", ".join(sorted(things))
+        if None in things:
+            self.omitted[f"{id}: links to things without a name of their own"] += 1
+        elif len(things) > 1 and all(map(_fits_list, things)):
+            out[groups[g]] = ", ".join(sorted(things))
     return out
 
 def _fits_list(thing:str)->bool:
     "Can it stand in a list that commas part?"
     return "," not in thing and verifiable(thing)
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-029
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-033
 def turned(
     facts:dict[str, str], # Subject -> object
 )->dict[str, str]:
@@ -299,7 +341,9 @@ def facts(self:Reader)->dict[str, dict[str, str]]:
     found = {}
     for id, r in self.relations.items():
         form = form_of(r)
-        if form != "inverse": found[id] = dict(sorted(tell[form](id, r).items()))
+        if form != "inverse":
+            found[id] = dict(sorted(tell[form](id, r).items()))
     for id, r in self.relations.items():
-        if "inverse" in r: found[id] = turned(found[r["inverse"]])
+        if "inverse" in r:
+            found[id] = turned(found[r["inverse"]])
     return {id: found[id] for id in self.relations}

@@ -18,7 +18,8 @@ def _links(inspector, table:str)->dict[str, Link]:
     found = {}
     for f in inspector.get_foreign_keys(table):
         own, other = f["constrained_columns"], f["referred_columns"]
-        if len(own) == len(other) == 1: found[own[0]] = Link(f["referred_table"], other[0])
+        if len(own) == len(other) == 1:
+            found[own[0]] = Link(f["referred_table"], other[0])
     return found
 
 def _reflect(inspector, table:str, typed:bool)->Table:
@@ -41,6 +42,7 @@ def _reading_only(connection):
     connection.exec_driver_sql("set timezone = 'UTC'")
     return connection
 
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-007
 def open_engine(
     engine, # SQLAlchemy's
     name:str, # A short name
@@ -59,23 +61,29 @@ def open_engine(
             unicode = encoding == "UTF8" and engine.dialect.server_version_info >= (13,)
         inspector = sa.inspect(connection)
         tables = {t: _reflect(inspector, t, typed) for t in sorted(inspector.get_table_names())}
-    def close(): connection.close(), engine.dispose()
+    def close():
+        connection.close(), engine.dispose()
     return Database(name, spec, tables, connection.execute, engine.dialect.name, close, secrets=secrets, unicode=unicode)
 
-# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-008
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-009
 def _lent(c:sqlite3.Connection)->None:
     "Functions that SQLite lacks"
-    def text(s): return s if s is None or s.isascii() else unicodedata.normalize("NFC", s)
-    def fold(s): return s if s is None else text(str(s)).strip().lower()
-    def digest(s): return s if s is None else hashlib.md5(str(s).encode()).hexdigest()
+    def text(s):
+        return s if s is None or s.isascii() else unicodedata.normalize("NFC", s)
+    def fold(s):
+        return s if s is None else text(str(s)).strip().lower()
+    def digest(s):
+        return s if s is None else hashlib.md5(str(s).encode()).hexdigest()
     for name, function in (("ftrl_text", text), ("ftrl_fold", fold), ("md5", digest)):
         c.create_function(name, 1, function, deterministic=True)
 
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-010
 def _read_only(path:Path)->sqlite3.Connection:
     "A connection to a file that nobody vouches for"
     c = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, check_same_thread=False)
     c.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    if hasattr(c, "setlimit"): c.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 32 << 20)
+    if hasattr(c, "setlimit"):
+        c.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 32 << 20)
     c.execute("pragma trusted_schema = off")
     _lent(c)
     return c
@@ -88,14 +96,15 @@ def open_sqlite(
     engine = sa.create_engine("sqlite://", creator=lambda: _read_only(path), poolclass=sa.pool.StaticPool)
     return open_engine(engine, path.stem, str(path), typed=False)
 
-# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-012
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-014
 def address_secrets(
     url, # SQLAlchemy's URL
 )->tuple[str, ...]:
     "The passwords of an address, as they are and as an address writes them"
     options = [(k, v) for k, vs in url.query.items() for v in ([vs] if isinstance(vs, str) else vs)]
     found = [v for k, v in options if masked(f"{k}=x") != f"{k}=x"]
-    if url.password: found.append(str(url.password))
+    if url.password:
+        found.append(str(url.password))
     return tuple(sorted({form for s in found for form in (s, quote(s), quote_plus(s))}))
 
 def parsed_address(
@@ -105,16 +114,21 @@ def parsed_address(
     sa = need("sqlalchemy")
     if spec.count("@") > 1:  # SQLAlchemy would take a part of the password for the host, and tell it
         raise FtrlError(f"{masked(spec)}: more than one @; expected %40 for an @ inside a password or an option")
-    try: url = sa.engine.make_url(spec)
+    try:
+        url = sa.engine.make_url(spec)
     except Exception as e:  # its message repeats the address
-        with told(masked(spec)): raise ValueError(f"no address of a database ({type(e).__name__})") from None
+        with told(masked(spec)):
+            raise ValueError(f"no address of a database ({type(e).__name__})") from None
     return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
 
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-015
 def open_address(
     url, # SQLAlchemy's URL
 )->Database:
     "A database by its address"
-    if url.drivername == "postgresql+psycopg": need("psycopg")
+    if url.drivername == "postgresql+psycopg":
+        need("psycopg")
     shown, secrets = masked(url.render_as_string(hide_password=True)), address_secrets(url)
-    with told(shown, secrets): engine = need("sqlalchemy").create_engine(url)
+    with told(shown, secrets):
+        engine = need("sqlalchemy").create_engine(url)
     return open_engine(engine, url.database or url.host or url.drivername, shown, secrets=secrets)

@@ -23,9 +23,12 @@ from .wording import sign_unit
 _CLOSED = ("set python_enable_replacements = false", "set autoload_known_extensions = false",
            "set autoinstall_known_extensions = false", "set enable_external_access = false", "set lock_configuration = true")
 
-def _ident(name:str)->str: return '"' + name.replace('"', '""') + '"'
-def _literal(text)->str: return "'" + str(text).replace("'", "''") + "'"
+def _ident(name:str)->str:
+    return '"' + name.replace('"', '""') + '"'
+def _literal(text)->str:
+    return "'" + str(text).replace("'", "''") + "'"
 
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-006
 @dataclass
 class _Session:
     "A DuckDB database of our own, in a folder of its own"
@@ -36,20 +39,24 @@ class _Session:
         "Connect, within a memory limit"
         config = {"memory_limit": "600MB", "temp_directory": f"{self.room}/spill", "threads": 2}
         self.connection = need("duckdb").connect(f"{self.room}/work.duckdb", config=config)
-        with suppress(Exception): self.ask("set enable_progress_bar = false")  # Jupyter without widgets has none
+        with suppress(Exception):
+            self.ask("set enable_progress_bar = false")  # Jupyter without widgets has none
         return self
 
-    def ask(self, sql:str, parameters=())->list[tuple]: return self.connection.execute(sql, parameters).fetchall()
+    def ask(self, sql:str, parameters=())->list[tuple]:
+        return self.connection.execute(sql, parameters).fetchall()
 
     def shut(self):
         "From here on, no other file"
-        for setting in _CLOSED: self.ask(setting)
+        for setting in _CLOSED:
+            self.ask(setting)
 
     def close(self):
-        if self.connection is not None: self.connection.close()
+        if self.connection is not None:
+            self.connection.close()
         shutil.rmtree(self.room, ignore_errors=True)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-006
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-007
 @patch
 def execute(self:_Session, statement)->list[tuple]:
     "The rows of a SQLAlchemy statement"
@@ -61,13 +68,14 @@ def _duckdb(name:str, spec:str, fill:Callable)->Database:
     "The database that `fill` loads into a session; it gives tables, and what it left out"
     session = _Session()
     try:
-        with told(spec): tables, left = fill(session.open())
+        with told(spec):
+            tables, left = fill(session.open())
     except BaseException:
         session.close()
         raise
     return Database(name, spec, tables, session.execute, "duckdb", session.close, left)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-009
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-010
 _HERE = "where database_name = 'ftrl_source' and schema_name = 'main'"
 
 def _keys(session:_Session)->dict[str, dict]:
@@ -76,23 +84,29 @@ def _keys(session:_Session)->dict[str, dict]:
     rows = session.ask("select table_name, constraint_type, constraint_column_names, referenced_table, "
                        f"referenced_column_names from duckdb_constraints() {_HERE}")
     for table, kind, own, to, other in rows:
-        if len(own) != 1: continue
+        if len(own) != 1:
+            continue
         keys = found.setdefault(table, {"key": "", "unique": (), "links": {}})
-        if kind == "PRIMARY KEY": keys["key"] = own[0]
-        elif kind == "UNIQUE": keys["unique"] += (own[0],)
-        elif kind == "FOREIGN KEY" and to: keys["links"][own[0]] = Link(to, other[0])
+        if kind == "PRIMARY KEY":
+            keys["key"] = own[0]
+        elif kind == "UNIQUE":
+            keys["unique"] += (own[0],)
+        elif kind == "FOREIGN KEY" and to:
+            keys["links"][own[0]] = Link(to, other[0])
     return found
 
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-011
 def _unusable_views(session:_Session)->dict[str, str]:
     "Views that cannot be read, and why"
     left = {}
     for (view,) in session.ask(f"select view_name from duckdb_views() {_HERE} and not internal"):
-        try: session.ask(f"select * from {_ident(view)} limit 1")
+        try:
+            session.ask(f"select * from {_ident(view)} limit 1")
         except Exception as e:  # of whatever its definition does
             left[f"table {view}"] = f"is a view that cannot be read ({str(e).splitlines()[0][:80]})"
     return left
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-010
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-012
 def _attached(session:_Session, path:Path)->tuple[dict[str, Table], dict[str, str]]:
     "The tables of a DuckDB file"
     session.ask(f"attach {_literal(path.resolve())} as ftrl_source (read_only)")
@@ -101,7 +115,8 @@ def _attached(session:_Session, path:Path)->tuple[dict[str, Table], dict[str, st
     left, keys, types = _unusable_views(session), _keys(session), {}
     for table, column, kind in session.ask(f"select table_name, column_name, data_type from duckdb_columns() {_HERE} "
                                            "and not internal order by table_name, column_index"):
-        if f"table {table}" not in left: types.setdefault(table, {})[column] = kind
+        if f"table {table}" not in left:
+            types.setdefault(table, {})[column] = kind
     tables = {}
     for table, columns in types.items():
         skipped = unreadable(columns)
@@ -109,7 +124,7 @@ def _attached(session:_Session, path:Path)->tuple[dict[str, Table], dict[str, st
                               sql_table(table, dict.fromkeys(columns)), skipped=skipped, **keys.get(table, {}))
     return tables, left
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-013
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-015
 def _batches(path:Path, plan:Layout, lost:Counter, size:int=20_000)->Iterator[list[tuple]]:
     "Records in columns, a batch at a time; lines that do not fit are counted in `lost`"
     width, batch = len(plan.columns), []
@@ -122,16 +137,18 @@ def _batches(path:Path, plan:Layout, lost:Counter, size:int=20_000)->Iterator[li
         if len(batch) * width >= 10 * size:  # wide tables in shorter batches
             yield list(zip(*batch))
             batch = []
-    if batch: yield list(zip(*batch))
+    if batch:
+        yield list(zip(*batch))
 
 def _refused(path:Path, plan:Layout, lost:Counter)->None:
     "Refuse a file of which more than a tenth cannot be read"
-    if lost["lines"] <= lost["rows"] / 9: return
+    if lost["lines"] <= lost["rows"] / 9:
+        return
     total = lost["rows"] + lost["lines"]
     raise FtrlError(f"{path}: {lost['lines']} of {total} lines cannot be read, the first is line {lost['first']}; "
                     f"expected UTF-8 text with {len(plan.header)} fields in each line")
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-014
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-016
 def _load_text(session:_Session, path:Path, plan:Layout, raw:str)->Counter:
     "Load a CSV file as text, trimmed and in one form of Unicode; empty cells are missing"
     pa, lost = need("pyarrow"), Counter()
@@ -148,7 +165,7 @@ def _load_text(session:_Session, path:Path, plan:Layout, raw:str)->Counter:
     _refused(path, plan, lost)
     return lost
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-017
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-019
 _VOID = ("\\N", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "NaN", "nan")
 _VOID_SQL = ", ".join(map(_literal, _VOID))
 
@@ -174,7 +191,7 @@ def _are_codes(session:_Session, raw:str, column:str)->bool:
     n, fit = session.ask(f"select count(*), {codes} from ({others})")[0]
     return n > 2 and fit >= .8 * n
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-019
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-021
 _NEARLY = .95
 _DAY = r"[12][0-9]{3}-[01][0-9]-[0-3][0-9]"
 _MOMENT = _DAY + r"[ T][0-2][0-9]:[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?"
@@ -190,11 +207,13 @@ class _Column:
 
 def _plain_sql(cell:str, how:Notation)->str:
     "SQL for a number as programs write it"
-    if how.sign: cell = f"replace(replace({cell}, {_literal(how.sign)}, ''), ' ', '')"
-    if how.comma == "decimal": cell = f"replace(replace({cell}, '.', ''), ',', '.')"
+    if how.sign:
+        cell = f"replace(replace({cell}, {_literal(how.sign)}, ''), ' ', '')"
+    if how.comma == "decimal":
+        cell = f"replace(replace({cell}, '.', ''), ',', '.')"
     return f"replace({cell}, ',', '')" if how.comma == "thousands" else cell
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-020
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-022
 @dataclass(frozen=True)
 class _Digits:
     "The longest numbers of a column"
@@ -212,60 +231,70 @@ def _digits_of(session:_Session, raw:str, plain:str, fit:str)->_Digits:
     powers = f"count_if({plain} ilike '%e%')"
     return _Digits(*session.ask(f"select count(*), {whole}, {left}, {right}, {powers} from {raw} where {fit}")[0])
 
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-023
 def _number_type(session:_Session, raw:str, plain:str, fit:str)->str:
     "The type that holds all numbers of a column to the last digit; none if there is none"
     d = _digits_of(session, raw, plain, fit)
     if d.numbers == d.wholes:
-        if d.left > 38: return ""
+        if d.left > 38:
+            return ""
         return "BIGINT" if d.left <= 18 else "HUGEINT"
-    if d.powers or d.left + d.right <= 15: return "DOUBLE"
-    if d.left + d.right > 38: return "DOUBLE" if d.left <= 15 else ""
+    if d.powers or d.left + d.right <= 15:
+        return "DOUBLE"
+    if d.left + d.right > 38:
+        return "DOUBLE" if d.left <= 15 else ""
     decimal = f"DECIMAL(38, {d.right})"
     through_float = f"try_cast(cast(cast({plain} as DOUBLE) as VARCHAR) as {decimal})"
     same = f"bool_and({through_float} = try_cast({plain} as {decimal}))"
     return "DOUBLE" if session.ask(f"select {same} from {raw} where {fit}")[0][0] else decimal
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-021
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-024
 def _as_number(session:_Session, raw:str, cell:str, n:int)->_Column | None:
     "A column as numbers, if that is what it holds"
     some = f"select {cell} from {raw} where {cell} is not null limit 5000"
     how = notation([v for (v,) in session.ask(f"select distinct {cell} from ({some})")])
-    if how is None: return _Column(cell, n, n, skipped=AMBIGUOUS)
+    if how is None:
+        return _Column(cell, n, n, skipped=AMBIGUOUS)
     plain = _plain_sql(cell, how)
     fit = f"regexp_full_match({cell}, {_literal(how.pattern)})"
     zero = f"regexp_full_match({plain}, '[+-]?0[0-9].*')"  # a code such as 007
     fits, zeros = session.ask(f"select count_if({fit}), count_if({zero}) from {raw}")[0]
-    if zeros or fits < _NEARLY * n: return None
+    if zeros or fits < _NEARLY * n:
+        return None
     kind = _number_type(session, raw, plain, fit)
-    if not kind: return None
+    if not kind:
+        return None
     value = f"split_part({plain}, '.', 1)" if kind in ("BIGINT", "HUGEINT") else plain
     unit = sign_unit(how.sign) if how.sign else ""
     return _Column(f"case when {fit} then try_cast({value} as {kind}) end", fits, n, unit)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-022
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-025
 def _as_date(session:_Session, raw:str, cell:str, n:int)->_Column | None:
     "A column as days or moments, if that is what it holds"
     for kind, pattern in (("DATE", _DAY), ("TIMESTAMP", _MOMENT)):
         value = f"case when regexp_full_match({cell}, {_literal(pattern)}) then try_cast({cell} as {kind}) end"
         fits = session.ask(f"select count({value}) from {raw}")[0][0]
-        if fits >= _NEARLY * n: return _Column(value, fits, n)
+        if fits >= _NEARLY * n:
+            return _Column(value, fits, n)
     return None
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-023
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-026
 def _typed_column(session:_Session, raw:str, cell:str, n:int)->_Column:
     "What a column of text with so many values becomes"
     text = _Column(cell, n, n)
-    if not n: return text
+    if not n:
+        return text
     return _as_number(session, raw, cell, n) or _as_date(session, raw, cell, n) or text
 
 def _without_void(session:_Session, raw:str, cell:str)->dict[str, int]:
     "Take the words that say a value is missing out of a column; returns how often each stood there"
     void = _void_words(session, raw, cell)
     words = ", ".join(map(_literal, void))
-    if void: session.ask(f"update {raw} set {cell} = null where {cell} in ({words})")
+    if void:
+        session.ask(f"update {raw} set {cell} = null where {cell} in ({words})")
     return void
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-024
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-027
 def _typed_table(session:_Session, raw:str, plan:Layout, name:str, own:str, omitted:dict)->Table:
     "A table of typed columns from one of text; columns are judged one at a time, so memory does not grow with them"
     cells = {c: f"c{i}" for i, c in enumerate(plan.columns)}
@@ -293,12 +322,14 @@ def _csv_table(session:_Session, path:Path, name:str, own:str)->Table:
     session.ask(f"drop table {raw}")
     return table
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-030
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-033
 def _parquet_cell(column:str, kind:str, whole:bool)->str:
     "SQL for a column of a parquet file"
     c = _ident(column)
-    if whole: return f"cast({c} as BIGINT) as {c}"
-    if kind == "FLOAT": return f"cast(cast({c} as VARCHAR) as DOUBLE) as {c}"
+    if whole:
+        return f"cast({c} as BIGINT) as {c}"
+    if kind == "FLOAT":
+        return f"cast(cast({c} as VARCHAR) as DOUBLE) as {c}"
     return f"nfc_normalize({c}) as {c}" if kind == "VARCHAR" else c
 
 def _whole_floats(session:_Session, source:str, types:dict[str, str])->set[str]:
@@ -308,6 +339,7 @@ def _whole_floats(session:_Session, source:str, types:dict[str, str])->set[str]:
     answer = session.ask(f"select {', '.join(tests) or 'count(*)'} from {source}")[0]  # one row, also of an empty file
     return {c for c, whole in zip(floats, answer) if whole}
 
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-034
 def _parquet_table(session:_Session, link:Path, name:str, own:str)->Table:
     "A view of a parquet file"
     labels = need("pyarrow.parquet").read_schema(link).names
@@ -321,12 +353,13 @@ def _parquet_table(session:_Session, link:Path, name:str, own:str)->Table:
     clause = sql_table(own, dict.fromkeys(types))
     return Table(name, columns, clause, skipped=skipped)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-032
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-036
 _FLAT = re.compile(r"\.((csv|tsv|txt)(\.gz)?|parquet)$", re.I)
 
 def _is_parquet(path:Path)->bool:
     "Do its first bytes say so, or its name?"
-    with path.open("rb") as f: return f.read(4) == b"PAR1" or path.name.lower().endswith(".parquet")
+    with path.open("rb") as f:
+        return f.read(4) == b"PAR1" or path.name.lower().endswith(".parquet")
 
 def _own_name(path:Path, taken)->str:
     "A table's name: the file's, numbered where two are called alike"
@@ -341,14 +374,16 @@ def _link_parquets(session:_Session, files:list[Path])->dict[Path, Path]:
     "A link of our own to each parquet file; from here on, nothing else can be read"
     links = {}
     for i, path in enumerate(files):
-        if _is_parquet(path): links[path] = Path(session.room) / f"t{i}.parquet"
-    for path, link in links.items(): link.symlink_to(path.resolve())
+        if _is_parquet(path):
+            links[path] = Path(session.room) / f"t{i}.parquet"
+    for path, link in links.items():
+        link.symlink_to(path.resolve())
     allowed = ", ".join(_literal(path.resolve()) for path in links)
     session.ask(f"set allowed_paths = [{allowed}]")
     session.shut()
     return links
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-033
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-037
 def _fill(session:_Session, spec:str, files:list[Path])->tuple[dict[str, Table], dict[str, str]]:
     "Load files; each is a table, or left out with the reason"
     links, tables, left = _link_parquets(session, files), {}, {}
@@ -356,27 +391,37 @@ def _fill(session:_Session, spec:str, files:list[Path])->tuple[dict[str, Table],
         name, own = _own_name(path, tables), f"ftrl_{i}"
         try:
             with told(str(path)):
-                if path.stat().st_size == 0: raise FtrlError(f"{path}: an empty file; expected a table with a header")
-                if path in links: tables[name] = _parquet_table(session, links[path], name, own)
-                else: tables[name] = _csv_table(session, path, name, own)
+                if path.stat().st_size == 0:
+                    raise FtrlError(f"{path}: an empty file; expected a table with a header")
+                if path in links:
+                    tables[name] = _parquet_table(session, links[path], name, own)
+                else:
+                    tables[name] = _csv_table(session, path, name, own)
         except FtrlError as e:
-            if len(files) == 1: raise
+            if len(files) == 1:
+                raise
             left[f"file {path.name}"] = str(e).removeprefix(f"{path}: ").partition("; expected")[0]
-    if tables: return tables, left
+    if tables:
+        return tables, left
     reasons = "; ".join(f"{file}: {why}" for file, why in left.items())
     raise FtrlError(f"{spec}: no file can be read ({reasons[:300]}); expected tables")
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-034
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-038
 def _folder_files(folder:Path, spec:str)->tuple[list[Path], dict[str, str]]:
     "The tables of a folder, and what looks like one and is none"
     root, files, left = folder.resolve(), [], {}
     for p in sorted(folder.iterdir()):
-        if not _FLAT.search(p.name) or p.name.startswith((".", "~$")): continue
-        if not p.is_file(): left[f"file {p.name}"] = "is no plain file"
-        elif root not in p.resolve().parents: left[f"file {p.name}"] = "is a link that leads out of the folder"
-        else: files.append(p)
+        if not _FLAT.search(p.name) or p.name.startswith((".", "~$")):
+            continue
+        if not p.is_file():
+            left[f"file {p.name}"] = "is no plain file"
+        elif root not in p.resolve().parents:
+            left[f"file {p.name}"] = "is a link that leads out of the folder"
+        else:
+            files.append(p)
     why = "".join(f"; {k} {v}" for k, v in left.items())
-    if not files: raise FtrlError(f"{spec}: a folder without tables{why}; expected .csv, .tsv or .parquet files in it")
+    if not files:
+        raise FtrlError(f"{spec}: a folder without tables{why}; expected .csv, .tsv or .parquet files in it")
     return files, left
 
 def _flat(name:str, spec:str, files:list[Path], left:dict[str, str])->Database:
@@ -386,23 +431,30 @@ def _flat(name:str, spec:str, files:list[Path], left:dict[str, str])->Database:
         return tables, left | unread
     return _duckdb(name, spec, fill)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-037
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-041
 def _open_file(path:Path, spec:str)->Database:
     "A file by its first bytes"
-    if not stat.S_ISREG(path.stat().st_mode): raise FtrlError(f"{spec}: no plain file; expected CSV, parquet, SQLite or DuckDB")
-    with told(spec), path.open("rb") as f: head = f.read(16)
-    if head.startswith(b"SQLite format 3\0"): return open_sqlite(path)
-    if head[8:12] == b"DUCK": return _duckdb(path.stem, spec, lambda session: _attached(session, path))
-    if not head: raise FtrlError(f"{spec}: an empty file; expected a table with a header")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise FtrlError(f"{spec}: no plain file; expected CSV, parquet, SQLite or DuckDB")
+    with told(spec), path.open("rb") as f:
+        head = f.read(16)
+    if head.startswith(b"SQLite format 3\0"):
+        return open_sqlite(path)
+    if head[8:12] == b"DUCK":
+        return _duckdb(path.stem, spec, lambda session: _attached(session, path))
+    if not head:
+        raise FtrlError(f"{spec}: an empty file; expected a table with a header")
     if head[:4] != b"PAR1" and not _FLAT.search(path.name):
         raise FtrlError(f"{spec}: unknown kind of file; expected CSV, parquet, SQLite or DuckDB")
     return _flat(_own_name(path, ()), spec, [path], {})
 
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-042
 def file_of(
     spec:str, # A path or an address
 )->Path | None: # None where it is a server's
     "The file or folder that holds the tables"
-    if "://" not in spec: return Path(spec).expanduser()
+    if "://" not in spec:
+        return Path(spec).expanduser()
     url = parsed_address(spec)
     return Path(url.database) if url.drivername in ("sqlite", "duckdb") and url.database else None
 
@@ -411,7 +463,10 @@ def connect(
 )->Database:
     "Open tables for reading"
     path = file_of(spec)
-    if path is None: return open_address(parsed_address(spec))
-    if not path.exists(): raise FtrlError(f"{masked(spec)}: no such file; expected a CSV, parquet, SQLite or DuckDB file")
-    if not path.is_dir(): return _open_file(path, str(path))
+    if path is None:
+        return open_address(parsed_address(spec))
+    if not path.exists():
+        raise FtrlError(f"{masked(spec)}: no such file; expected a CSV, parquet, SQLite or DuckDB file")
+    if not path.is_dir():
+        return _open_file(path, str(path))
     return _flat(path.resolve().name, spec, *_folder_files(path, spec))

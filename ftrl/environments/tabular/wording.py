@@ -35,7 +35,8 @@ def identifier(
     spare:str="column", # Used where no ASCII letter is left
 )->str:
     "A name that Python and every chat model accept"
-    for letter, plain in (("ß", "ss"), ("ø", "o"), ("ł", "l")): label = label.replace(letter, plain)
+    for letter, plain in (("ß", "ss"), ("ø", "o"), ("ł", "l")):
+        label = label.replace(letter, plain)
     letters = [c for c in unicodedata.normalize("NFKD", label).lower() if not unicodedata.combining(c)]
     text = re.sub(r"[^a-z0-9]+", "_", "".join(letters)).strip("_")[:40]
     if not re.search("[a-z]", text):
@@ -51,12 +52,18 @@ _ODD_PLURALS = {one: many for many, one in _ODD.items()}
 
 def _one(word:str)->str:
     "A word for one thing"
-    if word in _ODD: return _ODD[word]
-    if re.search(r"[^aeiou]ies$", word): return word[:-3] + "y"             # cities
-    if re.search(r"(sh|ch|x|ss|zz)es$", word): return word[:-2]             # boxes
-    if word.endswith("uses") and not word.endswith("houses"): return word[:-2]  # buses
-    if re.search(r"(yses|ises)$", word): return word[:-2] + "is"            # analyses
-    if re.search(r"[^suia]s$|[^e]as$", word): return word[:-1]              # days, areas
+    if word in _ODD:
+        return _ODD[word]
+    if re.search(r"[^aeiou]ies$", word):
+        return word[:-3] + "y"             # cities
+    if re.search(r"(sh|ch|x|ss|zz)es$", word):
+        return word[:-2]             # boxes
+    if word.endswith("uses") and not word.endswith("houses"):
+        return word[:-2]  # buses
+    if re.search(r"(yses|ises)$", word):
+        return word[:-2] + "is"            # analyses
+    if re.search(r"[^suia]s$|[^e]as$", word):
+        return word[:-1]              # days, areas
     return word
 
 def singular(
@@ -69,8 +76,10 @@ def singular(
 # %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-013
 def _many(word:str)->str:
     "A word for several things"
-    if word in _ODD_PLURALS: return _ODD_PLURALS[word]
-    if re.search(r"[^aeiou]y$", word): return word[:-1] + "ies"
+    if word in _ODD_PLURALS:
+        return _ODD_PLURALS[word]
+    if re.search(r"[^aeiou]y$", word):
+        return word[:-1] + "ies"
     return word + ("es" if re.search(r"(s|sh|ch|x|z)$", word) else "s")
 
 def plural(
@@ -91,7 +100,8 @@ def kind_name(
 )->str:
     "A kind's name, one of its own"
     name = identifier(label, "thing")
-    if name in _TAKEN: name = f"{name}_entry"
+    if name in _TAKEN:
+        name = f"{name}_entry"
     own, i = name, 1
     while own in used:
         i += 1
@@ -109,7 +119,8 @@ _UNITS |= {"eur": "EUR", "usd": "USD", "gbp": "GBP", "chf": "CHF", "jpy": "JPY",
 def _scale(label:str, largest:float | None)->tuple[str, str] | None:
     "A label such as `satisfaction 1 5`, whose numbers are those of a scale"
     found = re.fullmatch(r"(.*[a-z])(?: scale)? [01](?: to)? (\d{1,3})", label)
-    if not found: return None
+    if not found:
+        return None
     top = int(found[2])
     return (found[1], f"of {top} points") if top > 1 and (largest is None or largest <= top) else None
 
@@ -119,13 +130,16 @@ def _counted(ws:list[str], whole:bool)->str:
     first, last, label = ws[0], ws[-1], " ".join(ws)
     if len(ws) > 1 and first in ("num", "n", "no", "nr", "number", "count"):
         rest = label.removeprefix(f"{first} ")
-        if len(ws) > 2: rest = rest.removeprefix("of ")
+        if len(ws) > 2:
+            rest = rest.removeprefix("of ")
         return plural(singular(rest))
-    if len(ws) > 1 and last == "count": return plural(label.removesuffix(" count"))
+    if len(ws) > 1 and last == "count":
+        return plural(label.removesuffix(" count"))
     several = singular(first) != first or singular(last) != last
     money = last in ("sales", "earnings")
     return label if whole and several and not money else ""
 
+# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-022
 def measured(
     label:str, # "weight kg", of a column of numbers
     whole:bool, # Are all of them whole?
@@ -137,13 +151,16 @@ def measured(
     if len(ws) > 1 and ws[-1] in _UNITS:
         before = ws[:-2] if ws[-2] == "in" and len(ws) > 2 else ws[:-1]
         return " ".join(before), _UNITS[ws[-1]]
-    if ws[-1] == "age": return label, "years"
+    if ws[-1] == "age":
+        return label, "years"
     scale, things = _scale(label, largest), _counted(ws, whole)
-    if scale: return scale
-    if things: return f"number of {things}", things
+    if scale:
+        return scale
+    if things:
+        return f"number of {things}", things
     return label, f"({label})" if whole and small else ""
 
-# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-024
+# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-025
 _AGENTS = {"assigned to": "assignee", "created by": "creator", "owned by": "owner", "reported by": "reporter",
            "managed by": "manager", "made by": "maker", "sold by": "seller", "written by": "writer", "reviewed by": "reviewer",
            "approved by": "approver", "requested by": "requester", "updated by": "editor", "modified by": "editor",
@@ -155,7 +172,7 @@ def noun_of(
     "A noun for what a column names, where there is one"
     return _AGENTS.get(label, label)
 
-# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-027
+# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-028
 _PARTICIPLE = re.compile(r"(ed|born|built|sold|paid|sent|bought|made|held|written|given|taken|seen|shown|known|won|begun|chosen)$")
 _ACTIVE = set("joined arrived departed died started ended expired happened occurred resigned retired graduated enrolled "
               "subscribed opened closed left began expires starts ends begins opens closes arrives departs happens".split())
@@ -164,20 +181,24 @@ def _when(label:str)->str:
     "How English asks for a date"
     *before, last = label.split(" ")
     deed = before if last in ("at", "on", "date") and before else [*before, last]
-    if deed[-1] in _ACTIVE: return f"the date on which {{x}} {' '.join(deed)}"
-    if _PARTICIPLE.search(deed[-1]): return f"the date on which {{x}} was {' '.join(deed)}"
-    if last in ("at", "on"): return f"the {' '.join([*before, 'date'])} of {{x}}"
+    if deed[-1] in _ACTIVE:
+        return f"the date on which {{x}} {' '.join(deed)}"
+    if _PARTICIPLE.search(deed[-1]):
+        return f"the date on which {{x}} was {' '.join(deed)}"
+    if last in ("at", "on"):
+        return f"the {' '.join([*before, 'date'])} of {{x}}"
     return ""
 
 def _whom(label:str)->str:
     "How English asks for what something was derived from, or belongs to"
     *before, last = label.split(" ")
-    if not before or last not in ("by", "to", "from", "in", "for", "with", "at", "on"): return ""
+    if not before or last not in ("by", "to", "from", "in", "for", "with", "at", "on"):
+        return ""
     was = "was " if _PARTICIPLE.search(before[-1]) and before[-1] not in _ACTIVE else ""
     verb = was or before[-1].endswith("s") or before[-1] in _ACTIVE
     return f"what {{x}} {was}{label}" if verb else ""
 
-# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-029
+# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-030
 def phrases(
     label:str, # What a column tells
     date:bool=False, # Is it a date?
@@ -192,5 +213,6 @@ def members(
 )->str:
     "How English speaks of the members of a group"
     *before, last = label.split(" ")
-    if _whom(label) and _PARTICIPLE.search(before[-1]): return f"{things} {label} {{x}}"
+    if _whom(label) and _PARTICIPLE.search(before[-1]):
+        return f"{things} {label} {{x}}"
     return f"{things} whose {label} is {{x}}"

@@ -73,7 +73,8 @@ def _next_fainter(stars:dict)->Relation:
     for i, name in enumerate(order[:-1]):
         following = order[i + 1]
         alone = following == order[-1] or magnitude[following] < magnitude[order[i + 2]]
-        if alone and magnitude[name] < magnitude[following]: fainter[name] = following
+        if alone and magnitude[name] < magnitude[following]:
+            fainter[name] = following
     return Relation("next_fainter", "star", "star", facts=fainter, cardinality="1:1",
                     phrases=("the listed star next in faintness after {x}",))
 
@@ -214,7 +215,8 @@ def _moon_dates(find)->dict[str, str]:
     import ephem
     moon, found = ephem.Date("2000/1/1"), {}
     for day, then in _ephem_days().items():
-        if moon < ephem.Date(then): moon = find(then)
+        if moon < ephem.Date(then):
+            moon = find(then)
         found[day] = f"{moon.datetime():%Y-%m-%d}"
     return found
 

@@ -26,7 +26,8 @@ def _every()->list[dict]:
     airports = airportsdata.load("IATA").values()
     return sorted((a | {"land": names.get(a["country"], "")} for a in airports), key=_iata)
 
-def _iata(airport:dict)->str: return airport["iata"]
+def _iata(airport:dict)->str:
+    return airport["iata"]
 
 # %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-007
 def _complete(airport:dict)->bool:
@@ -35,7 +36,8 @@ def _complete(airport:dict)->bool:
     known = all(airport[field] for field in ("city", "elevation", "icao", "lat"))
     return named and known and "/" in airport["tz"]
 
-def _international(airport:dict)->bool: return "International" in airport["name"]
+def _international(airport:dict)->bool:
+    return "International" in airport["name"]
 
 # %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-010
 _LISTED = 40  # airports of a country, if it has fewer that are international
@@ -50,7 +52,8 @@ def _airports()->dict[str, dict]:
     listed = {}
     for airports in of_land.values():
         for i, airport in enumerate(airports):
-            if i < _LISTED or _international(airport): listed[airport["name"]] = airport
+            if i < _LISTED or _international(airport):
+                listed[airport["name"]] = airport
     return listed
 
 # %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-013
@@ -83,9 +86,11 @@ def _nearest(airports:dict)->dict[str, str]:
 def _farthest(airports:dict)->dict[str, str]:
     "Each airport's farthest one in its country"
     names, points, of_land, farthest = list(airports), _points(airports), {}, {}
-    for i, airport in enumerate(airports.values()): of_land.setdefault(airport["land"], []).append(i)
+    for i, airport in enumerate(airports.values()):
+        of_land.setdefault(airport["land"], []).append(i)
     for members in of_land.values():
-        if len(members) < 3: continue  # of two, the other one is no choice
+        if len(members) < 3:
+            continue  # of two, the other one is no choice
         places = points[members]
         opposite = (places @ places.T).argmin(1)  # the smallest cosine is the largest angle
         farthest |= {names[i]: names[members[j]] for i, j in zip(members, opposite)}
@@ -118,7 +123,8 @@ def _places(airports:dict)->list[Relation]:
     for name, airport in airports.items():
         country[name], time_zone[name] = airport["land"], airport["tz"]
         hidden = airport["city"].lower() not in name.lower()
-        if hidden and _plain(airport["city"]): city[name] = airport["city"]
+        if hidden and _plain(airport["city"]):
+            city[name] = airport["city"]
     return [
         relation("city", range="city", facts=city,
                  phrases=("the city served by {x}", "the city that {x} belongs to"),
@@ -188,7 +194,8 @@ def _of_cities(airports:dict, city:Relation)->list[Relation]:
         homes.setdefault(airport["city"], set()).add((airport["land"], airport["tz"]))
     country, time_zone = {}, {}
     for name, places in homes.items():
-        if len(places) == 1 and served[name]: (country[name], time_zone[name]), = places
+        if len(places) == 1 and served[name]:
+            (country[name], time_zone[name]), = places
     only = {name: airport for airport, name in city.facts.items() if name in country and served[name] == 1}
     return [
         relation("country", range="country", facts=country, phrases=("the country to which {x} belongs",)),

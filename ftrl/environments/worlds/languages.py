@@ -39,7 +39,8 @@ def _own_name(locales:dict)->Relation:
     own = {}
     for name, locale in locales.items():
         word = locale.display_name
-        if _plain(word) and word.lower() != name.lower(): own[name] = word
+        if _plain(word) and word.lower() != name.lower():
+            own[name] = word
     return Relation("own_name", "language", "text", facts=own, family="words",
                     phrases=("the name that {x} has for itself",))
 
@@ -50,7 +51,8 @@ def _word(locales:dict, name:str, what:str, code:str)->Relation:
     for language, locale in locales.items():
         word = getattr(locale, what).get(code)
         given_away = bool(word) and word.lower() in f"{english} {language}".lower()
-        if _plain(word) and len(word) > 3 and not given_away: words[language] = word
+        if _plain(word) and len(word) > 3 and not given_away:
+            words[language] = word
     return Relation(name, "language", "text", facts=words, family="words",
                     phrases=(f"the name of {english} in {{x}}", f"the word for {english} in {{x}}"),
                     questions=(f"What is {english} called in {{x}}?",))
@@ -83,7 +85,8 @@ def _likely()->dict[str, list[str]]:
     likely, found = get_global("likely_subtags"), {}
     for code, name in _english("languages").items():
         tags = likely.get(code, "").split("_")
-        if len(tags) == 3: found[name] = tags
+        if len(tags) == 3:
+            found[name] = tags
     return found
 
 def _likely_homes()->list[Relation]:
@@ -91,8 +94,10 @@ def _likely_homes()->list[Relation]:
     relation = partial(Relation, domain="language", family="use")
     scripts, lands, script, country = _english("scripts"), _english("territories"), {}, {}
     for name, (_, written, home) in _likely().items():
-        if written in scripts: script[name] = scripts[written]
-        if home in lands: country[name] = lands[home]
+        if written in scripts:
+            script[name] = scripts[written]
+        if home in lands:
+            country[name] = lands[home]
     return [
         relation("script", range="script", facts=script,
                  phrases=("the script in which {x} is usually written",),
@@ -105,11 +110,13 @@ def _strongholds(spoken:dict)->dict[str, str]:
     "Language -> the country where it has the largest share, if that is one country among several"
     homes, found = {}, {}
     for country, languages in spoken.items():
-        for share, name, _ in languages: homes.setdefault(name, []).append((share, country))
+        for share, name, _ in languages:
+            homes.setdefault(name, []).append((share, country))
     for name, shares in homes.items():
         most, country = max(shares)
         rivals = [share for share, _ in shares if share == most]
-        if len(shares) > 1 and len(rivals) == 1: found[name] = country
+        if len(shares) > 1 and len(rivals) == 1:
+            found[name] = country
     return found
 
 def _of_languages(spoken:dict)->list[Relation]:
@@ -134,16 +141,19 @@ def _tender()->dict[str, list[tuple]]:
         every = get_global("territory_currencies").get(code, ())
         tender = [t for t in every if t[3] and t[1]]
         present = [t for t in tender if t[2] is None]
-        if present and present == tender[-1:]: found[name] = tender
+        if present and present == tender[-1:]:
+            found[name] = tender
     return found
 
 def _paid(tender:dict, back:int)->dict[str, str]:
     "Country -> its present currency (1), or the one before (2)"
     names, found = _english("currencies"), {}
     for country, currencies in tender.items():
-        if len(currencies) < back: continue
+        if len(currencies) < back:
+            continue
         code = currencies[-back][0]
-        if code in names: found[country] = names[code]
+        if code in names:
+            found[country] = names[code]
     return found
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-024
@@ -166,7 +176,8 @@ def _foreign_names(code:str)->dict[str, str]:
     names, found = Locale.parse(code).territories, {}
     for territory, english in _english("territories").items():
         name = names.get(territory)
-        if _plain(name) and name.lower() not in english.lower(): found[english] = name
+        if _plain(name) and name.lower() not in english.lower():
+            found[english] = name
     return found
 
 def _names_abroad()->list[Relation]:
@@ -184,7 +195,8 @@ def _ranking(spoken:dict, i:int)->dict[str, str]:
     found = {}
     for country, languages in spoken.items():
         shares = [share for share, *_ in languages]
-        if len(shares) > i and shares.count(shares[i]) == 1: found[country] = languages[i][1]
+        if len(shares) > i and shares.count(shares[i]) == 1:
+            found[country] = languages[i][1]
     return found
 
 def _of_speech(spoken:dict)->list[Relation]:
@@ -206,7 +218,8 @@ def _of_speech(spoken:dict)->list[Relation]:
 def _grouped(relation:Relation)->dict[str, list[str]]:
     "Object -> its subjects"
     found = {}
-    for subject, thing in relation.facts.items(): found.setdefault(thing, []).append(subject)
+    for subject, thing in relation.facts.items():
+        found.setdefault(thing, []).append(subject)
     return dict(sorted(found.items()))
 
 def _of_scripts(script:Relation)->list[Relation]:
@@ -230,8 +243,10 @@ def _of_currencies(currency:Relation)->list[Relation]:
     "Relations whose subject is a currency"
     relation, only, several = partial(Relation, domain="currency"), {}, {}
     for name, countries in _grouped(currency).items():
-        if len(countries) == 1: only[name] = countries[0]
-        else: several[name] = quantity(len(countries), "countries")
+        if len(countries) == 1:
+            only[name] = countries[0]
+        else:
+            several[name] = quantity(len(countries), "countries")
     return [
         relation("only_country", range="country", facts=only, cardinality="1:1",
                  phrases=("the only country whose present currency is {x}",)),

@@ -17,12 +17,14 @@ def _factors(n:int)->tuple[int, ...]:
     smallest = next((p for p in range(2, int(n ** .5) + 1) if n % p == 0), n)
     return (smallest,) if smallest == n else (smallest, *_factors(n // smallest))
 
-def _is_prime(n:int)->bool: return n > 1 and _factors(n) == (n,)
+def _is_prime(n:int)->bool:
+    return n > 1 and _factors(n) == (n,)
 
 def _divisors(n:int)->int:
     "How many numbers divide n"
     number = 1
-    for p in set(_factors(n)): number *= _factors(n).count(p) + 1
+    for p in set(_factors(n)):
+        number *= _factors(n).count(p) + 1
     return number
 
 # %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-008
@@ -44,13 +46,15 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 def _english(n:int)->str:
     "2026 -> 'two thousand and twenty-six'"
-    if n < 20: return _ONES[n]
+    if n < 20:
+        return _ONES[n]
     if n < 100:
         tens = _TENS[n // 10 - 2]
         return f"{tens}-{_ONES[n % 10]}" if n % 10 else tens
     size, name = (1000, "thousand") if n >= 1000 else (100, "hundred")
     head, rest = f"{_ONES[n // size]} {name}", n % size
-    if not rest: return head
+    if not rest:
+        return head
     joint = " and " if rest < 100 else " "
     return head + joint + _english(rest)
 
@@ -67,10 +71,14 @@ def _facts(
     return {thing: fact for thing, fact in found.items() if fact}
 
 # %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-015
-def _next_prime(n:int)->str: return str(next(k for k in range(n + 1, 2 * n) if _is_prime(k)))
-def _divisor_count(n:int)->str: return quantity(_divisors(n), "divisors")
-def _square(n:int)->str: return quantity(n * n)
-def _cube(n:int)->str: return quantity(n ** 3)
+def _next_prime(n:int)->str:
+    return str(next(k for k in range(n + 1, 2 * n) if _is_prime(k)))
+def _divisor_count(n:int)->str:
+    return quantity(_divisors(n), "divisors")
+def _square(n:int)->str:
+    return quantity(n * n)
+def _cube(n:int)->str:
+    return quantity(n ** 3)
 
 def _largest_factor(n:int)->str | None:
     "Of four digits, and not the number itself"
@@ -114,8 +122,10 @@ def _mirror(n:int)->str | None:
     backwards = str(n)[::-1]
     return backwards if backwards != str(n) and int(backwards) in _NUMBERS else None
 
-def _digit_sum(n:int)->str: return quantity(sum(map(int, str(n))), "units")
-def _collatz_steps(n:int)->str: return quantity(_collatz(n), "steps")
+def _digit_sum(n:int)->str:
+    return quantity(sum(map(int, str(n))), "units")
+def _collatz_steps(n:int)->str:
+    return quantity(_collatz(n), "steps")
 
 # %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-020
 def _of_digits()->list[Relation]:
@@ -135,8 +145,10 @@ def _long_roman(n:int)->str | None:
     numeral = _roman(n)
     return numeral if len(numeral) > 4 else None
 
-def _binary(n:int)->str: return f"{n:b}"
-def _hexadecimal(n:int)->str: return f"0x{n:X}"
+def _binary(n:int)->str:
+    return f"{n:b}"
+def _hexadecimal(n:int)->str:
+    return f"0x{n:X}"
 
 def _notations()->list[Relation]:
     "Relations from a whole number to its notations"
@@ -173,8 +185,10 @@ def _of_primes()->list[Relation]:
                  phrases=("the English name of {x}",))]
 
 # %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-029
-def _next_numeral(n:int)->str | None: return _long_roman(n + 1)
-def _signs(n:int)->str: return quantity(len(_roman(n)), "signs")
+def _next_numeral(n:int)->str | None:
+    return _long_roman(n + 1)
+def _signs(n:int)->str:
+    return quantity(len(_roman(n)), "signs")
 
 def _of_numerals()->list[Relation]:
     "Relations whose subject is a Roman numeral"
@@ -188,7 +202,8 @@ def _of_numerals()->list[Relation]:
                  phrases=("the number of signs in {x}",))]
 
 # %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-032
-def _letters(n:int)->str: return quantity(sum(map(str.isalpha, _english(n))), "letters")
+def _letters(n:int)->str:
+    return quantity(sum(map(str.isalpha, _english(n))), "letters")
 
 def _initials(n:int)->str | None:
     "The first letters of the words, where these are many"

@@ -19,6 +19,7 @@ mixer toaster blanket mirror carpet thermos scooter telescope notebook""".split(
 _COLOURS = """amber coral crimson indigo ivory jade lilac maroon olive pearl russet saffron scarlet
 teal""".split()
 
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-006
 class Records(Draws):
     "Names of everything, and ways to draw facts about them"
     def __init__(self, seed:int=0):
@@ -30,14 +31,20 @@ class Records(Draws):
         self.goods = distinct_names(320, self._article)
         self.orders = distinct_names(900, self._order)
 
-    def _city(self)->str: return f"{made_up(self.r, 2)}haven"
-    def _shop(self)->str: return f"{made_up(self.r, 2)} & {made_up(self.r, 2)}"
-    def _person(self)->str: return f"{self.r.choice(FIRST_NAMES)} {made_up(self.r, 2)}sen"
-    def _maker(self)->str: return f"{made_up(self.r, 2)}works"
-    def _article(self)->str: return f"{made_up(self.r, 1)} {self.r.choice(_COLOURS)} {self.r.choice(_GOODS)}"
-    def _order(self)->str: return f"order {self.r.choice('ABCDEFGHK')}{self.r.randrange(10**5, 10**6)}"
+    def _city(self)->str:
+        return f"{made_up(self.r, 2)}haven"
+    def _shop(self)->str:
+        return f"{made_up(self.r, 2)} & {made_up(self.r, 2)}"
+    def _person(self)->str:
+        return f"{self.r.choice(FIRST_NAMES)} {made_up(self.r, 2)}sen"
+    def _maker(self)->str:
+        return f"{made_up(self.r, 2)}works"
+    def _article(self)->str:
+        return f"{made_up(self.r, 1)} {self.r.choice(_COLOURS)} {self.r.choice(_GOODS)}"
+    def _order(self)->str:
+        return f"order {self.r.choice('ABCDEFGHK')}{self.r.randrange(10**5, 10**6)}"
 
-# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-008
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-009
 def _of_orders(records:Records, price:dict[str, str])->list[Relation]:
     "Relations from an order to things and sums"
     relation, orders = partial(Relation, domain="order"), records.orders
@@ -61,7 +68,7 @@ def _of_orders(records:Records, price:dict[str, str])->list[Relation]:
         relation("tax", range="number", facts=tax, phrases=("the sales tax of 20 percent on {x}",),
                  family="amounts")]
 
-# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-011
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-012
 def _of_dates(records:Records)->list[Relation]:
     "Relations from an order to its dates"
     relation = partial(Relation, domain="order", family="dates")
@@ -82,7 +89,7 @@ def _of_dates(records:Records)->list[Relation]:
         relation("waiting", range="number", facts=waiting,
                  phrases=("the number of days between placing and delivery of {x}",))]
 
-# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-014
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-015
 def _of_articles(records:Records, price:dict[str, str])->list[Relation]:
     "Relations whose subject is an article"
     relation, goods = partial(Relation, domain="article"), records.goods
@@ -98,7 +105,7 @@ def _of_articles(records:Records, price:dict[str, str])->list[Relation]:
         relation("accessory", range="article", facts=records.some(goods, goods),
                  phrases=("the article recommended with {x}",))]
 
-# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-016
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-017
 def _of_shops(records:Records)->list[Relation]:
     "Relations whose subject is a shop"
     relation, shops = partial(Relation, domain="shop"), records.shops
@@ -114,7 +121,7 @@ def _of_shops(records:Records)->list[Relation]:
         relation("floor_space", range="number", facts=records.number(shops, 40, 4000, "sq m"),
                  phrases=("the floor space of {x}",))]
 
-# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-019
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-020
 def _of_people(records:Records)->list[Relation]:
     "Relations whose subject is a person"
     relation, people = partial(Relation, domain="person"), records.people
@@ -128,7 +135,7 @@ def _of_people(records:Records)->list[Relation]:
         relation("joined", range="date", facts=records.day(people, date(2010, 1, 1), 5000),
                  phrases=("the date on which {x} became a customer",), family="account")]
 
-# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-021
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-022
 def _of_makers(records:Records)->list[Relation]:
     "Relations whose subject is a maker"
     relation, makers = partial(Relation, domain="maker"), records.makers
@@ -154,7 +161,7 @@ def _of_cities(records:Records)->list[Relation]:
         relation("partner_city", range="city", facts=records.some(cities, cities),
                  phrases=("the partner city of {x}",))]
 
-# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-024
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-025
 def _extremes(g:dict[str, Relation])->list[Relation]:
     "The largest, dearest, slowest of each group"
     choose = partial(most, family="records")
@@ -170,7 +177,7 @@ def _extremes(g:dict[str, Relation])->list[Relation]:
         choose(made, g["article.stock"], "scarcest_article", "the article made by {x} with the lowest stock",
                sign=-1)]
 
-# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-025
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-026
 def _derived(g:dict[str, Relation])->list[Relation]:
     "Relations that follow from the others"
     number = partial(count, family="records")
@@ -183,7 +190,7 @@ def _derived(g:dict[str, Relation])->list[Relation]:
         number(g["article.maker"], "article_count", "the number of articles made by {x}", unit="articles"),
         number(g["shop.city"], "shop_count", "the number of shops in {x}", unit="shops")]
 
-# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-028
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-029
 def _kinds(records:Records)->list[Kind]:
     "The kinds of things, each with an example"
     return [Kind("order", "orders", f"its number, such as '{records.orders[0]}'"),

@@ -154,7 +154,8 @@ def _sizes()->dict[str, list[tuple[float, str, str]]]:
         found[measured.replace("_", " ")] = ordered
     return found
 
-def _scientific(x:float, unit:str)->str: return f"{x:.7g} {unit}"
+def _scientific(x:float, unit:str)->str:
+    return f"{x:.7g} {unit}"
 
 # %% ../../../nbs/environments/worlds/09_units.ipynb #cell-024
 def _of_sizes(sizes:dict)->list[Relation]:
@@ -165,9 +166,12 @@ def _of_sizes(sizes:dict)->list[Relation]:
         si = _UNITS[measured.replace(" ", "_")].split()[0].replace("_", " ")
         for size, symbol, name in units:
             measures[name] = measured
-            if name == si: continue  # one metre is one metre
-            if 1e-3 < size < 1e9: value[name] = quantity(size, symbol, 6)
-            if not 1e-3 < size < 1e6: exact[name] = _scientific(size, symbol)
+            if name == si:
+                continue  # one metre is one metre
+            if 1e-3 < size < 1e9:
+                value[name] = quantity(size, symbol, 6)
+            if not 1e-3 < size < 1e6:
+                exact[name] = _scientific(size, symbol)
     return [
         relation("quantity", range="physical_quantity", facts=measures, family="origin",
                  phrases=("the physical quantity that {x} measures",),
@@ -183,9 +187,11 @@ def _steps(sizes:dict)->list[Relation]:
     larger, step = {}, {}
     for units in sizes.values():
         for (small, _, name), (large, _, following) in zip(units, units[1:]):
-            if not large > small * 1.000001: continue  # pint rounds
+            if not large > small * 1.000001:
+                continue  # pint rounds
             larger[name] = following
-            if large / small < 1e6: step[name] = quantity(large / small, "times", 4)
+            if large / small < 1e6:
+                step[name] = quantity(large / small, "times", 4)
     smaller = {following: name for name, following in larger.items()}
     return [
         relation("next_larger", range="measurement_unit", facts=larger, cardinality="1:1",
@@ -251,8 +257,10 @@ def _of_constants()->list[Relation]:
     values, units, uncertainties = {}, {}, {}
     for name, (value, unit, uncertainty) in known.items():
         values[name] = f"{value:.12g} {unit}".strip()
-        if len(unit) > 3: units[name] = unit
-        if uncertainty: uncertainties[name] = f"{uncertainty:.2g} {unit}".strip()
+        if len(unit) > 3:
+            units[name] = unit
+        if uncertainty:
+            uncertainties[name] = f"{uncertainty:.2g} {unit}".strip()
     return [
         relation("value", range="text", facts=values, family="values",
                  phrases=("the value of {x}", "the CODATA value of {x}")),

@@ -21,7 +21,8 @@ class Ftrl(Bench):
     scenarios, grouped, max_turns = SCENARIOS, False, 20
     files = ("ftrl/test.jsonl", "ftrl/test_a.parquet")
 
-    def given(self, data): return as_rows(data)
+    def given(self, data):
+        return as_rows(data)
 
     def items(self, data):
         for row in data if isinstance(data, list) else stream_rows(data):
@@ -33,8 +34,10 @@ class Ftrl(Bench):
                             "expected at least one sub-answer to find")
         return ToolEpisode(key, item.data, protocol.max_turns or self.max_turns)
 
-    def score(self, e): return e.trajectory.metrics
-    def origin(self, line): return "" if re.fullmatch("[0-9a-f]{12}", str(line["id"])) else "own"
+    def score(self, e):
+        return e.trajectory.metrics
+    def origin(self, line):
+        return "" if re.fullmatch("[0-9a-f]{12}", str(line["id"])) else "own"
 
     def hollow(self, metric, metrics):
         return metric == "solve_p" and metrics.get("solve_p") == 1 and metrics.get("solve_r") == 0

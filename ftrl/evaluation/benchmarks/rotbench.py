@@ -32,10 +32,12 @@ def rotbench_rows(
     data:Path, # RoTBench.jsonl, or a folder with clean.json … union.json
 )->Iterator[dict]:
     "Rows as the paper has them: messages, data_source, answer"
-    if data.is_file(): yield from read_json_lines(data)
+    if data.is_file():
+        yield from read_json_lines(data)
     for level in LEVELS if data.is_dir() else ():
         path = data/f"{level}.json"
-        for i, x in enumerate(read_json(path), 1): yield _as_row(x, level, f"{path} item {i}")
+        for i, x in enumerate(read_json(path), 1):
+            yield _as_row(x, level, f"{path} item {i}")
 
 # %% ../../../nbs/evaluation/benchmarks/03_rotbench.ipynb #cell-008
 def _item(x:dict, i:int, where:str)->Item:
@@ -60,13 +62,16 @@ def action(
     try:
         tool = text.split("Action: ")[1].split("Action Input: ")[0].strip()
         parameters = json.loads(text.split("Action Input: ")[1].strip())
-    except (IndexError, ValueError, RecursionError): return None
+    except (IndexError, ValueError, RecursionError):
+        return None
     return (tool, parameters) if isinstance(parameters, dict) else None
 
 def _same_values(one:Iterable, two:Iterable)->bool:
     "Equal multisets of values; values that cannot be counted equal nothing"
-    try: return Counter(one) == Counter(two)
-    except TypeError: return False
+    try:
+        return Counter(one) == Counter(two)
+    except TypeError:
+        return False
 
 # %% ../../../nbs/evaluation/benchmarks/03_rotbench.ipynb #cell-012
 def _marks(
@@ -75,7 +80,8 @@ def _marks(
 )->dict[str, float]:
     "TS, PI and CF of a reply"
     said = action(text)
-    if said is None: return {"ts": 0.0, "pi": 0.0, "cf": 0.0}
+    if said is None:
+        return {"ts": 0.0, "pi": 0.0, "cf": 0.0}
     tool, parameters = said
     right = [gold for gold in map(action, golds) if gold and gold[0] == tool]
     named = [gold for gold in right if gold[1].keys() == parameters.keys()]
@@ -95,24 +101,28 @@ class RoTBench(Bench):
         return found/"First_Turn" if (found/"First_Turn").is_dir() else found
 
     def items(self, data):
-        for i, x in enumerate(rotbench_rows(data), 1): yield _item(x, i, f"{data} row {i}")
+        for i, x in enumerate(rotbench_rows(data), 1):
+            yield _item(x, i, f"{data} row {i}")
 
     def episode(self, item, key, protocol):
         e = Episode(key, item.data["messages"])
         e.golds, e.whole = item.data["answer"], protocol.compat == "ftrl"
         return e
 
-    def score(self, e): return _marks(_reply(e), e.golds)
+    def score(self, e):
+        return _marks(_reply(e), e.golds)
 
     def faults(self, e):
         "The first of the three that is wrong; a reply that cannot be read is no call, or a broken one"
-        if e.stop == "length": return {"never stopped": 1}
+        if e.stop == "length":
+            return {"never stopped": 1}
         if not action(_reply(e)):
             return {"broken call" if "Action:" in _reply(e) else "no call": 1}
         marks = self.score(e)
         names = {"ts": "wrong tool", "pi": "wrong argument name", "cf": "wrong value"}
         return next(({fault: 1} for metric, fault in names.items() if not marks[metric]), {})
 
+# %% ../../../nbs/evaluation/benchmarks/03_rotbench.ipynb #cell-016
 def _reply(e:Episode)->str:
     "What an episode's model said"
     text = e.steps[-1].text

@@ -24,7 +24,8 @@ def _lines(data:Path)->Iterator[tuple]:
 def _tables(path:Path)->Iterator[dict]:
     "The rows of a csv file"
     try:
-        with open(path, newline="", encoding="utf-8") as f: yield from csv.DictReader(f)
+        with open(path, newline="", encoding="utf-8") as f:
+            yield from csv.DictReader(f)
     except (csv.Error, UnicodeDecodeError) as e:
         raise FtrlError(f"{path}: not a csv file ({e})") from e
 
@@ -37,7 +38,8 @@ def _read_mmlu(data:Path)->Iterator[tuple]:
     folder = data/"test" if (data/"test").is_dir() else data
     for path in sorted(folder.glob("*_test.csv")):
         subject = path.name.removesuffix("_test.csv")
-        for i, x in enumerate(_tables(path)): yield f"{subject}-{i}", subject, x
+        for i, x in enumerate(_tables(path)):
+            yield f"{subject}-{i}", subject, x
 
 def _ask_mmlu(x:dict)->str:
     "A question with its choices"
@@ -62,8 +64,10 @@ def _mmlu_of_hub(x:dict)->dict:
     choices = {f"choice{i}": c for i, c in enumerate(x["choices"])}
     return {"question": x["question"], **choices, "answer": x["answer"], "subject": x["subject"]}
 
-def _letter(x:dict)->str: return f"ANSWER: {'ABCD'[int(x['answer'])]}"
-def _question(x:dict)->str: return x["question"]
+def _letter(x:dict)->str:
+    return f"ANSWER: {'ABCD'[int(x['answer'])]}"
+def _question(x:dict)->str:
+    return x["question"]
 
 mmlu = add_suite(Suite(
     name="mmlu", label="MMLU", order=40, chance=0.25,
@@ -81,7 +85,8 @@ def _read_bbh(data:Path)->Iterator[tuple]:
         yield from _lines(data)
         return
     for path in sorted(data.glob("*.json")) if data.is_dir() else [data]:
-        for i, x in enumerate(read_json(path, dict)["examples"]): yield f"{path.stem}-{i}", path.stem, x
+        for i, x in enumerate(read_json(path, dict)["examples"]):
+            yield f"{path.stem}-{i}", path.stem, x
 
 def _right_bbh(text:str, x:dict)->bool:
     "The choice, or the first line, after `answer is`"
@@ -99,8 +104,10 @@ def _right_bbh(text:str, x:dict)->bool:
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-015
 def _ask_bbh(x:dict)->str:
     return f"{x['input']}\n\nThink step by step, then end your reply with: So the answer is …"
-def _reply_bbh(x:dict)->str: return f"So the answer is {x['target']}."
-def _target(x:dict)->list[str]: return [x["target"]]
+def _reply_bbh(x:dict)->str:
+    return f"So the answer is {x['target']}."
+def _target(x:dict)->list[str]:
+    return [x["target"]]
 
 bbh = add_suite(Suite(
     name="bbh", label="BBH", order=41, chance=0.257,
@@ -112,7 +119,8 @@ bbh = add_suite(Suite(
     answers=_target))
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-017
-def _number(text:str)->float: return float(text.replace(",", ""))
+def _number(text:str)->float:
+    return float(text.replace(",", ""))
 
 def _right_gsm8k(text:str, x:dict)->bool:
     "The last number"
@@ -121,7 +129,8 @@ def _right_gsm8k(text:str, x:dict)->bool:
 
 def _ask_gsm8k(x:dict)->str:
     return f"{x['question']}\n\nThink step by step, and end your reply with the answer as a number."
-def _solution(x:dict)->str: return x["answer"]
+def _solution(x:dict)->str:
+    return x["answer"]
 def _worked(x:dict)->list[str]:
     return [re.sub("<<.*?>>", "", x["answer"])]  # without the marks of its calculator
 
@@ -138,10 +147,12 @@ gsm8k = add_suite(Suite(
 def boxed(text:str)->str | None:
     "What the last box holds, braces balanced"
     at = text.rfind("\\boxed{")
-    if at < 0: return None
+    if at < 0:
+        return None
     depth, start = 0, at + len("\\boxed{")
     for i in range(start, len(text)):
-        if text[i] == "}" and depth == 0: return text[start:i]
+        if text[i] == "}" and depth == 0:
+            return text[start:i]
         depth += {"{": 1, "}": -1}.get(text[i], 0)
     return None
 
@@ -149,14 +160,17 @@ def _right_math(text:str, x:dict)->bool:
     "Mathematical equivalence of the boxed answers"
     from math_verify import parse, verify
     said, gold = boxed(text), x.get("answer") or boxed(x["solution"])
-    if said is None or gold is None: return False
+    if said is None or gold is None:
+        return False
     return said.strip() == gold.strip() or bool(verify(parse(f"${gold}$"), parse(f"${said}$")))
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-021
 def _ask_math(x:dict)->str:
     return f"{x['problem']}\n\nThink step by step, and put the final answer in \\boxed{{}}."
-def _derivation(x:dict)->str: return x["solution"]
-def _derived(x:dict)->list[str]: return [x["solution"]]
+def _derivation(x:dict)->str:
+    return x["solution"]
+def _derived(x:dict)->list[str]:
+    return [x["solution"]]
 
 math = add_suite(Suite(
     name="math", label="MATH", order=43,
@@ -190,8 +204,10 @@ def _ask_humaneval(x:dict)->str:
     told = "Complete this function. Reply with the whole function in a fenced block."
     return f"{told}\n\n```python\n{x['prompt']}```"
 
-def _completion(x:dict)->str: return x["canonical_solution"]
-def _whole_function(x:dict)->list[str]: return [x["prompt"] + x["canonical_solution"]]
+def _completion(x:dict)->str:
+    return x["canonical_solution"]
+def _whole_function(x:dict)->list[str]:
+    return [x["prompt"] + x["canonical_solution"]]
 
 humaneval = add_suite(Suite(
     name="humaneval", label="HumanEval", order=44,
@@ -212,8 +228,10 @@ def _read_mbpp(data:Path)->Iterator[tuple]:
     shown = []
     for id, scenario, x in _lines(data):
         x = _unix(x)
-        if id in ("2", "3", "4"): shown.append({k: x[k] for k in ("text", "code", "test_list")})
-        if 11 <= int(id) <= 510: yield id, scenario, x | {"shown": shown}
+        if id in ("2", "3", "4"):
+            shown.append({k: x[k] for k in ("text", "code", "test_list")})
+        if 11 <= int(id) <= 510:
+            yield id, scenario, x | {"shown": shown}
 
 def _task(x:dict)->str:
     "A task with its tests"
@@ -229,12 +247,16 @@ def _ask_mbpp(x:dict)->str:
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-029
 def _right_mbpp(text:str, x:dict)->bool:
     "pass@1; the program stands between [BEGIN] and [DONE], or in a fenced block"
-    if "[BEGIN]" in text: text = text.split("[BEGIN]", 1)[1].split("[DONE]")[0]
+    if "[BEGIN]" in text:
+        text = text.split("[BEGIN]", 1)[1].split("[DONE]")[0]
     return _passes(f"{_code(text)}\n{x.get('test_setup_code') or ''}", "\n".join(x["test_list"]))
 
-def _between(x:dict)->str: return f"[BEGIN]\n{x['code']}\n[DONE]"
-def _program(x:dict)->list[str]: return [x["code"]]
-def _alone(x:dict)->str: return _ask_mbpp(x | {"shown": ()})
+def _between(x:dict)->str:
+    return f"[BEGIN]\n{x['code']}\n[DONE]"
+def _program(x:dict)->list[str]:
+    return [x["code"]]
+def _alone(x:dict)->str:
+    return _ask_mbpp(x | {"shown": ()})
 
 mbpp = add_suite(Suite(
     name="mbpp", label="MBPP", order=45,

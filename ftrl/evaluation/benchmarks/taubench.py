@@ -40,7 +40,8 @@ def domain(
 )->Domain:
     "A domain, read once"
     at = Path(folder)/name
-    try: wiki = (at/"wiki.md").read_text(encoding="utf-8")
+    try:
+        wiki = (at/"wiki.md").read_text(encoding="utf-8")
     except (OSError, ValueError) as e:
         raise FtrlError(f"{at/'wiki.md'}: cannot be read ({e}); expected the policy of {name}") from e
     data = {table: read_json(at/f"{table}.json", dict) for table in TABLES[name]}
@@ -108,11 +109,14 @@ class TauEpisode(Episode):
         return Request(self.user, None, self.key) if self.asks == "user" else super().request()
 
     @property
-    def how(self)->dict: return {"max_new_tokens": 512, "temperature": 0.0} if self.asks == "user" else {}
+    def how(self)->dict:
+        return {"max_new_tokens": 512, "temperature": 0.0} if self.asks == "user" else {}
 
     def take(self, reply:Reply)->None:
-        if self.asks == "agent" or reply.error: super().take(_first_call(reply))
-        else: self.hear(clean(chat.spoken(reply.text)))
+        if self.asks == "agent" or reply.error:
+            super().take(_first_call(reply))
+        else:
+            self.hear(clean(chat.spoken(reply.text)))
 
 def _first_call(reply:Reply)->Reply:
     "A reply with no more than one call"
@@ -126,8 +130,10 @@ def hear(self:TauEpisode, said:str)->None:
     self.user.append({"role": "assistant", "content": said})
     self.messages.append({"role": "user", "content": said})
     self.asks = "agent"
-    if STOP in said and self.steps: self.end("answer")
-    elif len(self.steps) >= self.max_turns: self.end("turns")
+    if STOP in said and self.steps:
+        self.end("answer")
+    elif len(self.steps) >= self.max_turns:
+        self.end("turns")
 
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-016
 @patch
@@ -141,17 +147,20 @@ def turn(self:TauEpisode, step, reply:Reply)->None:
     call, = step.calls
     step.results = [self.run(call)]
     self.messages.append(chat.tool_message(call.id, step.results[0]))
-    if call.name == "transfer_to_human_agents" and not self.compat: self.end("transfer")
+    if call.name == "transfer_to_human_agents" and not self.compat:
+        self.end("transfer")
 
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-017
 @patch
 def run(self:TauEpisode, call)->str:
     "What a tool says; it may change the database"
-    if call.error: return call.error
+    if call.error:
+        return call.error
     code = self.world.codes.get(call.name) if isinstance(call.name, str) else None
     if code is None or not isinstance(call.arguments, dict):
         return f"Error in {call.name}: no such tool, or arguments that are no object"
-    if self.session is None: self.session = sandbox.shared().session(self.world.data).__enter__()
+    if self.session is None:
+        self.session = sandbox.shared().session(self.world.data).__enter__()
     return clean(self.session.call(code, call.name, call.arguments).content)
 
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-019
@@ -160,16 +169,22 @@ def end(self:TauEpisode, why:str)->None:
     "Over: the database is looked at and the session closed"
     Episode.end(self, why)
     session, self.session = self.session, None
-    if session is None: return
+    if session is None:
+        return
     try:
-        if why != "error": self.hash = session.hash()
-    except Exception as e: self.fail(e)
-    finally: _close(session)
+        if why != "error":
+            self.hash = session.hash()
+    except Exception as e:
+        self.fail(e)
+    finally:
+        _close(session)
 
 def _close(session)->None:
     "Close a session that may be broken already"
-    try: session.__exit__(None, None, None)
-    except Exception: pass  # its process is gone, and what it held with it
+    try:
+        session.__exit__(None, None, None)
+    except Exception:
+        pass  # its process is gone, and what it held with it
 
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-022
 def leaves(
@@ -226,7 +241,8 @@ class TauBench(Bench):
     columns, scenarios = {"pass1": "τ-bench Pass^1"}, ("airline", "retail")
     max_turns, files = 30, ("taubench/tau-bench.jsonl",)
 
-    def __init__(self): self.worlds, self.golds = {}, {}
+    def __init__(self):
+        self.worlds, self.golds = {}, {}
 
     def where(self, data=None):
         found = super().where(data)
@@ -251,7 +267,8 @@ class TauBench(Bench):
 @patch
 def world(self:TauBench, tasks:Path, name:str)->Domain:
     "The domain of a file of tasks"
-    if name not in self.worlds: self.worlds[name] = domain(_folder(Path(tasks), name), name)
+    if name not in self.worlds:
+        self.worlds[name] = domain(_folder(Path(tasks), name), name)
     return self.worlds[name]
 
 @patch
@@ -277,7 +294,8 @@ def episode(self:TauBench, item, key, protocol):
 @patch
 def score(self:TauBench, e)->dict[str, float]:
     "1 if the database is as it should be and all was said"
-    if e.stop == "turns": return {"pass1": 0.0}
+    if e.stop == "turns":
+        return {"pass1": 0.0}
     untouched = self.gold(e.world, [])
     right = (e.hash or untouched) == self.gold(e.world, e.task["actions"])
     return {"pass1": float(right and all_said(e.messages, e.task["outputs"], e.compat))}
@@ -286,7 +304,8 @@ def score(self:TauBench, e)->dict[str, float]:
 def gold(self:TauBench, world:Domain, actions:list[dict])->str:
     "The database after the gold actions, worked out once"
     key = id(world), dumps(actions)
-    if key not in self.golds: self.golds[key] = leaves(world, actions)
+    if key not in self.golds:
+        self.golds[key] = leaves(world, actions)
     return self.golds[key]
 
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-035
@@ -295,10 +314,12 @@ def pass_k(
     k:int=1, # How many must succeed
 )->float: # Mean of the domains
     "Pass^k"
-    if k < 1: raise FtrlError(f"Pass^{k} is nothing; expected k of at least 1")
+    if k < 1:
+        raise FtrlError(f"Pass^{k} is nothing; expected k of at least 1")
     tasks, domains = {}, {}
     for x in lines:
-        if not x["error"]: tasks.setdefault((x["scenario"], x["id"]), []).append(x["metrics"]["pass1"] == 1)
+        if not x["error"]:
+            tasks.setdefault((x["scenario"], x["id"]), []).append(x["metrics"]["pass1"] == 1)
     if not tasks or any(len(trials) < k for trials in tasks.values()):
         raise FtrlError(f"Pass^{k} needs {k} trials of every task; give --trials {k}")
     for (name, _), trials in tasks.items():

@@ -40,7 +40,8 @@ def prompt(
 )->str:
     "The user message of a scenario"
     words = {"f": "final ", "answer": "nswer", "your": "final answer"}
-    if scenario == "Direct": words = {"f": "", "answer": "answer", "your": "your answer"}
+    if scenario == "Direct":
+        words = {"f": "", "answer": "answer", "your": "your answer"}
     return _OPENING[scenario] + _FORM.format(question=question, **words)
 
 # %% ../../../nbs/evaluation/benchmarks/01_toolhop.ipynb #cell-009
@@ -48,7 +49,8 @@ def sources(
     item:dict, # One item of ToolHop
 )->dict[str, str]: # Tool name -> source
     "The source of each tool of an item"
-    if isinstance(item["functions"], dict): return item["functions"]
+    if isinstance(item["functions"], dict):
+        return item["functions"]
     out = {}
     for tool in item["tools"].values():
         own = [f for f in item["functions"] if f"def {tool['name']}(" in f]
@@ -81,7 +83,8 @@ def toolhop_items(
 )->Iterator[dict]:
     "The items of a ToolHop file; a broken one is named"
     found = read_json_lines(path) if ".jsonl" in path.name else read_json(path)
-    for i, x in enumerate(found, 1): yield _checked(x, f"{path} item {i}")
+    for i, x in enumerate(found, 1):
+        yield _checked(x, f"{path} item {i}")
 
 # %% ../../../nbs/evaluation/benchmarks/01_toolhop.ipynb #cell-015
 def correct(
@@ -91,7 +94,8 @@ def correct(
     "Answer correctness (paper section 5)"
     last = messages[-1]
     said = spoken(last.get("content") or "") if last["role"] == "assistant" else ""
-    if not said: return False
+    if not said:
+        return False
     before = messages[-2] if len(messages) > 1 else {}
     return verify(said, answer) or (before.get("role") == "tool" and verify(before["content"], answer))
 
@@ -120,12 +124,15 @@ class ToolHop(Bench):
 
     def episode(self, item, key, protocol):
         messages = [{"role": "user", "content": prompt(item.scenario, item.data["question"])}]
-        if item.scenario == "Direct": e = Episode(key, messages)
-        else: e = ToolEpisode(key, _row(item, messages), protocol.max_turns or self.max_turns)
+        if item.scenario == "Direct":
+            e = Episode(key, messages)
+        else:
+            e = ToolEpisode(key, _row(item, messages), protocol.max_turns or self.max_turns)
         e.answer = item.data["answer"]
         return e
 
-    def score(self, e): return {"ac": float(correct(e.messages, e.answer))}
+    def score(self, e):
+        return {"ac": float(correct(e.messages, e.answer))}
 
 # %% ../../../nbs/evaluation/benchmarks/01_toolhop.ipynb #cell-021
 @patch
@@ -134,4 +141,5 @@ def first(self:ToolHop, items:Iterable[Item], limit:int | None)->Iterator[Item]:
     count = Counter()
     for x in items:
         count[x.scenario] += 1
-        if limit is None or count[x.scenario] <= limit: yield x
+        if limit is None or count[x.scenario] <= limit:
+            yield x
