@@ -180,9 +180,12 @@ def _api(books:dict[str, str], out:Path)->None:
     (out/"api.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 # %% ../../nbs/runs/9_docs.ipynb #cell-027
-SECTIONS = {".": "Foundations and commands", "sandbox": "Sandbox", "models": "Models", "environments": "Environments",
-            "environments/worlds": "Worlds", "environments/authors": "Authors", "training": "Training",
-            "evaluation": "Evaluation", "weights": "Weights", "figures": "Figures", "bridges": "Bridges", "runs": "Runs"}
+SECTIONS = {
+    ".": "Foundations", "sandbox": "Sandbox", "models": "Models", "environments": "Environments",
+    "environments/worlds": "Worlds", "environments/tabular": "Your own tables", "environments/authors": "Authors",
+    "training": "Training", "training/sharing": "Shared prefixes", "evaluation": "Evaluation",
+    "evaluation/benchmarks": "Benchmarks", "weights": "Weights", "figures": "Figures", "bridges": "Bridges",
+    "runs": "Runs", "commands": "Commands"}
 
 # %% ../../nbs/runs/9_docs.ipynb #cell-028
 TOML = """[project]
