@@ -163,6 +163,7 @@ def claim(
     path, # The file or folder to be made
     force:bool=False, # Replace what is there, whoever made it
     note=None, # Where to note it; default: hidden, beside the path
+    adopt:bool=False, # What stands there without a note was made so, as it says itself: it is kept
     **about, # Everything that decides the result: settings, version, digests of inputs, the policy's mark
 )->Iterator[Claim]:
     "Take an output for one piece of work; resumes what was begun alike, refuses what was made otherwise"
@@ -179,7 +180,7 @@ def claim(
         if "about" in said:
             _same(path, said["about"], about)
         else:
-            _fresh(path, note, file, about, force)
+            _fresh(path, note, file, about, force, adopt)
         done = said.get("done") if path.exists() else None
         yield Claim(path, about, done, "about" in said, file)
 
@@ -191,10 +192,10 @@ def _same(path:Path, before:dict, now:dict)->None:
         raise FtrlError(f"{path} was made with other settings ({'; '.join(changed)}); choose another --out, "
                         "remove it, or give --force to replace it")
 
-def _fresh(path:Path, note:Path, file, about:dict, force:bool)->None:
+def _fresh(path:Path, note:Path, file, about:dict, force:bool, adopt:bool)->None:
     "Begin a note, unless something stands in the place already"
     there = path.exists() and not (path.is_dir() and not any(path.iterdir()))
-    if there and not force:
+    if there and not (force or adopt):
         if not file.seek(0, 2):
             note.unlink()  # we have just made it
         raise FtrlError(f"{path} is there already and was not made by this command; choose another --out, "

@@ -8,13 +8,14 @@ __all__ = ['run_settings', 'result_line', 'Work', 'on_cluster', 'means', 'Result
 # %% ../../nbs/evaluation/03_bench.ipynb #cell-002
 import functools, math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError
-from .journal import open_journal
+from .journal import Journal, open_journal, recorded
 from .protocol import BENCHMARKS, Bench, Play, Protocol, Selection, plays
-from ..files import read_json_lines
+from ..files import claimed, read_json_lines
 from ..models.llm import LLM
 from ..training.rollout import Episode, play, player
 
@@ -278,15 +279,29 @@ def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, f
         raise FtrlError(f"{bench.name}: nothing to play in {_named(data)}; expected at least one item")
     policy = player(work.model, protocol.thinking)
     run = run_settings(bench, policy, protocol)
-    with open_journal(out, force, benchmark=bench.name, **run, data=bench.digest(data)) as journal:
+    with _journal(bench, data, out, keys, run, force) as journal:
         if not journal.places and _whole(out, keys):
             return journal.drop()
         journal.adopt(keys, run)
         players = bench.players(policy, protocol)
         _announce(players, coming)
         left = (p for p in listed() if p.key not in journal.places)
-        journal.follow(_work_on(bench, work, players, run, left, engine), len(keys), bench.name, progress)
+        done = _work_on(bench, work, players, run, left, engine)
+        journal.follow(done, len(keys), bench.name, progress)
         journal.write(keys)
+
+def _journal(
+    bench:Bench,
+    data, # As `bench.where` gives them
+    out:Path, # The result file
+    keys:list[str], # What is to be there in the end
+    run:dict, # What every line says about the run
+    force:bool, # Replace what is there?
+)->AbstractContextManager[Journal]:
+    "The journal of a result file; a file that was copied without its note is taken up if its lines fit"
+    copied = not claimed(out) and recorded(out, keys, run)
+    about = {"benchmark": bench.name, **run, "data": bench.digest(data)}
+    return open_journal(out, force, copied, **about)
 
 def _named(data)->str:
     "Data in an error"
