@@ -133,15 +133,17 @@ class _Portion:
         self.replies |= dict(zip(places, replies))
         return [spoken(reply.text) for reply in replies]
 
-    def right(self, at:int, text:str)->float:
-        "Is the reply to an item right?"
-        try:
-            return float(self.suite.judge(text, self.plays[at].item.data))
-        except Exception as e:
-            self.troubles[at] = f"scoring failed: {type(e).__name__}: {e}"
-            return 0.0
-
 # %% ../../nbs/evaluation/04_suite.ipynb #cell-016
+@patch
+def right(self:_Portion, at:int, text:str)->float:
+    "Is the reply to an item right?"
+    try:
+        return float(self.suite.judge(text, self.plays[at].item.data))
+    except Exception as e:
+        self.troubles[at] = f"scoring failed: {type(e).__name__}: {e}"
+        return 0.0
+
+# %% ../../nbs/evaluation/04_suite.ipynb #cell-018
 def _each_answered(agent:LLM, asked:list[Request], how:dict)->list[Reply]:
     "All replies; where one request breaks the model's code, the others are asked again without it"
     try:
@@ -153,7 +155,7 @@ def _each_answered(agent:LLM, asked:list[Request], how:dict)->list[Reply]:
             return [failed(f"{type(e).__name__}: {e}")]
         return [reply for one in asked for reply in _each_answered(agent, [one], how)]
 
-# %% ../../nbs/evaluation/04_suite.ipynb #cell-018
+# %% ../../nbs/evaluation/04_suite.ipynb #cell-020
 def _as_harness_model(portion:_Portion):
     "Our model as a model of lm-evaluation-harness"
     from lm_eval.api.model import LM
@@ -170,7 +172,7 @@ def _as_harness_model(portion:_Portion):
         loglikelihood_rolling = loglikelihood
     return Ours()
 
-# %% ../../nbs/evaluation/04_suite.ipynb #cell-019
+# %% ../../nbs/evaluation/04_suite.ipynb #cell-021
 def _as_harness_task(portion:_Portion):
     "Some items of a suite as a task of the harness"
     from datasets import Dataset
@@ -194,7 +196,7 @@ def _as_harness_task(portion:_Portion):
         "process_results": marked,
         "metric_list": [{"metric": "accuracy", "aggregation": "mean", "higher_is_better": True}]})
 
-# %% ../../nbs/evaluation/04_suite.ipynb #cell-021
+# %% ../../nbs/evaluation/04_suite.ipynb #cell-023
 @patch
 def lines(self:Suite,
     players:dict[str, LLM], # Who plays
@@ -214,7 +216,7 @@ def lines(self:Suite,
         for at, p in enumerate(some):
             yield p.key, _line(portion, at, marks[at], run)
 
-# %% ../../nbs/evaluation/04_suite.ipynb #cell-022
+# %% ../../nbs/evaluation/04_suite.ipynb #cell-024
 def _line(portion:_Portion, at:int, mark:float, run:dict)->dict:
     "The result line of an item"
     suite, p, reply = portion.suite, portion.plays[at], portion.replies[at]
@@ -232,7 +234,7 @@ def _line(portion:_Portion, at:int, mark:float, run:dict)->dict:
         "run": run,
         "item": p.key}
 
-# %% ../../nbs/evaluation/04_suite.ipynb #cell-025
+# %% ../../nbs/evaluation/04_suite.ipynb #cell-027
 def _fetched(suite:Suite)->Iterator[dict]:
     "The documents of a suite on the hub"
     from datasets import get_dataset_config_names, load_dataset
@@ -243,7 +245,7 @@ def _fetched(suite:Suite)->Iterator[dict]:
             for x in split:
                 yield hub.local(x) | ({"type": config} if hub.all_configs else {})
 
-# %% ../../nbs/evaluation/04_suite.ipynb #cell-026
+# %% ../../nbs/evaluation/04_suite.ipynb #cell-028
 @patch
 def where(self:Suite, data=None):
     "A local copy, else the hub's, kept in the cache"

@@ -46,13 +46,22 @@ def _item(x:dict, i:int, where:str)->Item:
         if column not in x:
             raise FtrlError(f"{where}: {column} is missing; expected a RoTBench row")
     golds, messages = x["answer"], x["messages"]
-    if not isinstance(golds, list) or not golds or not all(isinstance(g, str) for g in golds):
-        raise FtrlError(f"{where}: answer is {dumps(golds)[:60]}; expected a list of replies")
+    if not _replies(golds):
+        shown = dumps(golds)[:60]
+        raise FtrlError(f"{where}: answer is {shown}; expected a list of replies")
     if not isinstance(messages, list) or not messages:
-        raise FtrlError(f"{where}: messages is {dumps(messages)[:60]}; expected a list")
+        shown = dumps(messages)[:60]
+        raise FtrlError(f"{where}: messages is {shown}; expected a list")
     checked = [checked_message(m, where) for m in messages]
     level = str(x["data_source"]).split("/")[-1]
-    return Item(str(x.get("id", i)), level, {"messages": checked, "answer": golds})
+    id = str(x.get("id", i))
+    return Item(id, level, {"messages": checked, "answer": golds})
+
+def _replies(golds)->bool:
+    "Is this a list of texts, and not an empty one?"
+    if not isinstance(golds, list) or not golds:
+        return False
+    return all(isinstance(gold, str) for gold in golds)
 
 # %% ../../../nbs/evaluation/benchmarks/03_rotbench.ipynb #cell-011
 def action(
@@ -118,11 +127,18 @@ class RoTBench(Bench):
             return {"never stopped": 1}
         if not action(_reply(e)):
             return {"broken call" if "Action:" in _reply(e) else "no call": 1}
-        marks = self.score(e)
-        names = {"ts": "wrong tool", "pi": "wrong argument name", "cf": "wrong value"}
-        return next(({fault: 1} for metric, fault in names.items() if not marks[metric]), {})
+        return _first_wrong(self.score(e))
 
 # %% ../../../nbs/evaluation/benchmarks/03_rotbench.ipynb #cell-016
+_WRONG = {"ts": "wrong tool", "pi": "wrong argument name", "cf": "wrong value"}
+
+def _first_wrong(marks:dict[str, float])->dict[str, int]:
+    "The fault behind the first mark that is missing"
+    for metric, fault in _WRONG.items():
+        if not marks[metric]:
+            return {fault: 1}
+    return {}
+
 def _reply(e:Episode)->str:
     "What an episode's model said"
     text = e.steps[-1].text

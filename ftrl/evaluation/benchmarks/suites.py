@@ -110,7 +110,7 @@ def _target(x:dict)->list[str]:
     return [x["target"]]
 
 bbh = add_suite(Suite(
-    name="bbh", label="BBH", order=41, chance=0.257,
+    name="bbh", label="BBH", order=41, chance=0.266,
     files=("bbh",),
     hub=Hub("lukaemon/bbh", all_configs=True),
     needs=("input", "target"),
@@ -118,7 +118,7 @@ bbh = add_suite(Suite(
     judge=_right_bbh, reply=_reply_bbh,
     answers=_target))
 
-# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-017
+# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-019
 def _number(text:str)->float:
     return float(text.replace(",", ""))
 
@@ -143,7 +143,7 @@ gsm8k = add_suite(Suite(
     judge=_right_gsm8k, reply=_solution,
     answers=_worked))
 
-# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-019
+# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-021
 def boxed(text:str)->str | None:
     "What the last box holds, braces balanced"
     at = text.rfind("\\boxed{")
@@ -164,7 +164,7 @@ def _right_math(text:str, x:dict)->bool:
         return False
     return said.strip() == gold.strip() or bool(verify(parse(f"${gold}$"), parse(f"${said}$")))
 
-# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-021
+# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-023
 def _ask_math(x:dict)->str:
     return f"{x['problem']}\n\nThink step by step, and put the final answer in \\boxed{{}}."
 def _derivation(x:dict)->str:
@@ -181,7 +181,7 @@ math = add_suite(Suite(
     judge=_right_math, reply=_derivation,
     answers=_derived))
 
-# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-023
+# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-025
 def _passes(source:str, tests:str)->bool:
     "Does this program pass its tests in the sandbox, within 10 seconds?"
     body = "\n".join("    " + line for line in tests.splitlines()) or "    pass"
@@ -198,7 +198,7 @@ def _right_humaneval(text:str, x:dict)->bool:
     "pass@1"
     return _passes(f"{x['prompt']}\n{_code(text)}\n{x['test']}", f"check({x['entry_point']})")
 
-# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-025
+# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-027
 def _ask_humaneval(x:dict)->str:
     "The function to complete"
     told = "Complete this function. Reply with the whole function in a fenced block."
@@ -218,7 +218,7 @@ humaneval = add_suite(Suite(
     judge=_right_humaneval, reply=_completion,
     answers=_whole_function))
 
-# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-027
+# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-029
 def _unix(x:dict)->dict:
     "A document with one kind of line ends"
     return {k: v.replace("\r\n", "\n") if isinstance(v, str) else v for k, v in x.items()}
@@ -244,7 +244,7 @@ def _ask_mbpp(x:dict)->str:
     shown = "".join(f"{_task(e)}[BEGIN]\n{e['code']}\n[DONE]\n\n" for e in x.get("shown", ()))
     return f"{shown}{_task(x)}Write the code between [BEGIN] and [DONE]."
 
-# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-029
+# %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-031
 def _right_mbpp(text:str, x:dict)->bool:
     "pass@1; the program stands between [BEGIN] and [DONE], or in a fenced block"
     if "[BEGIN]" in text:
