@@ -17,7 +17,8 @@ def data():
 
 
 def pytest_terminal_summary(terminalreporter):
-    count = lambda *kinds: sum(len(terminalreporter.stats.get(k, ())) for k in kinds)
+    def count(*kinds):
+        return sum(len(terminalreporter.stats.get(k, ())) for k in kinds)
     terminalreporter._closing = (f"{count('passed')} passed, {count('failed', 'error')} failed, "
                                  f"{count('skipped')} skipped")
 

@@ -15,8 +15,10 @@ def links(text):
 def outputs(cell):
     "What a code cell printed or showed as text"
     for o in cell.get("outputs", []):
-        text = o.get("text") or o.get("data", {}).get("text/markdown") or o.get("data", {}).get("text/plain") or ""
-        if o.get("data", {}).get("text/markdown"): yield links(text)
+        data = o.get("data", {})
+        markdown = data.get("text/markdown")
+        text = o.get("text") or markdown or data.get("text/plain") or ""
+        if markdown: yield links(text)
         elif text.strip(): yield f"```\n{text.rstrip()}\n```"
 
 
@@ -27,9 +29,11 @@ def readme(path):
         if cell.cell_type == "markdown": yield links(cell.source)
         elif cell.cell_type == "code":
             code = "\n".join(l for l in cell.source.splitlines() if not l.startswith("#|"))
-            if code.strip() and "#| echo: false" not in cell.source: yield f"```python\n{code}\n```"
+            silent = "#| echo: false" in cell.source
+            if code.strip() and not silent: yield f"```python\n{code}\n```"
             yield from outputs(cell)
 
 
 if __name__ == "__main__":
-    (ROOT / "README.md").write_text("\n\n".join(readme(ROOT / "nbs" / "index.ipynb")) + "\n", encoding="utf-8")
+    text = "\n\n".join(readme(ROOT / "nbs" / "index.ipynb")) + "\n"
+    (ROOT / "README.md").write_text(text, encoding="utf-8")

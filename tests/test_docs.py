@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def make_site(root):
     "The site, built from a copy of the repository"
     for name in ("nbs", "figures", "results"):
         left_out = (".ipynb_checkpoints", *(["models"] if name == "results" else []))
-        if (ROOT/name).is_dir(): shutil.copytree(ROOT/name, root/name, ignore=shutil.ignore_patterns(*left_out))
+        ignore = shutil.ignore_patterns(*left_out)
+        if (ROOT/name).is_dir(): shutil.copytree(ROOT/name, root/name, ignore=ignore)
     for name in ("CHANGELOG.md", "LOG.md"):
         if (ROOT/name).exists(): shutil.copy(ROOT/name, root)
     from ftrl.runs.docs import build_site
@@ -23,15 +25,18 @@ class Browser:
     "A headless Chromium, driven over its debugging protocol"
     def __init__(self, folder):
         import websocket
-        command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0",
-                   "--remote-allow-origins=*", f"--user-data-dir={folder}", "about:blank"]
+        command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu",
+                   "--disable-dev-shm-usage", "--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={folder}", "about:blank"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         port = folder/"DevToolsActivePort"
         for _ in range(300):
             if port.exists() and port.read_text().strip(): break
             time.sleep(0.1)
-        tabs = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port.read_text().split()[0]}/json"))
-        self.socket, self.n, self.events = websocket.create_connection(next(t for t in tabs if t["type"] == "page")["webSocketDebuggerUrl"], timeout=30), 0, []
+        number = port.read_text().split()[0]
+        tabs = json.load(urllib.request.urlopen(f"http://127.0.0.1:{number}/json"))
+        page = next(t for t in tabs if t["type"] == "page")
+        self.socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=30)
+        self.n, self.events = 0, []
         for domain in ("Page", "Runtime", "Log", "Network"): self.ask(f"{domain}.enable")
 
     def ask(self, method, **params):
@@ -45,25 +50,38 @@ class Browser:
         "Open a page; what it complained about"
         self.events.clear()
         self.ask("Page.navigate", url=url)
-        while not any(e.get("method") == "Page.loadEventFired" for e in self.events): self.events.append(json.loads(self.socket.recv()))
-        images = "JSON.stringify([...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src))"
+        while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
+            self.events.append(json.loads(self.socket.recv()))
+        images = ("JSON.stringify([...document.images]"
+                  ".filter(i => i.complete && !i.naturalWidth).map(i => i.src))")
         value = self.ask("Runtime.evaluate", expression=images)["result"]["value"]
         wrong = [f"broken image {s}" for s in json.loads(value)]
-        for e in self.events:
-            p = e.get("params", {})
-            if e.get("method") == "Runtime.exceptionThrown": wrong.append(f"exception {p['exceptionDetails'].get('text')}")
-            if e.get("method") == "Log.entryAdded" and p["entry"]["level"] == "error": wrong.append(f"console {p['entry']['text']} {p['entry'].get('url')}")
-            if e.get("method") == "Runtime.consoleAPICalled" and p["type"] == "error": wrong.append(f"console {p['args']}")
-            if e.get("method") == "Network.responseReceived" and p["response"]["status"] >= 400: wrong.append(f"missing {p['response']['url']}")
+        wrong += [why for e in self.events if (why := complaint(e.get("method"), e.get("params", {})))]
         return wrong
 
     def close(self):
-        self.socket.close(); self.process.terminate(); self.process.wait(20)
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def complaint(method, params):
+    "What an event complains about; nothing if it does not"
+    if method == "Runtime.exceptionThrown":
+        return f"exception {params['exceptionDetails'].get('text')}"
+    if method == "Log.entryAdded" and params["entry"]["level"] == "error":
+        return f"console {params['entry']['text']} {params['entry'].get('url')}"
+    if method == "Runtime.consoleAPICalled" and params["type"] == "error":
+        return f"console {params['args']}"
+    if method == "Network.responseReceived" and params["response"]["status"] >= 400:
+        return f"missing {params['response']['url']}"
+    return None
 
 
 def browser(folder):
     "A browser, or a skip that says what is missing"
-    if CHROMIUM is None: pytest.skip("no Chromium here, so pages were not opened in a browser: apt-get install chromium")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here, so pages were not opened in a browser: apt-get install chromium")
     pytest.importorskip("websocket", reason="websocket-client is not installed")
     return contextlib.closing(Browser(folder))
 
@@ -84,7 +102,8 @@ def test_site(tmp_path):
     site = make_site(tmp_path)
     from ftrl.runs.docs import broken
     pages = sorted(p.name for p in site.glob("*.html") if p.name != "404.html")
-    books = {f"{p.stem}.html" for p in (ROOT/"nbs").rglob("[0-9]*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    found = (ROOT/"nbs").rglob("[0-9]*.ipynb")
+    books = {f"{p.stem}.html" for p in found if ".ipynb_checkpoints" not in p.parts}
     assert books | {"index.html", "api.html", "figures.html"} <= set(pages)
     for page in site.glob("*.html"):
         text = page.read_text()
@@ -93,7 +112,8 @@ def test_site(tmp_path):
     assert broken(site) == []
     found = (site/"search.json").read_text()
     assert "diff" in found and "solve_f1" in found
-    if not os.environ.get("FTRL_ALL_PAGES"): pages = ["index.html", "api.html", "figures.html", "03_update.html", *pages[::8]]
+    if not os.environ.get("FTRL_ALL_PAGES"):
+        pages = ["index.html", "api.html", "figures.html", "03_update.html", *pages[::8]]
     with browser(tmp_path/"profile") as b, server(site) as url:
         assert {p: w for p in pages if (w := b.visit(f"{url}/{p}"))} == {}
         assert b.visit(f"{url}/nowhere.html")   # a page that is not there is noticed
@@ -103,6 +123,7 @@ def test_a_report_in_a_browser(tmp_path):
     from ftrl.figures import figure
     from ftrl.runs import record
     from ftrl.files import write_json_lines
-    write_json_lines([{"step": i, "reward": i / 10} for i in range(10)], tmp_path/"train"/"grpo"/"metrics.jsonl")
+    steps = [{"step": i, "reward": i / 10} for i in range(10)]
+    write_json_lines(steps, tmp_path/"train"/"grpo"/"metrics.jsonl")
     figure.draw(tmp_path)
     with browser(tmp_path/"profile") as b: assert b.visit(record.write_report(tmp_path).as_uri()) == []

@@ -6,8 +6,13 @@ import sys
 import pytest
 from conftest import ROOT
 
+
+def makes_a_module(path):
+    return path.name == "index.ipynb" or "#| default_exp" in path.read_text()
+
+
 books = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs").rglob("*.ipynb")
-               if ".ipynb_checkpoints" not in p.parts and (p.name == "index.ipynb" or "#| default_exp" in p.read_text()))
+               if ".ipynb_checkpoints" not in p.parts and makes_a_module(p))
 
 
 @pytest.mark.parametrize("book", books)

@@ -1,4 +1,4 @@
-"What a machine can hold of the house style: one name one meaning, imports that only look back, small cells, ruff."
+"What a machine can hold of the house style: one name one meaning, imports that look back, small cells, ruff."
 import ast
 import json
 import subprocess
@@ -8,7 +8,8 @@ from collections import defaultdict
 from conftest import ROOT
 
 CELL = 25  # lines of an exported cell, blank lines and comments aside
-ORDER = ("core", "files", "registry", "chat", "forms", "perf", "sandbox", "models", "environments", "training", "evaluation",
+ORDER = ("core", "files", "registry", "chat", "forms", "perf",
+         "sandbox", "models", "environments", "training", "evaluation",
          "weights", "figures", "bridges", "runs", "commands", "cli")
 MODULES = [p for p in sorted((ROOT / "ftrl").rglob("*.py")) if p.name not in ("__init__.py", "_modidx.py")]
 
@@ -22,7 +23,8 @@ def assigned(node):
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         patched = any(ast.unparse(d).startswith("patch") for d in node.decorator_list)
         return [] if patched else [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    if isinstance(node, ast.AnnAssign): targets = [node.target]
     return [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
 
 
@@ -48,7 +50,8 @@ def test_one_public_name_has_one_meaning():
 
 
 def test_private_names_stay_at_home():
-    borrowed = [f"{name_of(p)}:{line} imports {name} from {module}" for p in MODULES for module, name, line in imports(p)
+    borrowed = [f"{name_of(p)}:{line} imports {name} from {module}"
+                for p in MODULES for module, name, line in imports(p)
                 if name.startswith("_") and name != "__version__"]
     assert not borrowed, "\n".join(borrowed)
 
@@ -60,7 +63,8 @@ def test_imports_only_look_back():
         here = ORDER.index(name_of(path).split(".")[1])
         for module, name, line in imports(path):
             parts = [*module.split("."), name]
-            if parts[1] in ORDER and ORDER.index(parts[1]) > here: forward.append(f"{name_of(path)}:{line} imports {module}.{name}")
+            if parts[1] in ORDER and ORDER.index(parts[1]) > here:
+                forward.append(f"{name_of(path)}:{line} imports {module}.{name}")
     assert not forward, "\n".join(forward)
 
 
@@ -74,16 +78,19 @@ def test_exported_cells_are_small():
         for i, cell in enumerate(json.loads(path.read_text())["cells"]):
             source = "".join(cell["source"])
             lines = [x for x in source.splitlines() if x.strip() and not x.lstrip().startswith("#")]
-            if "#| export" in source and len(lines) > CELL: long.append(f"{path.name} cell {i}: {len(lines)} lines")
+            if "#| export" in source and len(lines) > CELL:
+                long.append(f"{path.name} cell {i}: {len(lines)} lines")
     assert not long, f"{len(long)} exported cells of more than {CELL} lines\n" + "\n".join(long)
 
 
 def test_no_folder_is_crowded():
-    folders = [ROOT / "nbs", *(p for p in (ROOT / "nbs").rglob("*") if p.is_dir() and not p.name.startswith("."))]
+    below = [p for p in (ROOT / "nbs").rglob("*") if p.is_dir() and not p.name.startswith(".")]
+    folders = [ROOT / "nbs", *below]
     crowded = {p.name: n for p in folders if (n := len(list(p.glob("*.ipynb")))) > 17}
     assert not crowded, crowded
 
 
 def test_ruff():
-    run = subprocess.run([sys.executable, "-m", "ruff", "check", "--output-format", "concise"], cwd=ROOT, text=True, capture_output=True)
+    command = [sys.executable, "-m", "ruff", "check", "--output-format", "concise"]
+    run = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr

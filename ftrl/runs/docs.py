@@ -120,8 +120,8 @@ def _cell(c, i:int, module, path:Path, out:Path)->list[str]:
         return [_exported(module, source)]
     files = out/f"{path.stem}_files"
     outputs = [_output(o, files, f"{i}-{j}") for j, o in enumerate(c.get("outputs", []))]
-    shown = [] if told.get("echo") == "false" or told.get("echo:") == "false" else [f"```python\n{source}\n```"]
-    return [*shown, *outputs]
+    silent = "false" in (told.get("echo"), told.get("echo:"))
+    return outputs if silent else [f"```python\n{source}\n```", *outputs]
 
 # %% ../../nbs/runs/9_docs.ipynb #cell-020
 def notebook_page(
@@ -146,9 +146,14 @@ def _picture(name:str, out:Path)->list[str]:
     "One figure on the page of figures"
     from ftrl.figures.figure import FIGURES
     title = FIGURES[name].__doc__ if name in FIGURES else name
-    kinds = [kind for kind in ("svg", "csv") if (out/"figures"/f"{name}.{kind}").exists()]
-    files = " · ".join(f"[{kind}](figures/{name}.{kind})" for kind in kinds)
-    return [f"## {name.replace('_', ' ')}", f"{title}. {files}", f"![{title}](figures/{name}.png)"]
+    links = []
+    for kind in ("svg", "csv"):
+        file = f"figures/{name}.{kind}"
+        if (out/file).exists():
+            links.append(f"[{kind}]({file})")
+    heading = name.replace("_", " ")
+    files = " · ".join(links)
+    return [f"## {heading}", f"{title}. {files}", f"![{title}](figures/{name}.png)"]
 
 def _figures(folder:Path, out:Path, report:bool)->None:
     "The page of all figures"
@@ -169,12 +174,14 @@ _DOCUMENTED = re.compile(r"^### ([\w.]+)\n\n(?:```python\n.*?```\n\n)?\*(.*?)\*$
 
 def _api(books:dict[str, str], out:Path)->None:
     "The page of all exported names"
-    parts = ["# API", "What the library exports, module by module. A name links to the notebook that explains it."]
+    what = "What the library exports, module by module. A name links to the notebook that explains it."
+    parts = ["# API", what]
     for stem in books:
         rows = []
         for name, said in _DOCUMENTED.findall((out/f"{stem}.md").read_text()):
             anchor = name.lower().replace(".", "")
-            rows.append(f"| [`{name}`]({stem}.md#{anchor}) | {' '.join(said.split()).replace('|', '/')} |")
+            words = " ".join(said.split()).replace("|", "/")
+            rows.append(f"| [`{name}`]({stem}.md#{anchor}) | {words} |")
         if rows:
             parts += [f"## {books[stem]}", "\n".join(["| name | |", "|---|---|", *rows])]
     (out/"api.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -182,13 +189,14 @@ def _api(books:dict[str, str], out:Path)->None:
 # %% ../../nbs/runs/9_docs.ipynb #cell-027
 SECTIONS = {
     ".": "Foundations", "sandbox": "Sandbox", "models": "Models", "environments": "Environments",
-    "environments/worlds": "Worlds", "environments/tabular": "Your own tables", "environments/authors": "Authors",
+    "environments/worlds": "Worlds", "environments/tabular": "Your own tables",
+    "environments/authors": "Authors",
     "training": "Training", "training/sharing": "Shared prefixes", "evaluation": "Evaluation",
     "evaluation/benchmarks": "Benchmarks", "weights": "Weights", "figures": "Figures", "bridges": "Bridges",
     "runs": "Runs", "commands": "Commands"}
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-028
-TOML = """[project]
+# %% ../../nbs/runs/9_docs.ipynb #cell-029
+_PROJECT = """[project]
 site_name = "ftrl"
 site_description = "Tool-use reinforcement learning as executable notebooks"
 docs_dir = "pages"
@@ -205,7 +213,10 @@ features = [
   "content.code.copy", "navigation.footer", "navigation.indexes", "navigation.prune", "navigation.top",
   "search.highlight", "toc.follow"
 ]
-[[project.theme.palette]]
+"""
+
+# %% ../../nbs/runs/9_docs.ipynb #cell-030
+TOML = _PROJECT + """[[project.theme.palette]]
 media = "(prefers-color-scheme: light)"
 scheme = "default"
 toggle.icon = "lucide/sun"
@@ -226,7 +237,7 @@ pymdownx.highlight.pygments_lang_class = true
 pymdownx.superfences = {{}}
 """
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-030
+# %% ../../nbs/runs/9_docs.ipynb #cell-033
 CSS = """.output{overflow-x:auto;font-size:.66rem}
 .output table td,.output table th{padding:.2rem .6rem;text-align:right}
 .md-typeset h3{margin-top:2rem}
@@ -234,29 +245,42 @@ CSS = """.output{overflow-x:auto;font-size:.66rem}
 
 def _nav(books:dict[str, str], folders:dict[str, str])->str:
     "The navigation: home, sections, figures, API"
-    pages = {"Home": "index.md", "Figures of the run": "figures.md", "API": "api.md", "Changes": "CHANGELOG.md"}
-    lines = [f'  {{ "{title}" = "{page}" }},' for title, page in pages.items()]
+    pages = {"Home": "index.md", "Figures of the run": "figures.md", "API": "api.md",
+             "Changes": "CHANGELOG.md"}
+    lines = [_entry(title, page) for title, page in pages.items()]
     for folder, section in SECTIONS.items():
-        mine = [f'{{ "{books[stem]}" = "{stem}.md" }}' for stem in books if folders[stem] == folder]
+        mine = [_entry(title, f"{stem}.md") for stem, title in books.items() if folders[stem] == folder]
         if mine:
-            lines.append(f'  {{ "{section}" = [{", ".join(mine)}] }},')
-    return "\n".join(lines)
+            listed = ", ".join(mine)
+            lines.append(f'{{ "{section}" = [{listed}] }}')
+    return "\n".join(f"  {line}," for line in lines)
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-032
+def _entry(title:str, page:str)->str:
+    "A page in the navigation"
+    return f'{{ "{title}" = "{page}" }}'
+
+# %% ../../nbs/runs/9_docs.ipynb #cell-035
 def _seconds(run:Path)->float:
     "How long a run took"
     file = run/"metrics.json"
-    return sum(json.loads(file.read_text()).get("seconds", {}).values()) if file.exists() else 0.0
+    if not file.exists():
+        return 0.0
+    measured = json.loads(file.read_text())
+    return sum(measured.get("seconds", {}).values())
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-034
+# %% ../../nbs/runs/9_docs.ipynb #cell-037
 def _pages(root:Path, pages:Path)->dict[str, str]:
     "Write every page; what zensical must be told: the navigation"
-    found = [p for folder in SECTIONS for p in sorted((root/"nbs"/folder).glob("[0-9i]*.ipynb"))]
+    found = []
+    for folder in SECTIONS:
+        found += sorted((root/"nbs"/folder).glob("[0-9i]*.ipynb"))
     folders = {p.stem: p.parent.relative_to(root/"nbs").as_posix() for p in found}
     books = {p.stem: notebook_page(p, pages) for p in found}
     books.pop("index", None)
     for name in EXTRA:
-        text = (root/name).read_text() if (root/name).exists() else f"# {name[:-3]}\n\nNothing yet.\n"
+        text = f"# {name[:-3]}\n\nNothing yet.\n"
+        if (root/name).exists():
+            text = (root/name).read_text()
         (pages/name).write_text(_links(text))
     _api(books, pages)
     (pages/"extra.css").write_text(CSS)
@@ -267,7 +291,7 @@ def _longest(root:Path)->Path | None:
     runs = [p.parent.parent for p in (root/"results").glob("*/notebooks/6_figures.ipynb")]
     return max(sorted(runs), key=_seconds, default=None)
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-035
+# %% ../../nbs/runs/9_docs.ipynb #cell-038
 def build_site(
     root:Path=Path("."), # The repository
     run:Path | None=None, # The run whose figures and report are shown; default: the longest under results/
@@ -290,7 +314,7 @@ def build_site(
         write_report(run, out/"site"/"report"/"index.html")
     return out/"site"
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-037
+# %% ../../nbs/runs/9_docs.ipynb #cell-040
 class _Page(HTMLParser):
     "The links, sources and anchors of a page"
     def __init__(self, path:Path):
@@ -309,7 +333,7 @@ class _Page(HTMLParser):
         if tag == "link" and href and given.get("rel") in ("stylesheet", "icon"):
             self.sources.append(href)
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-039
+# %% ../../nbs/runs/9_docs.ipynb #cell-042
 def _leads(link:str, path:Path, pages:dict)->str:
     "Why a link of a page leads nowhere; empty if it leads somewhere"
     file, anchor = urldefrag(unquote(link))
@@ -335,7 +359,7 @@ def broken(
         out += [f"{name}: {why}" for link in near if (why := _leads(link, path, pages))]
     return out
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-041
+# %% ../../nbs/runs/9_docs.ipynb #cell-044
 def make_docs()->None:
     "`make docs`: build the site and check its links"
     try:

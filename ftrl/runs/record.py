@@ -7,6 +7,7 @@ __all__ = ['STYLE', 'Section', 'page', 'write_report']
 
 # %% ../../nbs/runs/7_record.ipynb #cell-002
 import base64, html, json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import FtrlError
@@ -48,11 +49,18 @@ def _notebook(path:Path)->tuple[str, str]:
     return title, body
 
 # %% ../../nbs/runs/7_record.ipynb #cell-011
-STYLE = """
-:root{color-scheme:light dark;--ink:#22272e;--paper:#fff;--soft:#f3f4f6;--rule:#e3e6e9;--faint:#5a636d;--link:#0072b2}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--paper:#16191d;--soft:#22272e;--rule:#363c44;--faint:#a5adb6;
+_COLOURS = """
+:root{color-scheme:light dark;--ink:#22272e;--paper:#fff;--soft:#f3f4f6;\
+--rule:#e3e6e9;--faint:#5a636d;--link:#0072b2}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--paper:#16191d;--soft:#22272e;\
+--rule:#363c44;--faint:#a5adb6;
 --link:#6db8e8}figure img{background:#fff;border-radius:.3rem}}
-body{font:16px/1.55 system-ui,"DejaVu Sans",sans-serif;color:var(--ink);background:var(--paper);max-width:66rem;
+"""
+
+# %% ../../nbs/runs/7_record.ipynb #cell-012
+STYLE = _COLOURS + """\
+body{font:16px/1.55 system-ui,"DejaVu Sans",sans-serif;color:var(--ink);background:var(--paper);\
+max-width:66rem;
 margin:2rem auto;padding:0 1.2rem}
 h1,h2{line-height:1.2}
 nav{columns:2;font-size:.92rem;margin:1.5rem 0;padding:1rem 1.4rem;background:var(--soft);border-radius:.5rem}
@@ -68,13 +76,14 @@ table{border-collapse:collapse;font-size:.85rem;margin:1rem 0}
 th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--rule)}
 th:first-child,td:first-child{text-align:left}
 .settings td{text-align:left;vertical-align:top}
-pre{background:var(--soft);padding:.7rem 1rem;border-radius:.4rem;overflow-x:auto;font-size:.83rem;line-height:1.45}
+pre{background:var(--soft);padding:.7rem 1rem;border-radius:.4rem;overflow-x:auto;\
+font-size:.83rem;line-height:1.45}
 img{max-width:100%}
 summary{cursor:pointer}
 section>details>summary{font-size:1.15rem;font-weight:600;margin:.8rem 0}
 """
 
-# %% ../../nbs/runs/7_record.ipynb #cell-013
+# %% ../../nbs/runs/7_record.ipynb #cell-014
 def _told(value)->str:
     "A setting in words"
     if isinstance(value, dict):
@@ -83,17 +92,24 @@ def _told(value)->str:
         return ", ".join(map(_told, value))
     return "none" if value is None else str(value)
 
+def _setting(name:str, value:str)->str:
+    "A row of the table of settings"
+    return f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
+
 def _settings(run:Path)->str:
     "Configuration and machine as a table"
-    given, file = config(run), run/"metrics.json"
-    rows = {k: v for k, v in given.items() if k != "parameters"} | given.get("parameters", {})
+    rows = dict(config(run))
+    rows |= rows.pop("parameters", {})
+    file = run/"metrics.json"
     if file.exists():
         measured = json.loads(file.read_text())
         rows |= {k: measured[k] for k in ("machine", "seconds") if k in measured}
-    cells = [f"<tr><td>{html.escape(k)}</td><td>{html.escape(_told(v))}</td></tr>" for k, v in rows.items()]
-    return f'<div class=wide><table class=settings>{"".join(cells)}</table></div>' if cells else ""
+    cells = [_setting(name, _told(value)) for name, value in rows.items()]
+    if not cells:
+        return ""
+    return f'<div class=wide><table class=settings>{"".join(cells)}</table></div>'
 
-# %% ../../nbs/runs/7_record.ipynb #cell-016
+# %% ../../nbs/runs/7_record.ipynb #cell-017
 def _markdown(text:str)->str:
     "Markdown as HTML"
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
@@ -106,7 +122,7 @@ def _headline(run:Path)->str:
     tested = f'<h2 id="tested">Claims</h2>{_table(claims)}' if claims.exists() else ""
     return results + tested
 
-# %% ../../nbs/runs/7_record.ipynb #cell-018
+# %% ../../nbs/runs/7_record.ipynb #cell-019
 @dataclass(frozen=True)
 class Section:
     "A part of the page: where it is, what the table of contents calls it, and its HTML"
@@ -114,22 +130,29 @@ class Section:
     title: str
     body: str
 
+def _in_order(pictures:Iterable[Path])->list[Path]:
+    "Pictures as `FIGURES` lists them, others after them by name"
+    order = {name: i for i, name in enumerate(FIGURES)}
+    def place(picture):
+        return order.get(picture.stem, len(order)), picture.stem
+    return sorted(pictures, key=place)
+
 def _sections(run:Path)->list[Section]:
     "The parts of a page, in order"
-    order = {name: i for i, name in enumerate(FIGURES)}
-    pictures = sorted((run/"figures").glob("*.png"), key=lambda p: (order.get(p.stem, len(order)), p.stem))
+    pictures = _in_order((run/"figures").glob("*.png"))
     books = [p for p in finished(run, "notebooks/*.ipynb") if not p.stem.endswith(".failed")]
     if not pictures and not books:
         raise FtrlError(f"{run} has neither figures nor notebooks; run `ftrl reproduce --out {run}` first")
     found = [Section(p.stem, p.stem.replace("_", " "), _figure(p)) for p in pictures]
-    found.append(Section("settings", "settings", f"<section>{_folded('Settings', _settings(run))}</section>"))
+    settings = _folded("Settings", _settings(run))
+    found.append(Section("settings", "settings", f"<section>{settings}</section>"))
     for path in books:
         title, body = _notebook(path)
-        id = f"nb-{path.stem}"
-        found.append(Section(id, title, f'<section>{_folded(title, body)}</section>'))
+        folded = _folded(title, body)
+        found.append(Section(f"nb-{path.stem}", title, f"<section>{folded}</section>"))
     return found
 
-# %% ../../nbs/runs/7_record.ipynb #cell-020
+# %% ../../nbs/runs/7_record.ipynb #cell-021
 def page(
     run:str | Path, # A run directory
 )->str: # The whole page
@@ -139,14 +162,20 @@ def page(
     name, sections, headline = html.escape(run.resolve().name), _sections(run), _headline(run)
     code = HtmlFormatter(style="default").get_style_defs(".highlight")
     links = [f'<a href="#{s.id}">{html.escape(s.title)}</a>' for s in sections]
-    bodies = [s.body if s.body.startswith("<figure") else f'<div id="{s.id}">{s.body}</div>' for s in sections]
     viewport = '<meta name="viewport" content="width=device-width,initial-scale=1">'
     return "\n".join([
-        "<!doctype html>", '<html lang="en">', f'<head><meta charset="utf-8">{viewport}<title>ftrl run {name}</title>',
+        "<!doctype html>", '<html lang="en">',
+        f'<head><meta charset="utf-8">{viewport}<title>ftrl run {name}</title>',
         f'<link rel="icon" href="data:,"><style>{STYLE}{code}</style></head><body>', f"<h1>Run {name}</h1>",
-        headline, "<nav>", *links, "</nav>", *bodies, "</body></html>"])
+        headline, "<nav>", *links, "</nav>", *map(_placed, sections), "</body></html>"])
 
-# %% ../../nbs/runs/7_record.ipynb #cell-022
+def _placed(section:Section)->str:
+    "A section where links find it; a figure has its place already"
+    if section.body.startswith("<figure"):
+        return section.body
+    return f'<div id="{section.id}">{section.body}</div>'
+
+# %% ../../nbs/runs/7_record.ipynb #cell-023
 def write_report(
     run:str | Path, # A run directory
     out:str | Path | None=None, # Where; `report/index.html` in the run by default
