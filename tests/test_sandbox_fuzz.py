@@ -11,7 +11,7 @@ import pytest
 from ftrl.core import FtrlError
 from ftrl.sandbox import host, pool
 from ftrl.sandbox.confine import layers
-from ftrl.sandbox.fuzz import ESCAPES, audit, pairs, play, proven, random_tool
+from ftrl.sandbox.fuzz import ESCAPES, attack_pairs, audit_attacks, play_attacks, proven, random_tool
 from ftrl.sandbox.sandbox import Sandbox
 
 ADD = "def f(x): return x + 1"
@@ -32,12 +32,12 @@ def one_group(s, *calls):
 def test_no_honest_answer_changes():
     "Random tools and published escapes between honest calls, in one process as far as the proof lets them"
     with Sandbox(timeout=1, allow_weak=True) as s:
-        found = play(s, pairs(1000, seed=3, escapes=.02))
+        found = play_attacks(s, attack_pairs(1000, seed=3, escapes=.02))
     assert found.wrong == [] and found.shared > 500 and found.answered > 100
 
 
 def test_no_attack_changes_what_the_modules_hold():
-    seen = audit([*ESCAPES, *(random_tool(f"test {i}") for i in range(100))])
+    seen = audit_attacks([*ESCAPES, *(random_tool(f"test {i}") for i in range(100))])
     assert seen["changed"] == [] and seen["ran"] > 50
 
 

@@ -30,9 +30,12 @@ _FCNTL = 1, 2, 3, 1030   # F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
 def _conditional(files):
     "System calls that are allowed under a condition: name, argument, comparison, values"
     reading = [("openat", 2), ("open", 1)] if files else []
-    yield from ((name, at, "MASKED_EQ", (0, _WRITING)) for name, at in reading)
-    yield from ((name, 2, "MASKED_EQ", (0, _PROT_EXEC)) for name in ("mmap", "mprotect"))
-    yield from (("fcntl", 1, "EQ", (command,)) for command in _FCNTL)
+    for name, at in reading:
+        yield name, at, "MASKED_EQ", (0, _WRITING)
+    for name in "mmap", "mprotect":
+        yield name, 2, "MASKED_EQ", (0, _PROT_EXEC)
+    for command in _FCNTL:
+        yield "fcntl", 1, "EQ", (command,)
 
 # %% ../../nbs/sandbox/00_confine.ipynb #cell-009
 def program(
@@ -65,9 +68,12 @@ def _metadata(name, spec):
 
 def packages()->dict: # Name -> its file and the folder of its metadata
     "Those of `PACKAGES` that are installed"
-    found = {name: importlib.util.find_spec(name) for name in PACKAGES}
-    there = {name: spec for name, spec in found.items() if spec and spec.origin}
-    return {name: (spec.origin, _metadata(name, spec)) for name, spec in there.items()}
+    found = {}
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec and spec.origin:
+            found[name] = spec.origin, _metadata(name, spec)
+    return found
 
 # %% ../../nbs/sandbox/00_confine.ipynb #cell-015
 def readable(

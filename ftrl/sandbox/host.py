@@ -55,11 +55,12 @@ def _launch(fds):
 def _settings(memory, seccomp, landlock):
     "What the program is told"
     files = landlock is not None   # without Landlock, seccomp forbids to open any
-    programs = (program(ZYGOTE_CALLS), program(RUNNER_CALLS, files)) if seccomp else (b"", b"")
+    of_zygote = program(ZYGOTE_CALLS) if seccomp else b""
+    of_runner = program(RUNNER_CALLS, files) if seccomp else b""
     return {"memory": memory, "packages": packages(), "landlock": landlock,
-            "zygote": programs[0].hex(), "runner": programs[1].hex()}
+            "zygote": of_zygote.hex(), "runner": of_runner.hex()}
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-010
+# %% ../../nbs/sandbox/04_host.ipynb #cell-011
 class Zygote:
     "The hardened process that forks runners"
     def __init__(self, allow_weak=False, memory=1 << 30):
@@ -82,7 +83,7 @@ class Zygote:
         finally:
             theirs.close()
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-011
+# %% ../../nbs/sandbox/04_host.ipynb #cell-012
 START_LIMIT = 60   # seconds a process of ours may take to start, on however busy a machine
 
 @patch
@@ -107,7 +108,7 @@ def _start(self:Zygote, theirs, have, memory):
         raise Broken("the zygote died at its start")
     self.layers = json.loads(told)
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-013
+# %% ../../nbs/sandbox/04_host.ipynb #cell-014
 @patch
 def order(self:Zygote, what, pid=0, fds=(), reply=False)->int|None:
     "Send one order; the status that a killed runner left, if `reply`"
@@ -135,7 +136,7 @@ def close(self:Zygote):
         pass
     self.process.wait()
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-016
+# %% ../../nbs/sandbox/04_host.ipynb #cell-017
 class Answer(NamedTuple):
     "What a runner said to one line"
     status: int
@@ -143,7 +144,7 @@ class Answer(NamedTuple):
     body: str
     spent: bool
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-017
+# %% ../../nbs/sandbox/04_host.ipynb #cell-018
 class Remote:
     "A runner, seen from the host"
     def __init__(self, home:Zygote):
@@ -171,7 +172,7 @@ class Remote:
         finally:
             self.line.close()
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-019
+# %% ../../nbs/sandbox/04_host.ipynb #cell-020
 @patch
 def wait(self:Remote, poll, deadline):
     "Sleep until the line is ready; TimeoutError after the deadline"
@@ -182,7 +183,7 @@ def wait(self:Remote, poll, deadline):
     if not poll.poll(max(0, left * 1000)):
         raise TimeoutError
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-020
+# %% ../../nbs/sandbox/04_host.ipynb #cell-021
 @patch
 def more(self:Remote, deadline)->bytes:
     "The next bytes"
@@ -206,7 +207,7 @@ def say(self:Remote, data, deadline):
         except BlockingIOError:
             self.wait(self.writing, deadline)
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-022
+# %% ../../nbs/sandbox/04_host.ipynb #cell-023
 _LOOKS = 40
 
 @patch
@@ -234,7 +235,7 @@ def begin(self:Remote):
     except (OSError, EOFError, struct.error):
         raise Broken("no runner could be started") from None
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-025
+# %% ../../nbs/sandbox/04_host.ipynb #cell-026
 TROUBLE = OSError, EOFError, ValueError, struct.error   # a time-out is an OSError, a forgery a ValueError
 
 @patch
@@ -251,7 +252,7 @@ def _frames(self:Remote, got, nonce, most, answers):
         answers.append(Answer(status & ~SPENT, took, got[at - size:at].decode(), bool(status & SPENT)))
     return got[at:]
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-026
+# %% ../../nbs/sandbox/04_host.ipynb #cell-027
 @patch
 def _ask(self:Remote, lines, answers, wanted, seconds, most):
     "Send lines, collect the answers"
@@ -263,14 +264,15 @@ def _ask(self:Remote, lines, answers, wanted, seconds, most):
         first = wanted == 1 and not got and not parts
         parts.append(first and self.soon() or self.more(deadline))
         # a large answer comes in thousands of pieces: join them when it may be whole
-        size = FRAME.unpack_from(got or parts[0])[3] if len(got or parts[0]) >= FRAME.size else 0
+        start = got or parts[0]
+        size = FRAME.unpack_from(start)[3] if len(start) >= FRAME.size else 0
         if len(got) + sum(map(len, parts)) < min(size, most) + FRAME.size:
             continue
         got, parts = self._frames(b"".join([got, *parts]), nonce, most, answers), []
     if got:
         raise ValueError("more than was asked")
 
-# %% ../../nbs/sandbox/04_host.ipynb #cell-027
+# %% ../../nbs/sandbox/04_host.ipynb #cell-029
 @patch
 def ask(self:Remote,
     lines, # Lines of `worker`'s protocol

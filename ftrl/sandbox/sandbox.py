@@ -11,7 +11,7 @@ from fastcore.basics import patch
 from .host import TROUBLE, Broken
 from .pool import Pool, Result
 from .session import Session
-from .worker import AGAIN, ALONE
+from .worker import ELSEWHERE, ALONE
 
 # %% ../../nbs/sandbox/07_sandbox.ipynb #cell-004
 class Sandbox(Pool):
@@ -23,10 +23,13 @@ _SLOW, _PATIENCE = .1, .5
 @patch
 def _lines(self:Sandbox, jobs, runner):
     "What to tell a runner so that it does these jobs"
-    new = {job.tool.key: job.tool for job in jobs if job.tool.key not in runner.known}
-    runner.known.update(new)
-    runner.held += sum(len(tool.definition) for tool in new.values())
-    return ["T\t" + tool.definition for tool in new.values()] + [job.line for job in jobs]
+    lines = []
+    for tool, *_ in jobs:
+        if tool.key not in runner.known:
+            runner.known.add(tool.key)
+            runner.held += len(tool.definition)
+            lines.append("T\t" + tool.definition)
+    return lines + [job.line for job in jobs]
 
 # %% ../../nbs/sandbox/07_sandbox.ipynb #cell-007
 @patch
@@ -50,7 +53,7 @@ def _ask_group(self:Sandbox, jobs)->list:
             self.keep(runner, jobs[0].group)
     return answers
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-008
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-009
 @patch
 def _together(self:Sandbox, jobs)->list:
     "Calls of one group in one runner: a result for each, None for those to be repeated"
@@ -59,11 +62,11 @@ def _together(self:Sandbox, jobs)->list:
         tool = jobs[i].tool
         if answer.status == ALONE or answer.seconds > _SLOW:
             tool.alone = True
-        if answer.status not in (ALONE, AGAIN):
+        if answer.status not in (ALONE, ELSEWHERE):
             results[i] = tool.result(answer)
     return results
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-010
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-011
 @patch
 def _one(self:Sandbox, job)->Result:
     "A single call"
@@ -82,7 +85,7 @@ def call(self:Sandbox,
     "Run one call"
     return self._one(self.job(code, name, arguments, group))
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-015
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-016
 _BATCH = 32
 
 @patch
@@ -90,7 +93,10 @@ def _part(self:Sandbox, jobs)->list:
     "Run a message's worth of jobs"
     # decided once: a tool's `alone` may change while the others run
     sharing = [i for i, job in enumerate(jobs) if not job.tool.alone and not job.failure]
-    done = dict(zip(sharing, self._together([jobs[i] for i in sharing]))) if sharing else {}
+    done = {}
+    if sharing:
+        results = self._together([jobs[i] for i in sharing])
+        done = dict(zip(sharing, results))
     return [done.get(i) or self._one(job) for i, job in enumerate(jobs)]
 
 def _parts(jobs):
@@ -99,9 +105,12 @@ def _parts(jobs):
     for i, job in enumerate(jobs):
         key = ("alone", i) if job.tool.alone else ("group", job.group)
         groups.setdefault(key, []).append(i)
-    return [at[i:i + _BATCH] for at in groups.values() for i in range(0, len(at), _BATCH)]
+    parts = []
+    for at in groups.values():
+        parts += [at[i:i + _BATCH] for i in range(0, len(at), _BATCH)]
+    return parts
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-016
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-017
 @patch
 def map(self:Sandbox,
     calls, # (code, name, arguments) of each
@@ -121,7 +130,7 @@ def map(self:Sandbox,
             results[i] = result
     return results
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-019
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-020
 @patch
 def session(self:Sandbox,
     state, # A JSON value
@@ -129,7 +138,7 @@ def session(self:Sandbox,
     "Lease a runner whose tools get `data=state`"
     return Session(self, state)
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-022
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-023
 _PROBES = {
     "read a file": "open('/proc/self/environ').read()",
     "write a file": "__import__('tempfile').TemporaryFile()",
@@ -144,14 +153,15 @@ _PROBES = {
 @patch
 def report(self:Sandbox)->dict: # weak?, layers that took effect, refused and allowed: what tools tried
     "What isolates tools on this machine"
-    probes = {what: f"import os\ndef probe(): {code}" for what, code in _PROBES.items()}
-    tried = {what: self.call(code, "probe", {}).ok for what, code in probes.items()}
+    refused, allowed = [], []
+    for what, code in _PROBES.items():
+        tried = self.call(f"import os\ndef probe(): {code}", "probe", {})
+        (allowed if tried.ok else refused).append(what)
     layers = self.zygote.layers
-    return {"weak": not (layers.get("landlock") and layers.get("seccomp")), "layers": layers,
-            "refused": [what for what, ok in tried.items() if not ok],
-            "allowed": [what for what, ok in tried.items() if ok]}
+    strong = layers.get("landlock") and layers.get("seccomp")
+    return {"weak": not strong, "layers": layers, "refused": refused, "allowed": allowed}
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-025
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-026
 _shared = None
 
 def shared()->Sandbox:

@@ -40,7 +40,8 @@ def in_process(name, arguments, limit=10.):
 # %% ../../nbs/sandbox/08_speed.ipynb #cell-007
 def _at(times, share):
     "A percentile"
-    return sorted(times)[min(len(times) - 1, int(len(times) * share))]
+    at = min(len(times) - 1, int(len(times) * share))
+    return sorted(times)[at]
 
 def _ms(times):
     return 1e3 * _at(times, .5)
@@ -49,29 +50,46 @@ def _lap(calls:list[Callable], laps:list):
     "Time each call"
     laps.append([seconds(call) for call in calls])
 
-def laps(s, n, rounds=5)->dict[str, list[float]]: # Contestant -> seconds of each call of its median lap
-    "Seconds of each call, ours and the peer's, and of a message of 32"
+# %% ../../nbs/sandbox/08_speed.ipynb #cell-009
+def _contestants(s, n):
+    "n calls of ours and of the peer, and the same in messages of 32"
     arguments = [{"query": "Paris!", "limit": i} for i in range(n)]
     batches = [[(_CITY, "city", arguments[i])] * 32 for i in range(0, n, 32)]
-    calls = {"ours": [partial(s.call, _CITY, "city", a) for a in arguments],
-             "peer": [partial(in_process, "city", a) for a in arguments],
-             "batch": [partial(s.map, b) for b in batches]}
-    got = {name: [] for name in calls}
-    compare({name: partial(_lap, each, got[name]) for name, each in calls.items()}, rounds)
-    return {name: sorted(each[1:], key=sum)[rounds // 2] for name, each in got.items()}   # the first warms up
+    return {
+        "ours": [partial(s.call, _CITY, "city", a) for a in arguments],
+        "peer": [partial(in_process, "city", a) for a in arguments],
+        "batch": [partial(s.map, b) for b in batches]}
 
-# %% ../../nbs/sandbox/08_speed.ipynb #cell-008
+def laps(s, n, rounds=5)->dict[str, list[float]]: # Contestant -> seconds of each call of its median lap
+    "Seconds of each call, ours and the peer's, and of a message of 32"
+    calls = _contestants(s, n)
+    got = {name: [] for name in calls}
+    runs = {name: partial(_lap, each, got[name]) for name, each in calls.items()}
+    compare(runs, rounds)
+    median = {}
+    for name, each in got.items():
+        timed = each[1:]   # the first warms up
+        median[name] = sorted(timed, key=sum)[rounds // 2]
+    return median
+
+# %% ../../nbs/sandbox/08_speed.ipynb #cell-010
 def speed(s:Sandbox, n:int=2000)->list[dict]:
     "Calls a second and latencies of a warm sandbox"
     times = laps(s, n)
     rate = {name: len(each) / sum(each) for name, each in times.items()}
-    ours, peer = ([1e6 * _at(times[name], share) for share in (.5, .99)] for name in ("ours", "peer"))
-    return [case("one by one", "calls/s", rate["ours"], rate["peer"], "higher", goal="ratio 3"),
-            case("32 a message", "calls/s", 32 * rate["batch"], rate["peer"], "higher", goal="ratio 15"),
-            case("latency, median", "µs", ours[0], peer[0]),
-            case("latency, p99", "µs", ours[1], peer[1], goal="150")]
+    batched = 32 * rate["batch"]
 
-# %% ../../nbs/sandbox/08_speed.ipynb #cell-011
+    def latency(name, share):
+        return 1e6 * _at(times[name], share)
+
+    return [
+        case("one by one", "calls/s", rate["ours"], rate["peer"], "higher", goal="ratio 3"),
+        case("32 a message", "calls/s", batched, rate["peer"], "higher", goal="ratio 15"),
+        case("latency, median", "µs", latency("ours", .5), latency("peer", .5)),
+        case("latency, p99", "µs", latency("ours", .99), latency("peer", .99), goal="150"),
+    ]
+
+# %% ../../nbs/sandbox/08_speed.ipynb #cell-013
 def _call(s, code, group=None):
     return seconds(lambda: s.call(code, "city", {"query": "Rome"}, group))
 
@@ -88,12 +106,15 @@ def rare(s:Sandbox, n:int=100)->list[dict]:
     own_group = [_call(s, f"{_CITY}# of its own {i}") for i in range(n)]
     alone = [_call(s, f"import os\n{_CITY}") for _ in range(n)]
     after = list(_after_faults(max(1, n // 5), s.allow_weak))
-    return [case("first call of a tool, known group", "ms", _ms(one_group), goal="1"),
-            case("first call of a tool, new group", "ms", _ms(own_group)),
-            case("call of a tool that must be alone", "ms", _ms(alone)),
-            case("first call after a fault", "ms", _ms(after), worst=1e3 * max(after), goal="10")]
+    worst = 1e3 * max(after)
+    return [
+        case("first call of a tool, known group", "ms", _ms(one_group), goal="1"),
+        case("first call of a tool, new group", "ms", _ms(own_group)),
+        case("call of a tool that must be alone", "ms", _ms(alone)),
+        case("first call after a fault", "ms", _ms(after), worst=worst, goal="10"),
+    ]
 
-# %% ../../nbs/sandbox/08_speed.ipynb #cell-013
+# %% ../../nbs/sandbox/08_speed.ipynb #cell-015
 _SET = "def set_name(data, k): data[k]['name'] = 'y'"
 
 def episode(s:Sandbox, n:int=100)->list[dict]:
@@ -105,11 +126,14 @@ def episode(s:Sandbox, n:int=100)->list[dict]:
         here = [step(_SET, i) for i in range(n)]
         away = [step(f"import os\n{_SET}", i) for i in range(max(1, n // 20))]
         told = seconds(e.hash)
-    return [case("call in a session", "ms", _ms(here), state_bytes=len(json.dumps(state))),
-            case("call in a session, alone", "ms", _ms(away)),
-            case("hash of a session's state", "ms", 1e3 * told)]
+    size = len(json.dumps(state))
+    return [
+        case("call in a session", "ms", _ms(here), state_bytes=size),
+        case("call in a session, alone", "ms", _ms(away)),
+        case("hash of a session's state", "ms", 1e3 * told),
+    ]
 
-# %% ../../nbs/sandbox/08_speed.ipynb #cell-015
+# %% ../../nbs/sandbox/08_speed.ipynb #cell-017
 def _share(pid):
     "A process's share of memory in MB"
     try:
@@ -129,7 +153,7 @@ def memory(s:Sandbox)->dict:
     return case("memory of zygote and one runner", "MB", total or None, runners=len(sizes), of_all=sum(sizes),
                 goal="30")
 
-# %% ../../nbs/sandbox/08_speed.ipynb #cell-018
+# %% ../../nbs/sandbox/08_speed.ipynb #cell-020
 _HOSTILE = {   # source -> what its answer must match
     "import os\ndef f(x): os._exit(x)": "ended",
     "import sys\ndef f(x): sys.exit(x)": "SystemExit",
@@ -145,7 +169,7 @@ _HOSTILE = {   # source -> what its answer must match
     "import os\ndef f(x):\n for fd in range(3, 9):\n  try: os.write(fd, bytes(99))\n  except OSError: x":
         "forged"}
 
-# %% ../../nbs/sandbox/08_speed.ipynb #cell-019
+# %% ../../nbs/sandbox/08_speed.ipynb #cell-021
 _HANG = "def f(x):\n while True: pass"
 
 def _stream(n):
@@ -160,18 +184,21 @@ def _stream(n):
         else:
             yield (_CITY, "city", {"query": "Rome", "limit": i}), f'"limit": {i}, "unit": "km"}}$'
 
-# %% ../../nbs/sandbox/08_speed.ipynb #cell-020
+# %% ../../nbs/sandbox/08_speed.ipynb #cell-023
 def mixed(s:Sandbox, n:int=100_000)->dict:
     "Count the wrong answers among n hostile and benign calls, half of them one by one"
     calls, truth = zip(*_stream(n))
     start = time.perf_counter()
-    single = [s.call(*c, "group") for c in calls[:n // 2]]
-    batch = s.map(calls[n // 2:], ["group"] * (n - n // 2))
+    half = n // 2
+    results = [s.call(*c, "group") for c in calls[:half]]
+    results += s.map(calls[half:], ["group"] * (n - half))
     took = time.perf_counter() - start
-    wrong = sum(not re.search(pattern, r.content) for pattern, r in zip(truth, single + batch))
+    wrong = 0
+    for pattern, result in zip(truth, results):
+        wrong += not re.search(pattern, result.content)
     return case("hostile and benign calls", "wrong answers", wrong, calls=n, seconds=took, goal="0")
 
-# %% ../../nbs/sandbox/08_speed.ipynb #cell-022
+# %% ../../nbs/sandbox/08_speed.ipynb #cell-025
 def bench_sandbox(
     n:int=2000, # Calls a lap
     stream:int=100_000, # Calls of the mixed stream

@@ -24,7 +24,9 @@ _strptime""".split()
 def _extensions():
     "Names of the extension modules beside the standard library"
     folders = [p for p in sys.path if p.endswith("lib-dynload") and os.path.isdir(p)]
-    files = [f for folder in folders for f in sorted(os.listdir(folder))]
+    files = []
+    for folder in folders:
+        files += sorted(os.listdir(folder))
     return [f.split(".")[0] for f in files if not _HEAVY.match(f)]
 
 def preload():
@@ -87,7 +89,7 @@ def _capless():
     version_3_this_process = (ctypes.c_uint32 * 2)(0x20080522, 0)
     return _libc().capset(version_3_this_process, (ctypes.c_uint32 * 6)()) == 0
 
-# %% ../../nbs/sandbox/03_zygote.ipynb #cell-011
+# %% ../../nbs/sandbox/03_zygote.ipynb #cell-012
 def harden(
     config:dict, # memory, landlock (a ruleset's descriptor), zygote (a seccomp program in hex)
 )->dict: # Layer -> whether it took effect
@@ -108,7 +110,7 @@ def harden(
         got["seccomp"] = _filter(bytes.fromhex(config["zygote"]))
     return got
 
-# %% ../../nbs/sandbox/03_zygote.ipynb #cell-015
+# %% ../../nbs/sandbox/03_zygote.ipynb #cell-016
 def plain_signals():
     "Treat signals as a fresh interpreter does, whatever was inherited"
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -120,7 +122,7 @@ def plain_signals():
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# %% ../../nbs/sandbox/03_zygote.ipynb #cell-017
+# %% ../../nbs/sandbox/03_zygote.ipynb #cell-018
 def _become(fd, program):
     "Turn a fork of the zygote into a runner"
     if sys.platform == "linux":
@@ -131,7 +133,7 @@ def _become(fd, program):
     os.write(fd, struct.pack("<i", os.getpid()))
     Runner(fd).serve()
 
-# %% ../../nbs/sandbox/03_zygote.ipynb #cell-018
+# %% ../../nbs/sandbox/03_zygote.ipynb #cell-019
 def _fork(control, fd, program):
     "A new runner at the end of this line; if there can be none, the host finds it closed"
     try:
@@ -154,7 +156,7 @@ def _bury(pid):
     except OSError:
         return signal.SIGKILL   # it is not ours any more
 
-# %% ../../nbs/sandbox/03_zygote.ipynb #cell-020
+# %% ../../nbs/sandbox/03_zygote.ipynb #cell-021
 def _obey(control, program):
     "One order of the host: fork with this descriptor, kill and tell, or kill and forget"
     order, fds, *_ = socket.recv_fds(control, 5, 1)
@@ -168,7 +170,7 @@ def _obey(control, program):
     if order[:1] == b"K":
         control.sendall(struct.pack("<i", status))
 
-# %% ../../nbs/sandbox/03_zygote.ipynb #cell-021
+# %% ../../nbs/sandbox/03_zygote.ipynb #cell-022
 def serve(
     fd:int, # The host's line
     parent:int, # The host's process id
