@@ -64,8 +64,8 @@ class Range:
 # %% ../nbs/00_core.ipynb #cell-016
 RANGES = {
     **dict.fromkeys(("n", "limit", "sample", "trials", "workers", "jobs", "width", "budget"), Range()),
-    **dict.fromkeys(("turns", "max_turns", "max_new_tokens", "length", "steps", "prompts", "envs", "variants"), Range()),
-    **dict.fromkeys(("each", "lora", "batch", "patience"), Range()),
+    **dict.fromkeys(("turns", "max_turns", "max_new_tokens", "length", "steps", "prompts"), Range()),
+    **dict.fromkeys(("envs", "variants", "each", "lora", "batch", "patience"), Range()),
     **dict.fromkeys(("rounds", "dev", "rank", "repairs", "i", "cold_envs", "processes"), Range(0)),
     "group": Range(2),  # advantages compare completions
     "temperature": Range(0, whole=False),
@@ -169,9 +169,6 @@ class Row:
     answer: str | None
     env: str | None = None
 
-    def __repr__(self):
-        return f"Row({self.id}, {self.data_source}, {len(self.messages)} messages, {self.unsolved})"
-
     @cached_property
     def toolset(self)->list[dict]:
         return json.loads(self.tools)
@@ -198,6 +195,10 @@ def id(self:Row)->str:
     asked = said[0] if said else ""
     digest = hashlib.sha256(f"{self.data_source}\n{asked}".encode())
     return digest.hexdigest()[:12]
+
+@patch
+def __repr__(self:Row):
+    return f"Row({self.id}, {self.data_source}, {len(self.messages)} messages, {self.unsolved})"
 
 # %% ../nbs/00_core.ipynb #cell-035
 @patch

@@ -33,10 +33,8 @@ class Registry(Mapping):
 
     def __iter__(self)->Iterator[str]:
         discover(self)
-        def place(name):
-            return getattr(self.records[name], "order", 0)
         others = [name for name in self.offered if name not in self.records]
-        return iter([*sorted(self.records, key=place), *others])
+        return iter([*sorted(self.records, key=self.place), *others])
 
     def __contains__(self, name)->bool:
         return any(name == known for known in self)
@@ -49,6 +47,11 @@ def add(self:Registry, name:str, record):
     "Make a record known under a name"
     self.records[name] = record
     return record
+
+@patch
+def place(self:Registry, name:str)->int:
+    "Where a record stands among the others: its `order`, if it has one"
+    return getattr(self.records[name], "order", 0)
 
 @patch
 def register(self:Registry, name:str)->Callable:

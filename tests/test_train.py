@@ -1,4 +1,4 @@
-"Exactness against stock TRL, resuming after a kill, two processes, and the algorithms end to end on tiny models"
+"Exactness against stock TRL, resuming after a kill, two processes, the algorithms end to end on tiny models"
 import json, os, signal, subprocess, sys
 from copy import deepcopy
 from dataclasses import replace
@@ -9,7 +9,8 @@ from ftrl.core import Row, FtrlError, dumps
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
 SHAPE = dict(vocab_size=300, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=6,
-             num_key_value_heads=2, max_position_embeddings=2048, pad_token_id=0, eos_token_id=1, bos_token_id=2)
+             num_key_value_heads=2, max_position_embeddings=2048, pad_token_id=0, eos_token_id=1,
+             bos_token_id=2)
 
 def network(family, seed=0):
     import transformers as T
@@ -21,11 +22,13 @@ def network(family, seed=0):
 def batch(lengths, seed=1, width=12):
     "A padded batch as TRL makes it: [(prompt length, [completion lengths])]"
     g = torch.Generator().manual_seed(seed)
-    draw = lambda n: torch.randint(3, 300, (n,), generator=g)
+    def draw(n): return torch.randint(3, 300, (n,), generator=g)
     rows = [(p, draw(n)) for P, ns in lengths for p in [draw(P)] for n in ns]
     left = max(len(p) for p, _ in rows)
-    out = {"prompt_ids": torch.zeros(len(rows), left, dtype=torch.long), "completion_ids": torch.zeros(len(rows), width, dtype=torch.long)}
-    out |= {"prompt_mask": torch.zeros(len(rows), left, dtype=torch.long), "completion_mask": torch.zeros(len(rows), width, dtype=torch.long)}
+    out = {"prompt_ids": torch.zeros(len(rows), left, dtype=torch.long),
+           "completion_ids": torch.zeros(len(rows), width, dtype=torch.long)}
+    out |= {"prompt_mask": torch.zeros(len(rows), left, dtype=torch.long),
+            "completion_mask": torch.zeros(len(rows), width, dtype=torch.long)}
     for i, (p, c) in enumerate(rows):
         out["prompt_ids"][i, left - len(p):], out["prompt_mask"][i, left - len(p):] = p, 1
         out["completion_ids"][i, :len(c)], out["completion_mask"][i, :len(c)] = c, 1
@@ -37,19 +40,23 @@ def trainer(model, tmp_path, shared, tokenizer, peft=None, reference=None, **opt
     from trl import GRPOConfig
     from datasets import Dataset
     from ftrl.training.trainer import StepTrainer
-    args = GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_completion_length=12,
-                      report_to="none", use_cpu=True, bf16=False, **{"gradient_checkpointing": False, **options})
-    return StepTrainer(model, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=args, shared=shared, reference=reference,
-                       processing_class=tokenizer, train_dataset=Dataset.from_dict({"prompt": ["a"] * 4}), peft_config=peft)
+    args = GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4,
+                      max_completion_length=12, report_to="none", use_cpu=True, bf16=False,
+                      **{"gradient_checkpointing": False, **options})
+    return StepTrainer(model, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=args,
+                       shared=shared, reference=reference, processing_class=tokenizer, peft_config=peft,
+                       train_dataset=Dataset.from_dict({"prompt": ["a"] * 4}))
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
     from tokenizers import Tokenizer, models, pre_tokenizers, decoders
     from transformers import PreTrainedTokenizerFast
-    vocab = {t: i for i, t in enumerate(["<pad>", "<|im_end|>", "<s>"] + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokens = ["<pad>", "<|im_end|>", "<s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    vocab = {token: i for i, token in enumerate(tokens)}
     raw = Tokenizer(models.BPE(vocab, []))
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<|im_end|>", bos_token="<s>", padding_side="left")
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<|im_end|>",
+                                   bos_token="<s>", padding_side="left")
 
 def loss_and_gradients(model, tmp_path, shared, inputs, tokenizer, **options):
     t = trainer(model, tmp_path, shared, tokenizer, **{k: v for k, v in options.items() if k != "beta"})
@@ -58,19 +65,25 @@ def loss_and_gradients(model, tmp_path, shared, inputs, tokenizer, **options):
     t.model.train()
     if options.get("gradient_checkpointing"): t.model.gradient_checkpointing_enable()
     if t.beta:
-        ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+        ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], 1)
+                     for k in ("ids", "mask"))
         with torch.no_grad():
-            inputs = inputs | {"ref_per_token_logps": t._get_per_token_logps_and_entropies(t.model, ids, mask, 12)[0] + 0.1}
+            logps = t._get_per_token_logps_and_entropies(t.model, ids, mask, 12)[0]
+        inputs = inputs | {"ref_per_token_logps": logps + 0.1}
     t.model.zero_grad()
     loss = t.compute_loss(t.model, inputs)
     loss.backward()
     return loss.item(), {n: p.grad.clone() for n, p in t.model.named_parameters() if p.grad is not None}
 
 RAGGED = [(40, [12, 3, 1, 7]), (17, [5, 5, 12, 2]), (61, [1, 9])]
-CASES = {"plain": {}, "kl, entropy bonus": dict(beta=0.05, entropy_coef=0.01), "checkpointing": dict(gradient_checkpointing=True),
-         "temperature": dict(temperature=0.7), "sequence mean": dict(loss_type="grpo"), "cispo": dict(loss_type="cispo", epsilon_high=5.0)}
+CASES = {"plain": {}, "kl, entropy bonus": dict(beta=0.05, entropy_coef=0.01),
+         "checkpointing": dict(gradient_checkpointing=True),
+         "temperature": dict(temperature=0.7), "sequence mean": dict(loss_type="grpo"),
+         "cispo": dict(loss_type="cispo", epsilon_high=5.0)}
 
-@pytest.mark.parametrize("family, case", [("Llama", c) for c in CASES] + [(f, c) for f in ("Qwen2", "Qwen3") for c in list(CASES)[:2]])
+FAMILY_CASES = [("Llama", c) for c in CASES] + [(f, c) for f in ("Qwen2", "Qwen3") for c in list(CASES)[:2]]
+
+@pytest.mark.parametrize("family, case", FAMILY_CASES)
 def test_loss_and_gradients_equal_stock_trl(family, case, tmp_path, tokenizer):
     inputs = batch(RAGGED)
     plain, g1 = loss_and_gradients(network(family), tmp_path, False, inputs, tokenizer, **CASES[case])
@@ -84,8 +97,10 @@ def test_lora_gradients_equal_stock_trl(tmp_path, tokenizer):
     grads = []
     for shared in (False, True):
         torch.manual_seed(0)
-        config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
-        grads.append(loss_and_gradients(network("Llama"), tmp_path, shared, batch(RAGGED), tokenizer, peft=config))
+        config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"],
+                                 init_lora_weights=False)
+        grads.append(loss_and_gradients(network("Llama"), tmp_path, shared, batch(RAGGED), tokenizer,
+                                        peft=config))
     (plain, g1), (ours, g2) = grads
     assert abs(ours - plain) <= 1e-4 * abs(plain) and g1.keys() == g2.keys() and len(g1) == 12
     for name in g1: assert (g1[name] - g2[name]).norm() <= 1e-4 * g1[name].norm() + 1e-9, name
@@ -107,10 +122,12 @@ def test_bf16_is_as_near_to_fp32_as_stock_is(tmp_path, tokenizer):
     def distance(f):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16): low = f()
         with torch.no_grad(): return (low - f()).norm()
-    stock = lambda: model(ids, attention_mask=mask).logits[:, -13:-1].float().log_softmax(-1).gather(2, ids[:, -12:, None]).view(-1)
+    def stock():
+        logits = model(ids, attention_mask=mask).logits[:, -13:-1].float()
+        return logits.log_softmax(-1).gather(2, ids[:, -12:, None]).view(-1)
     assert distance(lambda: model(packed=pack(groups_of(ids, mask, 12)))[0]) <= 1.5 * distance(stock)
 
-# -- whole runs on a tiny model ------------------------------------------------------------------------------------------
+# -- whole runs on a tiny model --------------------------------------------------------------------
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory, tokenizer):
@@ -123,9 +140,12 @@ def home(tmp_path_factory, tokenizer):
     model.save_pretrained(folder/"model")
     prepare(tokenizer).save_pretrained(folder/"model")
     code = 'def find(name):\n    return {"Peru": "Lima"}.get(name, "unknown")'
-    row = lambda i: Row([{"role": "user", "content": f"Question {i}: capital of Peru?"}], dumps([{"type": "function", "function": {
-        "name": "find", "description": "", "parameters": {"type": "object", "properties": {}}}}]), dumps({"find": code}),
-        '{"find": ["Lima"]}', 0.0, "self/single_hop", "train", "Lima" if i % 2 else "a")
+    function = {"name": "find", "description": "", "parameters": {"type": "object", "properties": {}}}
+    tools = dumps([{"type": "function", "function": function}])
+    def row(i):
+        asked = [{"role": "user", "content": f"Question {i}: capital of Peru?"}]
+        return Row(asked, tools, dumps({"find": code}), '{"find": ["Lima"]}', 0.0, "self/single_hop", "train",
+                   "Lima" if i % 2 else "a")
     save_rows([row(i) for i in range(6)], folder/"rows.jsonl")
     return folder
 
@@ -141,7 +161,8 @@ def on_log(self, args, state, control, logs=None, **kwargs):
 known, Record.on_log = Record.on_log, on_log
 print(train(load_rows(home + "/rows.jsonl"), home + "/model", out, TrainConfig(**json.loads(config))))
 """
-SMALL = dict(steps=6, prompts=2, group=4, length=6, lr=1e-3, options=dict(save_steps=2, bf16=False, warmup_steps=0))
+SMALL = dict(steps=6, prompts=2, group=4, length=6, lr=1e-3,
+             options=dict(save_steps=2, bf16=False, warmup_steps=0))
 
 def job(home, out, config, launch=(sys.executable,), wait=True, killed_at=None):
     env = dict(os.environ, OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", KILLED_AT=str(killed_at))
@@ -160,7 +181,8 @@ def weights(out):
     from safetensors.torch import load_file
     return load_file(out/"model.safetensors")
 
-@pytest.mark.parametrize("more", [{}, {"generation_batch_size": 16, "save_steps": 1}], ids=["sampled for one step", "sampled for two"])
+@pytest.mark.parametrize("more", [{}, {"generation_batch_size": 16, "save_steps": 1}],
+                         ids=["sampled for one step", "sampled for two"])
 def test_a_killed_run_resumes_bit_for_bit(more, home, tmp_path):
     whole, broken, small = tmp_path/"whole", tmp_path/"broken", SMALL | {"options": SMALL["options"] | more}
     job(home, whole, small)
@@ -180,21 +202,27 @@ def test_every_algorithm_raises_the_reward(algorithm, home, tmp_path):
     from ftrl.files import load_rows
     from ftrl.training.train import TrainConfig, train
     options = dict(bf16=False, beta=0.001, entropy_coef=0.001, save_steps=100, warmup_steps=0)
-    run = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(algorithm, steps=30, prompts=6, group=8, length=8, lr=1e-2, options=options))
+    run = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run",
+                TrainConfig(algorithm, steps=30, prompts=6, group=8, length=8, lr=1e-2, options=options))
     reward = [x["reward"] for x in run.metrics]
     assert sum(reward[-5:]) / 5 > sum(reward[:5]) / 5 + 0.05, reward
-    assert all(k in run.metrics[-1] for k in ("step", "loss", "reward", "reward_std", "solve_rate", "length", "kl", "entropy", "tokens", "seconds"))
+    assert {"step", "loss", "reward", "reward_std", "solve_rate", "length", "kl", "entropy", "tokens",
+            "seconds"} <= run.metrics[-1].keys()
 
 def test_the_best_of_rounds_and_mean_is_kept(home, tmp_path):
     from ftrl.files import load_rows, read_json_lines
     from ftrl.training.rounds import rounds
     from ftrl.training.train import TrainConfig
     rows = load_rows(home/"rows.jsonl")
-    run = rounds(rows, str(home/"model"), tmp_path, TrainConfig(**SMALL | {"steps": 2}), n=2, each=2, dev=2, max_turns=2)
-    made = {"round1": tmp_path/"round1/policy", "round2": tmp_path/"round2/policy", "average": tmp_path/"average"}
-    marks = {name: sum(x["metrics"]["solve_f1"] for x in read_json_lines(tmp_path/f"dev/{name}.jsonl")) for name in made}
+    run = rounds(rows, str(home/"model"), tmp_path, TrainConfig(**SMALL | {"steps": 2}), n=2, each=2, dev=2,
+                 max_turns=2)
+    made = {"round1": tmp_path/"round1/policy", "round2": tmp_path/"round2/policy",
+            "average": tmp_path/"average"}
+    marks = {name: sum(x["metrics"]["solve_f1"] for x in read_json_lines(tmp_path/f"dev/{name}.jsonl"))
+             for name in made}
     assert run.policy == str(made[max(marks, key=marks.get)]) and len(run.metrics) == 4
-    with pytest.raises(FtrlError, match="dev is 6; expected less than the 6"): rounds(rows, str(home/"model"), tmp_path, n=1, dev=6)
+    with pytest.raises(FtrlError, match="dev is 6; expected less than the 6"):
+        rounds(rows, str(home/"model"), tmp_path, n=1, dev=6)
 
 def test_a_round_may_train_on_the_rows_of_all(home, tmp_path):
     from ftrl.files import load_rows
@@ -202,14 +230,16 @@ def test_a_round_may_train_on_the_rows_of_all(home, tmp_path):
     from ftrl.training.rounds import rounds
     from ftrl.training.train import TrainConfig
     for name, aggregate in (("alone", False), ("together", True)):
-        rounds(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/name, TrainConfig(**SMALL | {"steps": 1}), n=2, each=2, aggregate=aggregate, max_turns=2)
+        rounds(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/name,
+               TrainConfig(**SMALL | {"steps": 1}), n=2, each=2, aggregate=aggregate, max_turns=2)
     met = [len(load_rows(tmp_path/f"together/round{k}/rows.parquet")) for k in (1, 2)]
-    trained = lambda name: int(claimed(tmp_path/name/"round2/policy")["about"]["rows"].split()[0])
+    def trained(name): return int(claimed(tmp_path/name/"round2/policy")["about"]["rows"].split()[0])
     assert (trained("alone"), trained("together")) == (met[1], sum(met))
 
 def test_two_processes_train_one_policy(home, tmp_path):
     profile = Path(__file__).parents[1]/"ftrl/training/launch/cpu.yaml"
-    launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(profile), "--main_process_port", "0")
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(profile),
+              "--main_process_port", "0")
     job(home, tmp_path/"two", SMALL | {"algorithm": "reinforce++"}, launch)
     assert [x["step"] for x in record(tmp_path/"two")] == [1, 2, 3, 4, 5, 6]
     assert weights(tmp_path/"two").keys() == weights(home/"model").keys()
@@ -218,17 +248,23 @@ def test_bad_input_is_said_before_training(home, tmp_path):
     from ftrl.files import load_rows
     from ftrl.training.train import TrainConfig, train
     rows, config = load_rows(home/"rows.jsonl"), TrainConfig(**SMALL)
-    for data, model, settings, word in (([], home/"model", config, "expected at least one"), (rows, tmp_path, config, "tokenizer"),
-                                        ([replace(rows[0], unsolved_set="{}")], home/"model", config, "unsolved"),
+    for data, model, settings, word in (([], home/"model", config, "expected at least one"),
+                                        (rows, tmp_path, config, "tokenizer"),
+                                        ([replace(rows[0], unsolved_set="{}")], home/"model", config,
+                                         "unsolved"),
                                         (rows, home/"model", replace(config, length=5000), "too long"),
                                         (rows, tmp_path/"typo", config, "no such directory"),
-                                        (rows, home/"model", replace(config, options={"top_p": 0.9}), "no effect"),
-                                        (rows, home/"model", replace(config, options={"betta": 1}), "unknown")):
+                                        (rows, home/"model", replace(config, options={"top_p": 0.9}),
+                                         "no effect"),
+                                        (rows, home/"model", replace(config, options={"betta": 1}),
+                                         "unknown")):
         with pytest.raises(FtrlError, match=word): train(data, str(model), tmp_path/"bad", settings)
-        assert not (tmp_path/"bad").exists() and not list(tmp_path.glob(".bad*"))  # what failed keeps no place
+        # what failed keeps no place
+        assert not (tmp_path/"bad").exists() and not list(tmp_path.glob(".bad*"))
     (tmp_path/"other").mkdir()
     (tmp_path/"other/notes.txt").write_text("mine")
-    with pytest.raises(FtrlError, match="was not made by this command"): train(rows, str(home/"model"), tmp_path/"other", config)
+    with pytest.raises(FtrlError, match="was not made by this command"):
+        train(rows, str(home/"model"), tmp_path/"other", config)
     assert (tmp_path/"other/notes.txt").read_text() == "mine"
 
 def test_episode_mode_plays_whole_episodes(home, tmp_path):
@@ -237,15 +273,18 @@ def test_episode_mode_plays_whole_episodes(home, tmp_path):
     from ftrl.training.train import TrainConfig, train
     config = TrainConfig(**SMALL | {"steps": 2, "length": 24})
     run = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", config, mode="episode")
-    assert [x["step"] for x in run.metrics] == [1, 2] and all("solve_rate" in x and "calls" in x for x in run.metrics)
+    assert [x["step"] for x in run.metrics] == [1, 2]
+    assert all("solve_rate" in x and "calls" in x for x in run.metrics)
     AutoModelForCausalLM.from_pretrained(run.policy), AutoTokenizer.from_pretrained(run.policy)
 
 def test_mini_batches_and_lora(home, tmp_path):
     peft = pytest.importorskip("peft")
     from ftrl.files import load_rows
     from ftrl.training.train import TrainConfig, train
-    options = SMALL["options"] | {"steps_per_generation": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "beta": 0.01}
-    run = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"options": options}),
+    options = SMALL["options"] | {"steps_per_generation": 4, "per_device_train_batch_size": 4,
+                                  "gradient_accumulation_steps": 2, "beta": 0.01}
+    run = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run",
+                TrainConfig(**SMALL | {"options": options}),
                 peft=peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
     assert len(run.metrics) == 6 and weights(tmp_path/"run").keys() == weights(home/"model").keys()  # merged
 
@@ -260,7 +299,8 @@ def test_equal_groups_are_sampled_again(home, tmp_path):
     from ftrl.training.train import TrainConfig, train
     options = SMALL["options"] | {"resample": 2}
     once = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"once", TrainConfig(**SMALL))
-    more = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"more", TrainConfig(**SMALL | {"options": options}))
+    more = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"more",
+                 TrainConfig(**SMALL | {"options": options}))
     assert more.metrics[0]["tokens"] > once.metrics[0]["tokens"] or once.metrics[0]["equal_groups"] == 0
 
 def test_a_full_disk_loses_nothing(home, tmp_path):
@@ -277,16 +317,18 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(home, tmp_path
     from ftrl.files import load_rows
     from ftrl.training.train import TrainConfig, train
     with pytest.raises(FtrlError, match="loss|grad_norm|KL"):
-        train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"lr": 1e18, "options": SMALL["options"] | {"max_grad_norm": 1e9}}))
+        train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run",
+              TrainConfig(**SMALL | {"lr": 1e18, "options": SMALL["options"] | {"max_grad_norm": 1e9}}))
     assert not (tmp_path/"run/model.safetensors").exists()
 
-# -- what teaches nothing ----------------------------------------------------------------------------------------------------
+# -- what teaches nothing --------------------------------------------------------------------------
 
 class Scored:
     "Rewards by position: a number, or None where a completion cannot be scored"
     __name__ = "scored"
     def __init__(self, given): self.given = given
-    def __call__(self, completions, **_): return [self.given[i % len(self.given)] for i in range(len(completions))]
+    def __call__(self, completions, **_):
+        return [self.given[i % len(self.given)] for i in range(len(completions))]
 
 def sampled_steps(model, tmp_path, tokenizer, algorithm, given, cut=False, steps=4, **more):
     "Real steps with these rewards; with `cut` every completion is too long, and masked"
@@ -295,10 +337,13 @@ def sampled_steps(model, tmp_path, tokenizer, algorithm, given, cut=False, steps
     from ftrl.training.record import Record
     from ftrl.training.trainer import StepTrainer
     said = []
-    args = GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_completion_length=4, max_steps=steps,
-                      report_to="none", use_cpu=True, bf16=False, logging_steps=1, save_strategy="no", disable_tqdm=True, learning_rate=1e-2,
-                      logging_nan_inf_filter=False, mask_truncated_completions=cut, gradient_checkpointing=False, loss_type="dapo", **more)
-    trainer = StepTrainer(model, reward_funcs=Scored(given), args=args, algorithm=algorithm, processing_class=tokenizer,
+    args = GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4,
+                      max_completion_length=4, max_steps=steps, report_to="none", use_cpu=True, bf16=False,
+                      logging_steps=1, save_strategy="no", disable_tqdm=True, learning_rate=1e-2,
+                      logging_nan_inf_filter=False, mask_truncated_completions=cut,
+                      gradient_checkpointing=False, loss_type="dapo", **more)
+    trainer = StepTrainer(model, reward_funcs=Scored(given), args=args, algorithm=algorithm,
+                          processing_class=tokenizer,
                           train_dataset=Dataset.from_dict({"prompt": ["ab", "cd"] * 8}),
                           callbacks=[Record(tmp_path/"metrics.jsonl", say=said.append)])
     before = [p.detach().clone() for p in model.parameters()]
@@ -307,24 +352,30 @@ def sampled_steps(model, tmp_path, tokenizer, algorithm, given, cut=False, steps
     return record(tmp_path), said, moved
 
 @pytest.mark.parametrize("algorithm", ["grpo", "reinforce++", "rloo"])
-@pytest.mark.parametrize("case, given, unscored", [("no reward", [None], 1), ("alike", [1 / 3], 0), ("one left", [None] * 7 + [1.0], 7 / 8)])
-def test_what_teaches_nothing_is_counted_and_moves_nothing(algorithm, case, given, unscored, tmp_path, tokenizer):
+@pytest.mark.parametrize("case, given, unscored",
+                         [("no reward", [None], 1), ("alike", [1 / 3], 0),
+                          ("one left", [None] * 7 + [1.0], 7 / 8)])
+def test_what_teaches_nothing_is_counted_and_moves_nothing(algorithm, case, given, unscored, tmp_path,
+                                                           tokenizer):
     lines, said, moved = sampled_steps(network("Llama"), tmp_path, tokenizer, algorithm, given)
     assert [x["step"] for x in lines] == [1, 2, 3, 4]
     assert all(x["loss"] == 0 and x["grad_norm"] == 0 and x["idle"] == 1 for x in lines)
     assert all(abs(x["unscored"] - unscored) < 1e-6 for x in lines)
     assert not moved
-    assert len(said) == 1 and said[0].startswith("step 3: the last 3 samplings taught nothing") and "learning rate" not in said[0]
+    assert len(said) == 1 and said[0].startswith("step 3: the last 3 samplings taught nothing")
+    assert "learning rate" not in said[0]
 
 @pytest.mark.parametrize("algorithm", ["grpo", "reinforce++", "rloo"])
 def test_completions_all_cut_and_masked_give_no_gradient(algorithm, tmp_path, tokenizer):
     endless = deepcopy(tokenizer)
     endless.add_tokens([f"<{i}>" for i in range(60)])
-    endless.add_special_tokens({"pad_token": "<none>", "eos_token": "<end>"})  # beyond the model's vocabulary: never sampled
+    # beyond the model's vocabulary: never sampled
+    endless.add_special_tokens({"pad_token": "<none>", "eos_token": "<end>"})
     model = network("Llama")
     model.generation_config.eos_token_id = None
     lines, said, moved = sampled_steps(model, tmp_path, endless, algorithm, [1.0, 0.0, 0.5], cut=True)
-    assert all(x["loss"] == 0 and x["idle"] == 1 and x["unscored"] == 1 and x["cut"] == 1 for x in lines), lines
+    assert all(x["loss"] == 0 and x["idle"] == 1 and x["unscored"] == 1 and x["cut"] == 1
+               for x in lines), lines
     assert not moved and "cut and masked" in said[0]
 
 def test_the_reference_is_the_named_policy(home, tmp_path, tokenizer):
@@ -332,10 +383,10 @@ def test_the_reference_is_the_named_policy(home, tmp_path, tokenizer):
     from transformers import AutoModelForCausalLM
     later = network("Llama", seed=3)
     later.save_pretrained(tmp_path/"later")
-    def start(): return AutoModelForCausalLM.from_pretrained(tmp_path/"later", dtype="float32")
-    own = reference_of(start(), tmp_path, tokenizer)
-    first = reference_of(start(), tmp_path, tokenizer, reference=home/"model")
-    assert own == digest(later) and first == digest(AutoModelForCausalLM.from_pretrained(home/"model", dtype="float32")) != own
+    def loaded(folder): return AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    own = reference_of(loaded(tmp_path/"later"), tmp_path, tokenizer)
+    first = reference_of(loaded(tmp_path/"later"), tmp_path, tokenizer, reference=home/"model")
+    assert own == digest(later) and first == digest(loaded(home/"model")) != own
 
 def test_an_adapter_can_have_another_reference(home, tmp_path, tokenizer):
     peft = pytest.importorskip("peft")
@@ -352,7 +403,7 @@ def reference_of(model, tmp_path, tokenizer, reference=None, peft=None):
     assert model.config._name_or_path == name
     return digest(made.ref_model)
 
-# -- kills, company, settings ---------------------------------------------------------------------------------------------
+# -- kills, company, settings ----------------------------------------------------------------------
 
 KILLED = """
 import os, shutil, signal
@@ -378,17 +429,18 @@ def test_killed_at_its_end_a_run_is_whole_when_called_again(where, home, tmp_pat
     script = home/f"killed{len(where)}.py"
     script.write_text(KILLED + JOB)
     env = dict(os.environ, OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", KILLED_AT="None", DIES=where)
-    p = subprocess.run([sys.executable, str(script), str(home), str(tmp_path/"run"), json.dumps(small)], env=env,
-                       capture_output=True, text=True, timeout=300)
+    command = [sys.executable, str(script), str(home), str(tmp_path/"run"), json.dumps(small)]
+    p = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert p.returncode == -signal.SIGKILL, p.stderr[-2000:]
     before = (tmp_path/"run/metrics.jsonl").stat().st_mtime_ns
     job(home, tmp_path/"run", small)
-    if where != "before it is noted": assert (tmp_path/"run/metrics.jsonl").stat().st_mtime_ns == before  # nothing is done again
+    if where != "before it is noted":  # nothing is done again
+        assert (tmp_path/"run/metrics.jsonl").stat().st_mtime_ns == before
     assert numbers(tmp_path/"run") == numbers(tmp_path/"whole")
     a, b = weights(tmp_path/"run"), weights(tmp_path/"whole")
     assert all(torch.equal(a[k], b[k]) for k in a)
-    names = lambda out: sorted(p.name for p in out.iterdir())
-    assert names(tmp_path/"run") == names(tmp_path/"whole") and not list((tmp_path/"run").glob("*checkpoint*"))
+    made, whole = (sorted(p.name for p in (tmp_path/out).iterdir()) for out in ("run", "whole"))
+    assert made == whole and not list((tmp_path/"run").glob("*checkpoint*"))
 
 def test_a_run_is_known_by_all_that_decides_it(home, tmp_path):
     "The weights it starts from, the adapter, options that JSON spells otherwise; never its place"
@@ -402,8 +454,10 @@ def test_a_run_is_known_by_all_that_decides_it(home, tmp_path):
     first = train(rows, str(model), out, config)
     assert train([*rows], model, str(out), config) == first  # a tuple comes back as it went
     shutil.move(tmp_path/"a", tmp_path/"b")
-    assert train(home/"rows.jsonl", tmp_path/"b/model", out, config).metrics == first.metrics  # moved, and the same
-    with pytest.raises(FtrlError, match="peft was null"): train(rows, tmp_path/"b/model", out, config, peft=lora(4))
+    # moved, and the same
+    assert train(home/"rows.jsonl", tmp_path/"b/model", out, config).metrics == first.metrics
+    with pytest.raises(FtrlError, match="peft was null"):
+        train(rows, tmp_path/"b/model", out, config, peft=lora(4))
     network("Llama", seed=5).save_pretrained(tmp_path/"b/model")
     with pytest.raises(FtrlError, match="model was"): train(rows, tmp_path/"b/model", out, config)
     assert train(rows, tmp_path/"b/model", out, config, force=True).metrics != first.metrics
@@ -425,10 +479,11 @@ def test_seeds_differ_from_the_first_episode_on_and_the_reference_stays(home, tm
     for seed in (1, 2):
         config = TrainConfig(**SMALL | {"steps": 1, "options": options | {"seed": seed}})
         rounds(rows, str(home/"model"), tmp_path/str(seed), config, n=2, each=2, max_turns=2)
-    about = lambda part: claimed(tmp_path/part)["about"]
+    def about(part): return claimed(tmp_path/part)["about"]
     assert [about(f"{s}/round{k}/rows.parquet")["seed"] for s in (1, 2) for k in (1, 2)] == [1, 2, 2, 3]
     first, second = about("1/round1/policy"), about("1/round2/policy")
-    assert (first["reference"], second["reference"]) == (None, first["model"]) and second["model"] != first["model"]
+    assert (first["reference"], second["reference"]) == (None, first["model"])
+    assert second["model"] != first["model"]
 
 def test_what_is_set_aside_is_never_trained_on(home, tmp_path):
     from ftrl.files import load_rows
@@ -447,17 +502,23 @@ def test_the_reasoning_switch_reaches_the_prompt(home, tmp_path, tokenizer):
     from ftrl.training.settings import TrainConfig
     from ftrl.training.train import _step_data
     known = AutoTokenizer.from_pretrained(home/"model")
-    known.chat_template = known.chat_template + "{%- if enable_thinking is defined and not enable_thinking %}<think></think>{%- endif %}"
+    off = "{%- if enable_thinking is defined and not enable_thinking %}<think></think>{%- endif %}"
+    known.chat_template = known.chat_template + off
     rows, model = load_rows(home/"rows.jsonl"), network("Llama")
-    def prompt(**options): return _step_data(rows, [0], model, known, TrainConfig(options=options))["train_dataset"][0]["prompt"]
-    assert prompt(thinking=False) == prompt(chat_template_kwargs={"enable_thinking": False}) == prompt() + "<think></think>"
+    def prompt(**options):
+        data = _step_data(rows, [0], model, known, TrainConfig(options=options))
+        return data["train_dataset"][0]["prompt"]
+    spelled = prompt(chat_template_kwargs={"enable_thinking": False})
+    assert prompt(thinking=False) == spelled == prompt() + "<think></think>"
 
 def test_the_policy_has_a_card_and_no_pickle(home, tmp_path):
     from ftrl.files import load_rows
     from ftrl.training.train import TrainConfig, train
-    train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", TrainConfig(**SMALL | {"steps": 1}))
+    config = TrainConfig(**SMALL | {"steps": 1})
+    train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", config)
     card = (tmp_path/"run/README.md").read_text()
-    assert "# GRPO on 6 rows" in card and "None" not in card and str(home) in card and "time machine" not in card
+    assert "# GRPO on 6 rows" in card and str(home) in card
+    assert "None" not in card and "time machine" not in card
     assert not (tmp_path/"run/training_args.bin").exists()
 
 def test_call_marks_that_are_special_tokens_are_seen_in_episodes(tokenizer):

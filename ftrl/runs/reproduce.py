@@ -136,7 +136,8 @@ def _execute(name:str, copy:Path, values:dict, run:Run, log, progress:bool)->Non
     "Run a notebook into `copy`"
     import papermill
     from nbclient.exceptions import DeadKernelError
-    how = dict(kernel_name="python3", cwd=str(run.out), progress_bar=progress, stdout_file=log, stderr_file=log,
+    how = dict(kernel_name="python3", cwd=str(run.out), progress_bar=progress,
+               stdout_file=log, stderr_file=log,
                extra_arguments=["--log-level=ERROR"])
     try:
         papermill.execute_notebook(_folder()/f"{name}.ipynb", copy, values, **how)
@@ -146,7 +147,8 @@ def _execute(name:str, copy:Path, values:dict, run:Run, log, progress:bool)->Non
         why = (e.evalue.splitlines() or [""])[0]
         raise FtrlError(f"step {name} failed with {e.ename}: {why}; see {failed}") from e
     except DeadKernelError as e:
-        raise FtrlError(f"step {name}: its kernel died, mostly for want of memory; see {run/f'logs/{name}.log'}, "
+        log_of = run/f"logs/{name}.log"
+        raise FtrlError(f"step {name}: its kernel died, mostly for want of memory; see {log_of}, "
                         "and give the same command again to go on") from e
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-021
@@ -227,14 +229,15 @@ class Task:
     values: dict
 
 def _plan(run:Run, values:dict)->list[list[list[Task]]]:
-    "Groups that follow one another; in each, the seeds that may run side by side; of each seed, its notebooks in order"
+    "Groups, one after another; in each, the seeds that may run side by side; of each, its notebooks in order"
     first, *more = values.get("seeds") or [values.get("seed", 0)]
     build, *middle, figures = [Task(run, name, values | {"seed": first}) for name in STEPS]
     apart = values | APART | (values.get("others") or {})
     others = []
     for seed in more:
         folder = _again(run, seed)
-        others.append([Task(folder, name, apart | {"seed": seed}) for name in ("2_collect", "3_train", "4_evaluate")])
+        others.append([Task(folder, name, apart | {"seed": seed})
+                       for name in ("2_collect", "3_train", "4_evaluate")])
     return [[[build]], [middle, *others], [[figures]]]
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-034
@@ -270,14 +273,17 @@ def _claimed_run(run:Run, profile:str, values:dict):
     before = json.loads(config.read_text()).get("parameters", {}) if config.exists() else values
     changed = differences(before, values)
     if changed:
-        raise FtrlError(f"{run.out} holds a run with other parameters ({'; '.join(changed)}); choose another --out, or remove it")
+        raise FtrlError(f"{run.out} holds a run with other parameters ({'; '.join(changed)}); "
+                        "choose another --out, or remove it")
     if not config.exists() and run.parts():
-        raise FtrlError(f"{run.out} holds notebooks that were run by hand; choose another --out, or remove it")
+        raise FtrlError(f"{run.out} holds notebooks that were run by hand; "
+                        "choose another --out, or remove it")
     copied = config.exists() and not claimed(config)
     with claim(config, force=copied, parameters=values) as mine:
         if mine.done is None:
             record(run, machine=_machine())
-            run.once("config.json", lambda p: p.write_text(dumps({"profile": profile, "parameters": values}) + "\n"))
+            run.once("config.json",
+                     lambda p: p.write_text(dumps({"profile": profile, "parameters": values}) + "\n"))
             mine.finish()
         yield
 
@@ -338,16 +344,18 @@ def publish(
     out, figures = Path(out), Path(figures)
     missing = [name for name in STEPS if name not in run.parts()]
     if missing:
-        raise FtrlError(f"{run.out} is not finished: {', '.join(missing)} not done; run `ftrl reproduce --out {run.out}`")
-    with atomic(out.with_name(f"{out.name}.new")) as kept, atomic(figures.with_name(f"{figures.name}.new")) as drawn:
+        raise FtrlError(f"{run.out} is not finished: {', '.join(missing)} not done; "
+                        f"run `ftrl reproduce --out {run.out}`")
+    fresh = [folder.with_name(f"{folder.name}.new") for folder in (out, figures)]
+    with atomic(fresh[0]) as kept, atomic(fresh[1]) as drawn:
         for folder in (kept, drawn):
             folder.mkdir()
         for path in finished(run.out, *KEPT, *AGAIN):
             _keep(path, kept/path.relative_to(run.out))
         draw(kept, drawn)
-    for folder in (out, figures):
+    for folder, made in zip((out, figures), fresh):
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(folder.with_name(f"{folder.name}.new"), folder)
+        os.replace(made, folder)
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-048

@@ -30,16 +30,18 @@ def gold_tokens(
     "Token ids of a conversation, and labels on what the assistant says"
     from trl.chat_template_utils import get_training_chat_template
     marked = "generation %}" in tokenizer.chat_template
+    marking = None if marked else get_training_chat_template(tokenizer)
     marks = control_marks(tokenizer)
     told = [template_message(m, marks) for m in conversation]
-    x = tokenizer.apply_chat_template(told, tools=tools, return_dict=True, return_assistant_tokens_mask=True,
-                                      chat_template=None if marked else get_training_chat_template(tokenizer), **template)
-    labels = [token if spoken else -100 for token, spoken in zip(x["input_ids"], x["assistant_masks"])]
-    return {"input_ids": x["input_ids"], "labels": labels}
+    found = tokenizer.apply_chat_template(told, tools=tools, chat_template=marking, return_dict=True,
+                                          return_assistant_tokens_mask=True, **template)
+    ids = found["input_ids"]
+    labels = [token if spoken else -100 for token, spoken in zip(ids, found["assistant_masks"])]
+    return {"input_ids": ids, "labels": labels}
 
 # %% ../../nbs/training/12_cold.ipynb #cell-008
 def _some_variants(env:Env, time:int, config:ColdConfig)->list[list[dict]]:
-    "The trajectories that an environment shows when it comes for the n-th time; repeated where there are too few"
+    "What an environment shows when it comes for the n-th time; repeated where there are too few"
     found = gold_variants(env, config.variants, config.seed + 1000 * time)
     return [found[k % len(found)] for k in range(config.variants)]
 
@@ -56,19 +58,21 @@ def _examples(envs:list[Env], tokenizer, config:ColdConfig, limit:int)->list[dic
             examples += tokens
     if examples:
         return examples
-    raise FtrlError(f"no gold trajectory of {len(envs)} environments fits into {limit} tokens; build easier ones")
+    raise FtrlError(f"no gold trajectory of {len(envs)} environments fits into {limit} tokens; "
+                    "build easier ones")
 
 # %% ../../nbs/training/12_cold.ipynb #cell-011
 _ALWAYS = {"gradient_accumulation_steps": 1, "gradient_checkpointing": False, "lr_scheduler_type": "cosine",
-           "logging_steps": 1, "save_total_limit": 1, "report_to": "none", "disable_tqdm": True, "weight_decay": 0.0,
-           "logging_nan_inf_filter": False, "train_sampling_strategy": "sequential", "shuffle_dataset": False,
-           "max_length": None}
+           "logging_steps": 1, "save_total_limit": 1, "report_to": "none", "disable_tqdm": True,
+           "weight_decay": 0.0, "logging_nan_inf_filter": False, "train_sampling_strategy": "sequential",
+           "shuffle_dataset": False, "max_length": None}
 
 def _cold_arguments(config:ColdConfig, out:Path):
     "TRL's SFTConfig"
     import torch
     from trl import SFTConfig
-    mine = {"output_dir": str(out), "max_steps": config.steps, "learning_rate": config.lr, "seed": config.seed,
+    mine = {"output_dir": str(out), "max_steps": config.steps,
+            "learning_rate": config.lr, "seed": config.seed,
             "per_device_train_batch_size": config.envs * config.variants, "bf16": has_bf16(),
             "warmup_steps": min(5, config.steps // 10 + 1), "save_steps": max(1, config.steps // 2),
             "use_cpu": not torch.cuda.is_available()}
@@ -83,7 +87,8 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
     from datasets import Dataset
     from ftrl.training.gold_trainer import GoldTrainer
     from ftrl.training.record import Record
-    trainer = GoldTrainer(network, args=_cold_arguments(config, out), train_dataset=Dataset.from_list(examples),
+    trainer = GoldTrainer(network, args=_cold_arguments(config, out),
+                          train_dataset=Dataset.from_list(examples),
                           processing_class=tokenizer, callbacks=[Record(out/"metrics.jsonl", "cold start")])
     return quieted(trainer)
 
@@ -98,7 +103,8 @@ def cold_start(
     "Imitate gold trajectories; the same call goes on where it was broken off"
     envs, out = [Env.from_row(row) for row in as_rows(envs)], Path(out)
     check_options(config)
-    about = {"model": identity(model_folder(model)), "config": config, "rows": rows_digest(envs), "mode": "cold start"}
+    about = {"model": identity(model_folder(model)), "config": config, "rows": rows_digest(envs),
+             "mode": "cold start"}
     with training_claim(out, force, **about) as mine:
         if mine.done is not None:
             return trained(out)

@@ -53,7 +53,8 @@ def environment_class(
     for name in names:
         taken = name in ("reset", "get_reward") or name.startswith("_")
         if taken or name not in row.code:
-            raise FtrlError(f"row {row.id}: tool {name!r} cannot be a method in episode mode; rename it, or give it code")
+            raise FtrlError(f"row {row.id}: tool {name!r} cannot be a method in episode mode; "
+                            "rename it, or give it code")
     methods = {name: _tool_method(name) for name in names}
     return type("PlayedRow", (PlayedRow,), {"_row": row} | methods)
 
@@ -104,6 +105,7 @@ def factories(
     "Environment classes of rows; a row that is already under way is refused"
     for row in rows:
         if any(m["role"] in ("assistant", "tool") for m in row.messages):
-            raise FtrlError(f"row {row.id} is under way ({len(row.messages)} messages); episode mode starts from fresh "
+            raise FtrlError(f"row {row.id} is under way ({len(row.messages)} messages); "
+                            "episode mode starts from fresh "
                             "environments")
     return {str(i): environment_class(row) for i, row in enumerate(rows)}

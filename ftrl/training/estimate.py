@@ -33,8 +33,9 @@ class Estimate:
 
     def __repr__(self):
         parts = ", ".join(f"{name} {size:g}" for name, size in self.memory.items())
-        return (f"{self.parameters / 1e6:,.0f} M parameters; a step passes {self.tokens:,} tokens ({self.repeated:,} with "
-                f"repeated prompts) and samples at most {self.generated:,}; memory of one process {self.total:g} GiB ({parts})")
+        return (f"{self.parameters / 1e6:,.0f} M parameters; a step passes {self.tokens:,} tokens "
+                f"({self.repeated:,} with repeated prompts) and samples at most {self.generated:,}; "
+                f"memory of one process {self.total:g} GiB ({parts})")
 
 # %% ../../nbs/training/14_estimate.ipynb #cell-006
 def parameter_count(
@@ -82,7 +83,9 @@ def estimate(
     memory = _memory(n, activations, processes if sharded else 1, bool(config.options.get("beta")))
     completions = config.prompts * config.group
     generated = completions * config.length
-    return Estimate(n, config.prompts * prompt + generated, completions * prompt + generated, generated, memory)
+    once = config.prompts * prompt + generated
+    repeated = completions * prompt + generated
+    return Estimate(n, once, repeated, generated, memory)
 
 # %% ../../nbs/training/14_estimate.ipynb #cell-013
 def typical_prompt(

@@ -23,7 +23,8 @@ def gold_turns(
     while waiting:
         ready = [s for s in waiting if done.issuperset(s.depends_on)]
         if not ready:
-            raise FtrlError(f"environment {env.id}: sub-questions {[s.id for s in waiting]} wait for each other")
+            stuck = [s.id for s in waiting]
+            raise FtrlError(f"environment {env.id}: sub-questions {stuck} wait for each other")
         r.shuffle(ready)
         schedule.append(ready if parallel else ready[:1])
         done |= {s.id for s in schedule[-1]}
@@ -39,7 +40,8 @@ def _tool_reply(env:Env, s:SubQuestion)->str:
     result = shared().call(env.codes[s.tool], s.tool, s.arguments)
     if result.ok:
         return result.content
-    raise FtrlError(f"environment {env.id}: the gold call of {s.id} fails: {result.content[:200]}; run `ftrl check`")
+    raise FtrlError(f"environment {env.id}: the gold call of {s.id} fails: {result.content[:200]}; "
+                    "run `ftrl check`")
 
 # %% ../../nbs/training/03_gold.ipynb #cell-013
 WORDINGS = ("{}", "The answer is {}.", "Answer: {}", "It is {}.", "According to the tools, the answer is {}.")

@@ -41,8 +41,8 @@ def apart(
     known = {row.id for row in aside}
     both = sorted({row.id for row in rows} & known)
     if both:
-        raise FtrlError(f"{len(both)} of {len(known)} environments that were set aside are trained on, too, first "
-                        f"{both[0]}; expected others to choose among the policies")
+        raise FtrlError(f"{len(both)} of {len(known)} environments that were set aside are trained on, too, "
+                        f"first {both[0]}; expected others to choose among the policies")
 
 # %% ../../nbs/training/13_rounds.ipynb #cell-011
 def divided(
@@ -52,7 +52,8 @@ def divided(
 )->tuple[list, list, list]: # For the cold start; for the rounds, those of the cold start last; set aside
     "What a run does with its training environments"
     if cold + dev >= len(envs):
-        raise FtrlError(f"{cold} environments for the cold start and {dev} set aside leave none of {len(envs)} to train on")
+        raise FtrlError(f"{cold} environments for the cold start and {dev} set aside leave none of "
+                        f"{len(envs)} to train on")
     start, fresh = list(envs[:cold]), list(envs[cold:len(envs) - dev])
     return start, fresh + start, list(envs[len(envs) - dev:])
 
@@ -87,10 +88,10 @@ def balanced(
 def _solve_f1(policy:str|LLM, rows:list[Row], path:Path, force:bool, how:dict)->float:
     "The summed Solve-F1 of a policy, played once"
     def play()->None:
-        played = rollout(policy, rows, **how)
-        write_json_lines(({"id": t.row.id, "metrics": t.metrics} for t in played), path)
-    about = {k: v for k, v in how.items() if k not in ("width", "sandbox", "progress")}
-    produced(path, play, force, policy=identity(policy), environments=rows_digest(rows), **about)
+        found = [{"id": t.row.id, "metrics": t.metrics} for t in rollout(policy, rows, **how)]
+        write_json_lines(found, path)
+    who, where = identity(policy), rows_digest(rows)
+    produced(path, play, force, policy=who, environments=where, **how)
     return sum(x["metrics"]["solve_f1"] for x in read_json_lines(path))
 
 # %% ../../nbs/training/13_rounds.ipynb #cell-021
@@ -205,7 +206,8 @@ def _one_round(shared:_Rounds, k:int, policy:str, met:list[list[Row]])->Trained:
     # without a KL there is no reference, and with one the first round starts from it
     reference = shared.model if k and shared.fixed and config.options.get("beta") else None
     out = shared.path("policy", k=k + 1)
-    return train(balanced(rows, shared.done, seed), policy, out, config, reference=reference, force=shared.force)
+    chosen = balanced(rows, shared.done, seed)
+    return train(chosen, policy, out, config, reference=reference, force=shared.force)
 
 def _all_rounds(shared:_Rounds, n:int)->list[Trained]:
     "Each round's policy and metrics"
@@ -225,7 +227,7 @@ def rounds(
     each:int | None=None, # Environments of a round; all when None
     dev:int=0, # The last so many environments choose among the rounds and their mean; 0 keeps the last round
     aggregate:bool=False, # Train on the rows of all rounds so far, not the last one's alone
-    done:float=0.0, # The share of a round's rows with nothing left to solve, at least; they are repeated for it
+    done:float=0.0, # The least share of rows with nothing left to solve; they are repeated for it
     max_turns:int=20, # Of one episode
     max_new_tokens:int | None=None, # Of one turn; default: as long as completions in training
     temperature:float=1.0, # Of collection
@@ -247,10 +249,11 @@ def rounds(
         raise FtrlError(f"dev is {dev}; expected less than the {len(rows)} environments")
     play, aside = rows[:len(rows) - dev], rows[len(rows) - dev:]
     apart([*play, *(first or ())], aside)
-    turns = {"max_turns": max_turns, "max_new_tokens": max_new_tokens or config.length, "thinking": _thinking(config)}
+    turns = {"max_turns": max_turns, "max_new_tokens": max_new_tokens or config.length,
+             "thinking": _thinking(config)}
     how = turns | {"temperature": temperature, "width": width, "sandbox": sandbox, "progress": progress}
-    shared = _Rounds(play, first, str(model), Path(out), config, layout, each, aggregate, done, reference == "start",
-                     force, how)
+    shared = _Rounds(play, first, str(model), Path(out), config, layout, each, aggregate, done,
+                     reference == "start", force, how)
     return _kept(shared, _all_rounds(shared, n), aside, turns)
 
 # %% ../../nbs/training/13_rounds.ipynb #cell-038
@@ -260,16 +263,20 @@ def _thinking(config:TrainConfig)->bool | None:
     thinking = template.pop("enable_thinking", None)
     if not template:
         return thinking
-    raise FtrlError(f"option chat_template_kwargs holds {', '.join(template)}, which collection does not take; "
+    others = ", ".join(template)
+    raise FtrlError(f"option chat_template_kwargs holds {others}, which collection does not take; "
                     "expected enable_thinking alone")
 
 def _kept(shared:_Rounds, runs:list[Trained], aside:list[Row], turns:dict)->Trained:
     "The policy that is kept: the last, or the best on what was set aside"
-    metrics = [x | {"round": k} for k, run in enumerate(runs, 1) for x in run.metrics]
+    metrics, made = [], {}
+    for k, run in enumerate(runs, 1):
+        metrics += [step | {"round": k} for step in run.metrics]
+        made[f"round{k}"] = run.policy
     if not aside:
         return Trained(runs[-1].policy, metrics)
-    made = {f"round{k}": run.policy for k, run in enumerate(runs, 1)}
     if len(runs) > 1:
-        made["average"] = average(list(made.values()), shared.path("average"), shared.force)
+        mean = shared.path("average")
+        made["average"] = average(list(made.values()), mean, shared.force)
     name = best(made, aside, shared.out, file=shared.layout.dev, force=shared.force, **turns)
     return Trained(made[name], metrics)

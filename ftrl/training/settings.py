@@ -88,16 +88,23 @@ class ColdConfig:
         return cls(steps=2, envs=2, variants=2)
 
 # %% ../../nbs/training/09_settings.ipynb #cell-015
-_INSTEAD = {"max_steps": "steps", "num_train_epochs": "steps", "num_generations": "group", "learning_rate": "lr",
+_INSTEAD = {"max_steps": "steps", "num_train_epochs": "steps", "num_generations": "group",
+            "learning_rate": "lr",
             "max_completion_length": "length", "output_dir": "--out"}
 _NO_EFFECT = {
-    **dict.fromkeys(("model_init_kwargs", "trust_remote_code"), "the model is loaded in fp32 from its folder"),
-    **dict.fromkeys(("shuffle_dataset", "train_sampling_strategy"), "rows are visited in an order of our own"),
-    **dict.fromkeys(("resume_from_checkpoint", "load_best_model_at_end", "ignore_data_skip"), "runs resume by themselves"),
-    **dict.fromkeys(("do_train", "do_eval", "do_predict", "eval_strategy", "eval_steps", "eval_on_start", "eval_delay",
+    **dict.fromkeys(("model_init_kwargs", "trust_remote_code"),
+                    "the model is loaded in fp32 from its folder"),
+    **dict.fromkeys(("shuffle_dataset", "train_sampling_strategy"),
+                    "rows are visited in an order of our own"),
+    **dict.fromkeys(("resume_from_checkpoint", "load_best_model_at_end", "ignore_data_skip"),
+                    "runs resume by themselves"),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict", "eval_strategy", "eval_steps", "eval_on_start",
+                     "eval_delay",
                      "metric_for_best_model", "num_generations_eval"), "nothing is evaluated while training"),
-    **dict.fromkeys(("remove_unused_columns", "label_names", "dataset_text_field", "dataset_kwargs", "chat_template_path",
-                     "packing", "packing_strategy", "padding_free", "max_length", "truncation_mode", "eos_token",
+    **dict.fromkeys(("remove_unused_columns", "label_names", "dataset_text_field", "dataset_kwargs",
+                     "chat_template_path",
+                     "packing", "packing_strategy", "padding_free", "max_length", "truncation_mode",
+                     "eos_token",
                      "completion_only_loss", "assistant_only_loss"), "the data comes rendered and packed"),
 }
 
@@ -114,7 +121,8 @@ def _check_option(name:str, value, known:dict, own, kind:str)->None:
         raise FtrlError(f"option {name} has a name of its own here; expected {_INSTEAD[name]}")
     if name not in known:
         near = difflib.get_close_matches(name, [*known, *own], 1)
-        raise FtrlError(f"option {name} is unknown; expected {near[0] if near else 'an option'} of TRL's {kind}")
+        meant = near[0] if near else "an option"
+        raise FtrlError(f"option {name} is unknown; expected {meant} of TRL's {kind}")
     if value == known[name]:
         return
     if name in _NO_EFFECT:

@@ -16,8 +16,8 @@ from ..files import as_rows, rows_digest
 from ..forms import form_of
 from ..models.local import generated_text, has_bf16
 from .algorithm import ALGORITHMS
-from .policy import (Trained, adapter_settings, finish_training, load_policy, model_folder, quieted,
-                                  trained, training_claim)
+from .policy import (Trained, adapter_settings, finish_training, load_policy, model_folder,
+                                  quieted, trained, training_claim)
 from .reward import scores
 from .rollout import identity
 from .settings import OWN_OPTIONS, TrainConfig, check_options
@@ -41,8 +41,9 @@ def usable(
     kept = [i for i in range(len(rows)) if i not in long | idle]
     if kept:
         return kept
-    raise FtrlError(f"no row left of {len(rows)}: {len(long)} too long (limit {limit} tokens), {len(idle)} without "
-                    "an unsolved sub-answer; collect rows again, or use a model with a longer context")
+    raise FtrlError(f"no row left of {len(rows)}: {len(long)} too long (limit {limit} tokens), "
+                    f"{len(idle)} without an unsolved sub-answer; collect rows again, or use a model with a "
+                    "longer context")
 
 # %% ../../nbs/training/11_train.ipynb #cell-008
 def _hardness(row:Row)->tuple[int, int]:
@@ -77,17 +78,24 @@ def _scores_twice(texts:list[str], rows:list[Row], **how)->list | None:
 
 def _log_scores(found:list, rows:list[Row], log_metric:Callable)->None:
     "What the record says of a sampling"
-    needed = sum(len(answers) for row in rows for answers in row.unsolved.values())
-    log_metric("solve_rate", sum(s.solved for s in found) / max(needed, 1))
-    log_metric("calls", sum(s.calls for s in found) / len(found))
-    log_metric("empty", sum(s.kind == "empty" for s in found) / len(found))
+    needed = solved = calls = empty = 0
+    for row in rows:
+        needed += sum(map(len, row.unsolved.values()))
+    for reply in found:
+        solved += reply.solved
+        calls += reply.calls
+        empty += reply.kind == "empty"
+    log_metric("solve_rate", solved / max(needed, 1))
+    log_metric("calls", calls / len(found))
+    log_metric("empty", empty / len(found))
 
 # %% ../../nbs/training/11_train.ipynb #cell-012
 def _reward_function(rows:Sequence[Row], tokenizer, stop:set[int], config:TrainConfig)->Callable:
     "TRL's reward function for these rows"
     how = {"reward": config.reward, "thoughts": config.own("thoughts"), "form": form_of(tokenizer)}
     def turn_reward(prompts, completions, completion_ids, row, log_metric=None, **_)->list[float | None]:
-        texts, asked = [generated_text(tokenizer, ids, stop) for ids in completion_ids], [rows[i] for i in row]
+        texts = [generated_text(tokenizer, ids, stop) for ids in completion_ids]
+        asked = [rows[i] for i in row]
         found = _scores_twice(texts, asked, **how)
         if found is None:
             return [None] * len(texts)
@@ -105,7 +113,8 @@ def micro_batch(
 )->tuple[int, int]: # Completions of a micro-batch, and micro-batches of a step
     "Cut a step into micro-batches of whole groups"
     if config.prompts % processes:
-        raise FtrlError(f"{config.prompts} prompts a step over {processes} processes; expected a multiple of {processes}")
+        raise FtrlError(f"{config.prompts} prompts a step over {processes} processes; "
+                        f"expected a multiple of {processes}")
     each = config.prompts // processes
     cost = prompt + config.group * config.length
     fitting = [n for n in range(each, 0, -1) if each % n == 0 and n * cost <= tokens]
@@ -113,9 +122,9 @@ def micro_batch(
     return groups * config.group, each // groups
 
 # %% ../../nbs/training/11_train.ipynb #cell-018
-_ALWAYS = {"gradient_checkpointing": False, "lr_scheduler_type": "constant_with_warmup", "beta": 0.0, "logging_steps": 1,
-           "save_total_limit": 1, "report_to": "none", "logging_nan_inf_filter": False, "disable_tqdm": True,
-           "remove_unused_columns": False, "shuffle_dataset": False}
+_ALWAYS = {"gradient_checkpointing": False, "lr_scheduler_type": "constant_with_warmup", "beta": 0.0,
+           "logging_steps": 1, "save_total_limit": 1, "report_to": "none", "logging_nan_inf_filter": False,
+           "disable_tqdm": True, "remove_unused_columns": False, "shuffle_dataset": False}
 
 def _arguments(config:TrainConfig, out:Path, prompt:int):
     "TRL's GRPOConfig"
@@ -125,7 +134,8 @@ def _arguments(config:TrainConfig, out:Path, prompt:int):
     processes = int(os.environ.get("WORLD_SIZE", 1))
     completions, parts = micro_batch(config, prompt, processes, 65536 if gpu else 8192)
     mine = {"output_dir": str(out), "max_steps": config.steps, "num_generations": config.group,
-            "learning_rate": config.lr, "max_completion_length": config.length, "use_cpu": not gpu, "bf16": has_bf16(),
+            "learning_rate": config.lr, "max_completion_length": config.length,
+            "use_cpu": not gpu, "bf16": has_bf16(),
             "per_device_train_batch_size": completions, "gradient_accumulation_steps": parts,
             "warmup_steps": min(5, config.steps // 10), "save_steps": max(1, config.steps // 4)}
     given = {name: value for name, value in config.options.items() if name not in OWN_OPTIONS}
@@ -148,7 +158,8 @@ def _aligned(args):
 # %% ../../nbs/training/11_train.ipynb #cell-023
 def _stop_ids(network, tokenizer)->set[int]:
     "Ids that end a turn"
-    ends = network.config.eos_token_id if network.generation_config is None else network.generation_config.eos_token_id
+    holder = network.config if network.generation_config is None else network.generation_config
+    ends = holder.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     return {*ends, tokenizer.eos_token_id} - {None}
 
@@ -168,8 +179,9 @@ def _episode_data(rows:list[Row], visits:list[int], network, tokenizer, config:T
     "Data, environments and reward of whole episodes"
     from datasets import Dataset
     from ftrl.training.episode import episode_reward, factories, reads_calls
-    reads_calls(tokenizer)
-    messages, names = [rows[i].messages for i in visits], [str(i) for i in visits]
+    reads_calls(tokenizer, _stop_ids(network, tokenizer))
+    messages = [rows[i].messages for i in visits]
+    names = [str(i) for i in visits]
     data = Dataset.from_dict({"prompt": messages, "environment": names, "row": visits})
     return {"train_dataset": data, "environment_factory": factories(rows), "reward_funcs": episode_reward}
 
@@ -182,8 +194,8 @@ def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, mode:
     visits = order(rows, config.steps * config.prompts, args.seed, config.own("curriculum"))
     data = (_episode_data if mode == "episode" else _step_data)(rows, visits, network, tokenizer, config)
     shared = shareable(network) if config.own("shared") is None else config.own("shared")
-    trainer = StepTrainer(network, args=args, processing_class=tokenizer, algorithm=config.algorithm, shared=shared,
-                          resample=config.own("resample"), **data, **how,
+    trainer = StepTrainer(network, args=args, processing_class=tokenizer, algorithm=config.algorithm,
+                          shared=shared, resample=config.own("resample"), **data, **how,
                           callbacks=[Record(Path(args.output_dir)/"metrics.jsonl", config.algorithm)])
     # TRL would take a tool's schema from its method, which has none: the row's own are shown
     if mode == "episode":
@@ -206,13 +218,15 @@ def train(
         raise FtrlError(f"mode {mode!r} is unknown; expected step or episode")
     rows, out = as_rows(rows), Path(out)
     check_options(config, mode)
-    about = {"model": identity(model_folder(model)), "config": config, "mode": mode, "rows": rows_digest(rows)}
+    about = {"model": identity(model_folder(model)), "config": config, "mode": mode,
+             "rows": rows_digest(rows)}
     about |= {"peft": adapter_settings(peft), "reference": reference and identity(model_folder(reference))}
     with training_claim(out, force, **about) as mine:
         if mine.done is not None:
             return trained(out)
         trainer = _prepared(rows, model, out, config, mode, peft, reference)
-        return finish_training(trainer, mine, f"{ALGORITHMS[config.algorithm].label} on {len(rows)} rows", str(model))
+        title = f"{ALGORITHMS[config.algorithm].label} on {len(rows)} rows"
+        return finish_training(trainer, mine, title, str(model))
 
 # %% ../../nbs/training/11_train.ipynb #cell-027
 def _prepared(rows:list[Row], model, out:Path, config:TrainConfig, mode:str, peft, reference):
