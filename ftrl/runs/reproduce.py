@@ -235,9 +235,8 @@ def _plan(run:Run, values:dict)->list[list[list[Task]]]:
     apart = values | APART | (values.get("others") or {})
     others = []
     for seed in more:
-        folder = _again(run, seed)
-        others.append([Task(folder, name, apart | {"seed": seed})
-                       for name in ("2_collect", "3_train", "4_evaluate")])
+        folder, told = _again(run, seed), apart | {"seed": seed}
+        others.append([Task(folder, name, told) for name in ("2_collect", "3_train", "4_evaluate")])
     return [[[build]], [middle, *others], [[figures]]]
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-034
@@ -314,9 +313,11 @@ def run_summary(
 )->str:
     "The results table and the figures of a run, as text"
     figures = [os.path.relpath(p) for p in sorted((run/"figures").glob("*.png"))]
-    seconds = json.loads((run/"metrics.json").read_text()).get("seconds", {})
+    metrics = json.loads((run/"metrics.json").read_text())
+    seconds = metrics.get("seconds", {})
     took = ", ".join(f"{name} {s:.0f} s" for name, s in sorted(seconds.items()))
-    return "\n".join([(run/"table.md").read_text().rstrip(), "", *figures, "", took])
+    table = (run/"table.md").read_text().rstrip()
+    return "\n".join([table, "", *figures, "", took])
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-043
 _PLAYED = ("dev", "eval", "rounds", "ablation", "transfer", "reference")

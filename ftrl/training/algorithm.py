@@ -76,8 +76,10 @@ def whitened(sampling:Rewarded)->"Tensor":
     returns = rewards[:, None] * mask
     n = total(mask.sum()).clamp(min=1)
     mean = total(returns.sum()) / n
-    variance = total(((returns - mean) ** 2 * mask).sum()) / (n - 1).clamp(min=1)
-    advantages = (returns - mean) * (variance + 1e-8).rsqrt() * mask
+    apart = returns - mean
+    squares = total((apart ** 2 * mask).sum())
+    variance = squares / (n - 1).clamp(min=1)
+    advantages = apart * (variance + 1e-8).rsqrt() * mask
     # told last, and not by an early return: `total` waits for every process
     different = sampling.rewards[sampling.learnable].unique()
     return advantages if len(different) > 1 else advantages.new_zeros(advantages.shape)
@@ -92,7 +94,8 @@ def leave_one_out(sampling:Rewarded)->"Tensor":
     n = scored.sum(1, keepdim=True)
     rewards = groups.nan_to_num()
     mean = rewards.sum(1, keepdim=True) / n.clamp(min=1)
-    advantages = (rewards - mean) * n / (n - 1).clamp(min=1)
+    others = (n - 1).clamp(min=1)
+    advantages = (rewards - mean) * n / others
     kept = scored.view(-1) & ~sampling.equal
     return (advantages.view(-1) * kept)[sampling.here]
 

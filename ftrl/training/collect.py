@@ -79,9 +79,12 @@ def _collected(played:list[Trajectory])->Collected:
     failed = dict(Counter(failures))
     if len(failures) == len(played):
         raise FtrlError(f"all {len(played)} episodes failed ({_reasons(failed)}); nothing was collected")
-    rows = [moment for t in played for moment in moments(t)]
-    steps = [step for t in played for step in t.steps if not step.error]
-    calls = sum(len(step.calls) for step in steps)
+    rows, calls = [], 0
+    for t in played:
+        rows += moments(t)
+        for step in t.steps:
+            if not step.error:
+                calls += len(step.calls)
     return Collected(rows, len(played), calls, failed)
 
 # %% ../../nbs/training/02_collect.ipynb #cell-016

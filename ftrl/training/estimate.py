@@ -33,9 +33,13 @@ class Estimate:
 
     def __repr__(self):
         parts = ", ".join(f"{name} {size:g}" for name, size in self.memory.items())
-        return (f"{self.parameters / 1e6:,.0f} M parameters; a step passes {self.tokens:,} tokens "
-                f"({self.repeated:,} with repeated prompts) and samples at most {self.generated:,}; "
-                f"memory of one process {self.total:g} GiB ({parts})")
+        said = [
+            f"{self.parameters / 1e6:,.0f} M parameters",
+            f"a step passes {self.tokens:,} tokens ({self.repeated:,} with repeated prompts) "
+            f"and samples at most {self.generated:,}",
+            f"memory of one process {self.total:g} GiB ({parts})",
+        ]
+        return "; ".join(said)
 
 # %% ../../nbs/training/14_estimate.ipynb #cell-006
 def parameter_count(
@@ -59,8 +63,13 @@ def _activations(config, tokens:int, checkpointing:bool)->int:
 
 def _memory(n:int, activations:int, spread:int, reference:bool)->dict[str, float]:
     "GiB of one process by part; weights, gradients and optimizer may be spread"
-    parts = {"weights": 4 * n / spread, "gradients": 4 * n / spread, "optimizer": 8 * n / spread,
-             "autocast copy": 2 * n, "activations": activations}
+    parts = {
+        "weights": 4 * n / spread,
+        "gradients": 4 * n / spread,
+        "optimizer": 8 * n / spread,
+        "autocast copy": 2 * n,
+        "activations": activations,
+    }
     if reference:
         parts["reference"] = 4 * n / spread
     return {name: round(size / 2 ** 30, 2) for name, size in parts.items()}

@@ -126,8 +126,9 @@ def _score(turn:Turn, row:Row, said:list[str], reward:str)->Score:
     if not turn.calls:
         value, kind = speech(turn, row)
         return Score(value, 0, 0, kind)
+    calls = len(turn.calls)
     solved = len(strike(row.unsolved, turn.calls, said))
-    return Score(weigh(reward, solved, len(turn.calls)), len(turn.calls), solved, "calls")
+    return Score(weigh(reward, solved, calls), calls, solved, "calls")
 
 # %% ../../nbs/training/00_reward.ipynb #cell-020
 def scores(
@@ -140,11 +141,18 @@ def scores(
 )->list[Score]:
     "Reward many turns (paper section 3)"
     weigh(reward, 0, 1)  # an unknown reward is said before any tool runs
-    turns = [_read_turn(text, row, form, thoughts) for text, row in zip(texts, rows)]
-    calls = [call for turn in turns for call in turn.calls]
-    codes = [row.code for turn, row in zip(turns, rows) for _ in turn.calls]
+    turns, calls, codes = [], [], []
+    for text, row in zip(texts, rows):
+        turn = _read_turn(text, row, form, thoughts)
+        turns.append(turn)
+        calls += turn.calls
+        codes += [row.code] * len(turn.calls)
     answers = iter(replies(calls, codes, sandbox))
-    return [_score(turn, row, [next(answers) for _ in turn.calls], reward) for turn, row in zip(turns, rows)]
+    found = []
+    for turn, row in zip(turns, rows):
+        said = [next(answers) for _ in turn.calls]
+        found.append(_score(turn, row, said, reward))
+    return found
 
 # %% ../../nbs/training/00_reward.ipynb #cell-021
 def score(
@@ -161,10 +169,13 @@ def score(
 def _scored_lines(path, reward:str, thoughts:bool)->Iterator[dict]:
     "The lines of a file of responses, each with its reward"
     for i, x in numbered_lines(path):
-        row, text = checked_row(x, f"{path} line {i}"), x.get("response")
+        where = f"{path} line {i}"
+        row = checked_row(x, where)
+        text = x.get("response")
         if not isinstance(text, str):
-            raise FtrlError(f"{path} line {i}: `response` is {type(text).__name__}; expected the turn's text")
-        yield x | {"reward": score(text, row, reward, thoughts=thoughts).value}
+            raise FtrlError(f"{where}: `response` is {type(text).__name__}; expected the turn's text")
+        found = score(text, row, reward, thoughts=thoughts)
+        yield x | {"reward": found.value}
 
 # %% ../../nbs/training/00_reward.ipynb #cell-028
 def score_file(

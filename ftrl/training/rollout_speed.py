@@ -93,8 +93,10 @@ class Onward(LLM):
         if said + 1 >= self.turns or reply.message.get("tool_calls"):
             return reply
         tool = request.tools[0]["function"]
-        call = Call(tool["name"], {name: "x" for name in tool["parameters"].get("required", [])})
-        return replace(reply, message=message(Turn(reply.message["content"], [call]), len(request.messages)))
+        needed = tool["parameters"].get("required", [])
+        call = Call(tool["name"], {name: "x" for name in needed})
+        turn = Turn(reply.message["content"], [call])
+        return replace(reply, message=message(turn, len(request.messages)))
 
 # %% ../../nbs/training/16_rollout_speed.ipynb #cell-011
 def peer_seconds(

@@ -178,7 +178,8 @@ def _first_runs(runs:dict[str, Callable])->tuple[dict[str, float], dict[str, flo
 def _settings(stock, ours, batch:dict, grad:bool)->dict[str, Callable]:
     "Who runs, ours first"
     group, prompt = batch["prompt_ids"].shape
-    sizes = micro_batches(ours.model.config, group, prompt + batch["completion_ids"].shape[1], _free())
+    tokens = prompt + batch["completion_ids"].shape[1]
+    sizes = micro_batches(ours.model.config, group, tokens, _free())
     if prompt >= 4096:
         sizes = sizes[:1]  # minutes each
     runs = {"ours": partial(_update, ours, batch, group, grad)}
@@ -191,15 +192,18 @@ def _update_case(stock, ours, batch:dict, grad:bool, n:int, rate:float)->dict:
     length = batch["completion_ids"].shape[1]
     runs = _settings(stock, ours, batch, grad)
     took, memory = _first_runs(runs)
-    best = min((name for name in runs if name != "ours"), key=took.get)
+    peers = [name for name in runs if name != "ours"]
+    best = min(peers, key=took.get)
     more = compare({name: runs[name] for name in ("ours", best)}, n, warm=0)
     t = {name: statistics.median(times or [took[name]]) for name, times in more.items()}
     forward = operations(ours.model.config, prompt, group, length)
     work = 3 * forward if grad else forward
     what = "forward and backward" if grad else "log-probabilities"
     name = f"{what}, prompt {prompt}, group {group}, completion {length}"
-    return case(name, "s", t["ours"], t[best], peer_setting=best, **_memories(memory["ours"], memory[best]),
-                limit_share=work / t["ours"] / rate, rounds=max(n, 1))
+    held = _memories(memory["ours"], memory[best])
+    share = work / t["ours"] / rate
+    return case(name, "s", t["ours"], t[best], peer_setting=best, **held, limit_share=share,
+                rounds=max(n, 1))
 
 def _memories(ours:float | None, peer:float | None)->dict:
     "What a case says of memory"

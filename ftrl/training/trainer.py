@@ -108,7 +108,8 @@ def _completions(trainer, ids:Sequence[list[int]])->tuple[list[list[int]], list[
     runs = [(prompt, len(list(same))) for prompt, same in groupby(ids)]
     whole = {"gather_deepspeed3_params": trainer.args.ds3_gather_for_generation}
     unwrapped = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **whole)
-    prompts, sizes = [prompt for prompt, _ in runs], [n for _, n in runs]
+    prompts = [prompt for prompt, _ in runs]
+    sizes = [n for _, n in runs]
     with unwrapped as model, trainer.accelerator.autocast():
         return generate(model, prompts, sizes, trainer.max_completion_length, trainer.eos_token_ids,
                         trainer.temperature)
@@ -196,7 +197,8 @@ def _settled(advantages:torch.Tensor, learnable:torch.Tensor)->torch.Tensor:
 @patch
 def _count(self:StepTrainer, sampling:Rewarded, advantages:torch.Tensor)->None:
     "Log how much of a sampling teaches nothing"
-    largest = advantages.abs().reshape(len(advantages), -1).amax(1)
+    sizes = advantages.abs().reshape(len(advantages), -1)
+    largest = sizes.amax(1)
     idle = self.accelerator.gather((largest == 0).float())
     unscored = (~sampling.learnable).float()
     metrics = self._metrics["train" if self.model.training else "eval"]
@@ -208,7 +210,8 @@ def _count(self:StepTrainer, sampling:Rewarded, advantages:torch.Tensor)->None:
 def _rewarded(self:StepTrainer, out:dict, n:int)->Rewarded:
     "A batch of TRL's as an algorithm sees it"
     group = self.num_generations if self.model.training else self.num_generations_eval
-    here = slice(self.accelerator.process_index * n, (self.accelerator.process_index + 1) * n)
+    first = self.accelerator.process_index * n
+    here = slice(first, first + n)
     scores = self._gathered
     unscored = scores.isnan().all(1)
     weighted = scores * self.reward_weights.to(scores.device)

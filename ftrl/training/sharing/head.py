@@ -83,7 +83,8 @@ def _stretch_gradient(ctx, rows:slice, g, g_entropy)->torch.Tensor:
         d_logp = None if g is None else g[s]
         d_entropy = None if g_entropy is None else g_entropy[s]
         dz = _logit_gradient(z, targets[s], lse[s], entropy[s], d_logp, d_entropy)
-        d[s.start - rows.start:s.stop - rows.start] = dz.mul_(ctx.scale)
+        here = slice(s.start - rows.start, s.stop - rows.start)
+        d[here] = dz.mul_(ctx.scale)
     return d
 
 # %% ../../../nbs/training/sharing/00_head.ipynb #cell-015

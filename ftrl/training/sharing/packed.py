@@ -51,11 +51,14 @@ def _causal(n:int, size:int, like:torch.Tensor)->torch.Tensor:
 
 def _closed(lengths:Sequence[int], like:torch.Tensor)->torch.Tensor:
     "The mask of several segments, causal within each and closed between them, `[n, n]`"
-    segment = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    which = torch.arange(len(lengths))
+    segment = torch.repeat_interleave(which, torch.tensor(lengths))
     position = torch.arange(len(segment))
     same = segment[:, None] == segment[None]
     before = position[:, None] >= position[None]
-    return torch.zeros(same.shape).masked_fill(~(same & before), _CLOSED).to(like.device, like.dtype)
+    closed = ~(same & before)
+    mask = torch.zeros(same.shape).masked_fill(closed, _CLOSED)
+    return mask.to(like.device, like.dtype)
 
 # %% ../../../nbs/training/sharing/02_packed.ipynb #cell-012
 def _cut(start:int, end:int, seen:tuple, size:int, like:torch.Tensor)->Iterator[Block]:
@@ -202,7 +205,9 @@ def _block_gradients(q, k, v, grad, block:Block, scale:float)->tuple[torch.Tenso
     d_p = d_out @ values.transpose(1, 2)
     d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype)
     d_rows = (d_scores @ keys) * scale
-    return d_rows, d_scores.transpose(1, 2) @ rows, p.transpose(1, 2) @ d_out
+    d_keys = d_scores.transpose(1, 2) @ rows
+    d_values = p.transpose(1, 2) @ d_out
+    return d_rows, d_keys, d_values
 
 # %% ../../../nbs/training/sharing/02_packed.ipynb #cell-032
 class _Attention(torch.autograd.Function):
@@ -221,11 +226,13 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         q, k, v = ctx.saved_tensors
+        heads, share, _, width = q.shape
         exact = torch.promote_types(q.dtype, torch.float32)
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k, dtype=exact), torch.zeros_like(v, dtype=exact)
+        dq = torch.empty_like(q)
+        dk, dv = torch.zeros_like(k, dtype=exact), torch.zeros_like(v, dtype=exact)
         for block in ctx.blocks:
             rows, keys, values = _block_gradients(q, k, v, grad, block, ctx.scale)
-            dq[:, :, block.start:block.end] = rows.view(*q.shape[:2], -1, q.shape[3])
+            dq[:, :, block.start:block.end] = rows.view(heads, share, -1, width)
             _add_columns(dk, keys, block)
             _add_columns(dv, values, block)
         return dq, dk.to(k.dtype), dv.to(v.dtype), None, None
