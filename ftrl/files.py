@@ -564,11 +564,13 @@ def as_rows(
     elif isinstance(data, Iterable):
         rows = [_as_row(x, i) for i, x in enumerate(data)]
     else:
-        raise FtrlError(f"got {type(data).__name__}; expected rows, environments, or the name of a file that holds some")
+        raise FtrlError(f"got {type(data).__name__}; expected rows, environments, or the name of a file "
+                        "that holds some")
     if rows:
         return rows
     where = f"{data}: " if isinstance(data, (str, Path)) else ""
-    raise FtrlError(f"{where}no row and no environment in it; expected at least one, such as `ftrl build` makes")
+    raise FtrlError(f"{where}no row and no environment in it; expected at least one, such as `ftrl build` "
+                    "makes")
 
 # %% ../nbs/01_files.ipynb #cell-072
 def _as_row(x, i:int)->Row:

@@ -521,12 +521,17 @@ def test_the_policy_has_a_card_and_no_pickle(home, tmp_path):
     assert "None" not in card and "time machine" not in card
     assert not (tmp_path/"run/training_args.bin").exists()
 
-def test_call_marks_that_are_special_tokens_are_seen_in_episodes(tokenizer):
+def test_call_marks_that_are_special_tokens_are_seen_in_episodes(home, tokenizer):
+    "A turn of an episode ends with the tokenizer's end or any of the model's, as in play"
     from ftrl.chat import prepare
-    from ftrl.training.episode import reads_calls
-    marked = deepcopy(tokenizer)
+    from ftrl.files import load_rows
+    from ftrl.training.settings import TrainConfig
+    from ftrl.training.train import _episode_data
+    marked = prepare(deepcopy(tokenizer))
     marked.add_special_tokens({"additional_special_tokens": ["<tool_call>", "</tool_call>", "<|eom|>"]})
-    reads_calls(prepare(marked), stop=[marked.convert_tokens_to_ids("<|eom|>")])
+    model = network("Llama")
+    model.generation_config.eos_token_id = [1, marked.convert_tokens_to_ids("<|eom|>")]
+    _episode_data(load_rows(home/"rows.jsonl"), [0], model, marked, TrainConfig())
     call = '<tool_call>\n{"name": "find", "arguments": {"name": "Peru"}}\n</tool_call>'
     for end in ("<|im_end|>", "<|eom|>", ""):
         said = marked.parse_response(marked(call + end, add_special_tokens=False)["input_ids"])
