@@ -102,8 +102,9 @@ def call_text(
     calls:Iterable[Call], # In order
 )->str:
     "Calls as a Hermes model writes them"
+    opening, closing, *_ = MARKS
     texts = [dumps({"name": c.name, "arguments": c.arguments}) for c in calls]
-    return "\n".join(f"{MARKS[0]}\n{text}\n{MARKS[1]}" for text in texts)
+    return "\n".join(f"{opening}\n{text}\n{closing}" for text in texts)
 
 def turn_text(
     turn:Turn, # Any turn
@@ -119,9 +120,11 @@ def message(
     "A turn as a chat message, its arguments as JSON text"
     calls = []
     for i, c in enumerate(turn.calls):
-        arguments = None if c.error else c.arguments  # null is no object: read again, the call is as broken as it was
+        # null is no object: read again, the call is as broken as it was
+        arguments = None if c.error else c.arguments
         function = {"name": c.name, "arguments": dumps(arguments)}
-        calls.append({"id": c.id or f"call{at:03}{i:02}", "type": "function", "function": function})
+        id = c.id or f"call{at:03}{i:02}"
+        calls.append({"id": id, "type": "function", "function": function})
     said = {"role": "assistant", "content": turn.content}
     return said | {"tool_calls": calls} if calls else said
 
@@ -281,7 +284,8 @@ def _short_id(
     "A call's id as every template takes it; Mistral's refuses others"
     if re.fullmatch(r"[A-Za-z0-9]{9}", str(id)):
         return id
-    return hashlib.sha256(str(id).encode("utf-8", "replace")).hexdigest()[:9]
+    written = str(id).encode("utf-8", "replace")
+    return hashlib.sha256(written).hexdigest()[:9]
 
 def template_message(
     message:dict, # A chat message
@@ -298,7 +302,8 @@ def template_message(
         return message
     calls = []
     for c, read in zip(message["tool_calls"], from_message(message).calls):
-        calls.append({**c, "id": _short_id(read.id), "function": {"name": read.name, "arguments": read.arguments}})
+        function = {"name": read.name, "arguments": read.arguments}
+        calls.append({**c, "id": _short_id(read.id), "function": function})
     return {**message, "tool_calls": calls}
 
 # %% ../nbs/03_chat.ipynb #cell-047

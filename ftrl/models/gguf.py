@@ -10,13 +10,14 @@ import re
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from ..core import FtrlError
-from .weight import Weight, file_bytes
+from .weight import Weight
 
 # %% ../../nbs/models/10_gguf.ipynb #cell-005
 _NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
           "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
           "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-          "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+          "attn_output": "self_attn.o_proj",
+          "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
           "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
           "ffn_gate_inp": "mlp.gate", "ffn_gate_exps": "mlp.experts.gate_proj",
           "ffn_up_exps": "mlp.experts.up_proj", "ffn_down_exps": "mlp.experts.down_proj"}
@@ -58,22 +59,23 @@ class Quantized(Weight):
         stop = self.rows if stop is None else stop
         if self.heads:
             return self._ordered()[start:stop]
-        x = file_bytes(self.file, self.offset + start * self.row_bytes, (stop - start) * self.row_bytes)
+        blocks = self.row_data(start, stop).reshape(stop - start, -1)
         try:
-            values = gguf.dequantize(x.reshape(stop - start, -1), self.kind)
+            values = gguf.dequantize(blocks, self.kind)
         except NotImplementedError as e:
             raise FtrlError(f"{self.file}: weights of type {self.dtype} cannot be read ({e})") from e
         return torch.from_numpy(values).view(stop - start, self.width)
 
-# %% ../../nbs/models/10_gguf.ipynb #cell-009
+# %% ../../nbs/models/10_gguf.ipynb #cell-010
 @patch
 def _ordered(self:Quantized):
     "All rows, each rotary pair's halves apart again"
     x = replace(self, heads=0).read()
-    pairs = x.view(self.heads, self.rows // self.heads // 2, 2, self.width)
+    half = self.rows // self.heads // 2
+    pairs = x.view(self.heads, half, 2, self.width)
     return pairs.transpose(1, 2).reshape(self.rows, self.width)
 
-# %% ../../nbs/models/10_gguf.ipynb #cell-011
+# %% ../../nbs/models/10_gguf.ipynb #cell-012
 def gguf_weights(
     file, # A .gguf file
 )->dict[str, Weight]: # Checkpoint name -> where it lies
@@ -87,21 +89,24 @@ def gguf_weights(
         return reader.fields[name].contents() if name in reader.fields else None
     family = field("general.architecture")
     if family not in _KNOWN:
-        raise FtrlError(f"{file}: a GGUF file of the family {family}; expected one of {', '.join(_KNOWN)}")
+        known = ", ".join(_KNOWN)
+        raise FtrlError(f"{file}: a GGUF file of the family {family}; expected one of {known}")
     turned = {}
     if family == "llama":
-        turned = {"attn_q": field("llama.attention.head_count"), "attn_k": field("llama.attention.head_count_kv")}
-    found = (_quantized(file, t, turned) for t in reader.tensors if not t.name.startswith("rope_freqs"))
-    return dict(found)
+        turned = {"attn_q": field("llama.attention.head_count"),
+                  "attn_k": field("llama.attention.head_count_kv")}
+    tensors = [t for t in reader.tensors if not t.name.startswith("rope_freqs")]
+    return dict(_quantized(file, t, turned) for t in tensors)
 
-# %% ../../nbs/models/10_gguf.ipynb #cell-012
+# %% ../../nbs/models/10_gguf.ipynb #cell-013
 def _quantized(file, tensor, turned:dict)->tuple[str, Quantized]:
     "The name and place of a tensor; rows of a module in `turned` are in rotary order"
     name = _from_gguf(tensor.name)
     if name is None:
-        raise FtrlError(f"{file}: holds `{tensor.name}`, which is no weight of a Llama or Qwen; expected names that end in "
-                        ".weight or .bias")
-    module = tensor.name.rpartition(".")[0].rpartition(".")[2]
+        raise FtrlError(f"{file}: holds `{tensor.name}`, which is no weight of a Llama or Qwen; "
+                        "expected names that end in .weight or .bias")
+    module = tensor.name.split(".")[-2]
     shape = tuple(int(n) for n in reversed(tensor.shape))
     heads = int(turned.get(module) or 0)
-    return name, Quantized(str(file), int(tensor.data_offset), shape, tensor.tensor_type.name, heads)
+    offset, kind = int(tensor.data_offset), tensor.tensor_type.name
+    return name, Quantized(str(file), offset, shape, kind, heads)

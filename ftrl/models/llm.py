@@ -10,6 +10,7 @@ import hashlib, importlib, os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from fastcore.basics import patch
 from .. import chat
 from ..core import FtrlError
 from ..forms import HERMES_FORM, Form, form_for, turn_of
@@ -22,7 +23,7 @@ class Request:
     messages: list[dict]
     tools: list[dict] | None = None  # Tool schemas
     id: str | None = None            # Names the episode
-    schema: dict | None = None       # JSON Schema that the text shall satisfy, where the model can be held to one
+    schema: dict | None = None       # JSON Schema for the text, where the model can be held to one
 
 @dataclass(frozen=True)
 class Reply:
@@ -85,17 +86,6 @@ class LLM:
             self.release(key)
         return [got[i] for i in range(len(requests))]
 
-    def submit(self, key, request:Request, max_new_tokens:int=1024, temperature:float=0.0, seed:int=0)->None:
-        "Ask; the reply comes from `poll` under the same key"
-        how = max_new_tokens, temperature, seed
-        waiting = self.__dict__.setdefault("_waiting", {})
-        waiting.setdefault(how, {})[key] = request
-
-    def poll(self)->list[tuple]:
-        "Wait until at least one reply is there; give all that are"
-        waiting, self._waiting = self.__dict__.get("_waiting", {}), {}
-        return [pair for how, asked in waiting.items() for pair in zip(asked, self.chat([*asked.values()], *how))]
-
     def match(self, items:list[tuple])->None:
         "Announce the episodes to come as (key, id, scenario), in the order of the data"
 
@@ -105,7 +95,25 @@ class LLM:
     def __repr__(self):
         return f"{type(self).__name__}({self.name})"
 
-# %% ../../nbs/models/00_llm.ipynb #cell-016
+# %% ../../nbs/models/00_llm.ipynb #cell-015
+@patch
+def submit(self:LLM, key, request:Request, max_new_tokens:int=1024, temperature:float=0.0, seed:int=0)->None:
+    "Ask; the reply comes from `poll` under the same key"
+    how = max_new_tokens, temperature, seed
+    waiting = self.__dict__.setdefault("_waiting", {})
+    waiting.setdefault(how, {})[key] = request
+
+@patch
+def poll(self:LLM)->list[tuple]:
+    "Wait until at least one reply is there; give all that are"
+    waiting = self.__dict__.get("_waiting", {})
+    self._waiting, replies = {}, []
+    for how, asked in waiting.items():
+        answers = self.chat([*asked.values()], *how)
+        replies += zip(asked, answers)
+    return replies
+
+# %% ../../nbs/models/00_llm.ipynb #cell-018
 def mark(
     where:str | Path, # A file, or a folder of weights
 )->str | None: # None for what is not here
@@ -116,21 +124,23 @@ def mark(
     digest = hashlib.sha256()
     for p in files:
         size = p.stat().st_size
-        digest.update(f"{p.name if len(files) > 1 else ''} {size}".encode())
+        name = p.name if len(files) > 1 else ""  # a single file is the same under any name
+        digest.update(f"{name} {size}".encode())
         with open(p, "rb") as f:
             for at in range(0, size, 1 << 24):
                 f.seek(at)
                 digest.update(f.read(1 << 16))
     return digest.hexdigest()[:12] if files else None
 
-# %% ../../nbs/models/00_llm.ipynb #cell-019
+# %% ../../nbs/models/00_llm.ipynb #cell-021
 MODELS = Registry("ftrl.models", "kind of model")
 _EXPECTED = "give a directory or hub id, smollm2, vllm:ID, openai:NAME or replay:FILE"
 
 def _later(module:str, name:str)->Callable[..., LLM]:
     "A loader whose module is imported when it is called"
     def load(spec:str, **options)->LLM:
-        return getattr(importlib.import_module(f"ftrl.models.{module}"), name)(spec, **options)
+        home = importlib.import_module(f"ftrl.models.{module}")
+        return getattr(home, name)(spec, **options)
     return load
 
 MODELS.add("local", _later("local", "load_local"))
@@ -138,7 +148,7 @@ MODELS.add("replay", _later("replay", "Replay"))
 MODELS.add("openai", _later("remote", "OpenAI"))
 MODELS.add("vllm", _later("vllm", "VLLM"))
 
-# %% ../../nbs/models/00_llm.ipynb #cell-021
+# %% ../../nbs/models/00_llm.ipynb #cell-023
 def load_model(
     spec:str, # smollm2, a directory, a hub id, vllm:ID, openai:NAME or replay:FILE
     **options, # Passed to the model: device, dtype, batch, thinking …

@@ -28,14 +28,15 @@ def supported(
 # %% ../../nbs/models/03_network.ipynb #cell-007
 def _fuse(*linears):
     "Weights of linears that read the same input as one matrix, which they become views of"
-    weight, bias = torch.cat([m.weight.data for m in linears]), None
     sizes = [len(m.weight) for m in linears]
+    weight = torch.cat([m.weight.data for m in linears])
     for m, view in zip(linears, weight.split(sizes)):
         m.weight.data = view
-    if linears[0].bias is not None:
-        bias = torch.cat([m.bias.data for m in linears])
-        for m, view in zip(linears, bias.split(sizes)):
-            m.bias.data = view
+    if linears[0].bias is None:
+        return weight, None
+    bias = torch.cat([m.bias.data for m in linears])
+    for m, view in zip(linears, bias.split(sizes)):
+        m.bias.data = view
     return weight, bias
 
 # %% ../../nbs/models/03_network.ipynb #cell-009
@@ -72,11 +73,15 @@ class Network:
     "The layers of a model, with attention left to the caller"
     def __init__(self, model):
         core, config = model.model, model.config
-        self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
-        self.width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.heads = config.num_attention_heads
+        self.groups = config.num_key_value_heads
+        even = config.hidden_size // self.heads
+        self.width = getattr(config, "head_dim", None) or even
         self.eps = config.rms_norm_eps
-        self.embed, self.rotary = core.embed_tokens, core.rotary_emb
-        self.norm, self.head = core.norm.weight, model.lm_head
+        self.embed = core.embed_tokens
+        self.rotary = core.rotary_emb
+        self.norm = core.norm.weight
+        self.head = model.lm_head
         self.layers = [_layer(block) for block in core.layers]
 
     def rms(self, x, weight):
@@ -93,7 +98,7 @@ def run(self:Network,
     "The last hidden state of each token"
     h = self.embed(ids)
     cos, sin = self.rotary(h[None], positions[None])
-    turn = cos[0, :, None], sin[0, :, None]
+    turn = cos[0].unsqueeze(1), sin[0].unsqueeze(1)
     for i, layer in enumerate(self.layers):
         x = self.rms(h, layer.attention_norm)
         q, k, v = self._qkv(layer, x, turn)
@@ -108,8 +113,9 @@ def run(self:Network,
 def _qkv(self:Network, layer:Layer, x, turn:tuple):
     "Queries, keys and values of each token; queries and keys with their positions turned in"
     heads, groups = self.heads, self.groups
+    all_three = heads + 2 * groups
     z = linear(x, *layer.qkv)
-    z = z.view(len(x), heads + 2 * groups, self.width)
+    z = z.view(len(x), all_three, self.width)
     q, k, v = z.split((heads, groups, groups), 1)
     if layer.q_norm is not None:
         q = self.rms(q, layer.q_norm)

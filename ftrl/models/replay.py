@@ -25,16 +25,23 @@ class Recorded:
 
 def _recorded(x:dict, i:int, where:str)->Recorded:
     "A line of a recording"
-    turns = x["turns"] if "turns" in x else _assistants(x.get("messages"))
-    good = isinstance(turns, list) and all(isinstance(t, (str, dict)) for t in turns)
-    if not good:
-        raise FtrlError(f"{where}: expected `turns`, a list of texts or messages, got {dumps(x)[:60]}")
-    return Recorded(str(x.get("id", i)), x.get("scenario"), turns)
+    if "turns" in x:
+        turns = x["turns"]
+    else:
+        turns = _assistants(x.get("messages"))
+    kinds = map(type, turns) if isinstance(turns, list) else [None]
+    if not {str, dict}.issuperset(kinds):
+        got = dumps(x)[:60]
+        raise FtrlError(f"{where}: expected `turns`, a list of texts or messages, got {got}")
+    id = x.get("id", i)
+    return Recorded(str(id), x.get("scenario"), turns)
 
 def _assistants(messages)->list[dict]:
     "What the model said in a conversation"
-    messages = messages if isinstance(messages, list) else []
-    return [m for m in messages if isinstance(m, dict) and m.get("role") == "assistant"]
+    if not isinstance(messages, list):
+        return []
+    told = (m for m in messages if isinstance(m, dict))
+    return [m for m in told if m.get("role") == "assistant"]
 
 # %% ../../nbs/models/01_replay.ipynb #cell-007
 class Replay(LLM):
@@ -44,8 +51,11 @@ class Replay(LLM):
         thinking:bool | None=None, # As other models take it; what was recorded stays as it is
         chat_template_kwargs:dict | None=None,
     ):
-        self.name, self.mark = f"replay:{Path(file).name}", mark(file)
-        self.lines = [_recorded(x, i - 1, f"{file} line {i}") for i, x in numbered_lines(file)]
+        self.name = f"replay:{Path(file).name}"
+        self.mark = mark(file)
+        self.lines = []
+        for i, x in numbered_lines(file):
+            self.lines.append(_recorded(x, i - 1, f"{file} line {i}"))
         if not self.lines:
             raise FtrlError(f"{file}: holds no recorded turns; expected JSON lines with `id` and `turns`")
         self.match([])
@@ -62,39 +72,44 @@ def match(self:Replay,
     "Decide which recorded line belongs to which episode"
     book = {}
     for line in self.lines:
-        book.setdefault((line.id, line.scenario), []).append(line.turns)
+        name = line.id, line.scenario
+        book.setdefault(name, []).append(line.turns)
+    # asked without being announced: the first line of an id
     self.turns = {id: found[0] for (id, _), found in reversed(book.items())}
     keys, names = [], []
     for key, id, scenario in items:
         name = str(id), scenario
+        if name not in book:
+            name = str(id), None
         keys.append(key)
-        names.append(name if name in book else (str(id), None))
+        names.append(name)
     if any(name in book for name in names):
         self.turns |= _in_turn(book, keys, names)
     else:
-        self.turns |= {key: line.turns for key, line in zip(keys, self.lines)}
+        turns = (line.turns for line in self.lines)
+        self.turns |= dict(zip(keys, turns))
 
 # %% ../../nbs/models/01_replay.ipynb #cell-010
 def _in_turn(book:dict, keys:list, names:list)->dict:
     "Episodes of one name get its lines one after another; a single line serves them all"
     turns, used = {}, Counter()
     for key, name in zip(keys, names):
-        lines, n = book.get(name, []), used[name]
+        lines = book.get(name, [])
+        n = 0 if len(lines) == 1 else used[name]
         used[name] += 1
-        if len(lines) == 1:
-            turns[key] = lines[0]
-        else:
-            turns[key] = lines[n] if n < len(lines) else []
+        turns[key] = lines[n] if n < len(lines) else []
     return turns
 
 # %% ../../nbs/models/01_replay.ipynb #cell-012
 @patch
 def _turn(self:Replay, request:Request)->Reply:
     "The recorded turn that answers a request"
-    turns, at = self.turns.get(request.id, []), len(request.messages)
+    turns = self.turns.get(request.id, [])
+    at = len(request.messages)
     n = len(_assistants(request.messages))
     if n >= len(turns):
-        return failed(f"the recording of {request.id} has {len(turns)} turns, turn {n + 1} was asked")
+        has = f"the recording of {request.id} has {len(turns)} turns"
+        return failed(f"{has}, turn {n + 1} was asked")
     said = turns[n]
     if isinstance(said, str):
         return answer(said, at, request.tools)

@@ -27,10 +27,13 @@ def part(
     name:str, # A weight's name in a checkpoint
 )->str: # One of `PARTS`
     "The part a weight plays"
-    words = [w for w in name.split(".") if w not in ("weight", "bias")]
-    if any("norm" in w for w in words):
+    module = name.removesuffix(".weight").removesuffix(".bias")
+    if "norm" in module:
         return "norm"
-    return next((_PART[w] for w in reversed(words) if w in _PART), "other")
+    for word in reversed(module.split(".")):
+        if word in _PART:
+            return _PART[word]
+    return "other"
 
 # %% ../../nbs/models/09_weight.ipynb #cell-008
 def number(
@@ -73,15 +76,23 @@ def torch_dtype(self:Weight):
     if self.dtype in _DTYPES:
         return getattr(torch, _DTYPES[self.dtype])
     expected = ", ".join(_DTYPES)
-    raise FtrlError(f"{self.file}: a weight is stored as {self.dtype}; expected {expected}: dequantize it first")
+    raise FtrlError(f"{self.file}: a weight is stored as {self.dtype}; "
+                    f"expected {expected}: dequantize it first")
+
+@patch
+def row_data(self:Weight, start:int, stop:int):
+    "The bytes of rows `start` to `stop`"
+    size = self.row_bytes
+    begin = self.offset + start * size
+    return file_bytes(self.file, begin, (stop - start) * size)
 
 @patch
 def read(self:Weight, start:int=0, stop:int | None=None):
     "Rows `start` to `stop` as a tensor of (rows, width)"
     import torch
     stop = self.rows if stop is None else stop
-    x = file_bytes(self.file, self.offset + start * self.row_bytes, (stop - start) * self.row_bytes)
-    return torch.from_numpy(x).view(self.torch_dtype).view(stop - start, self.width)
+    data = torch.from_numpy(self.row_data(start, stop))
+    return data.view(self.torch_dtype).view(stop - start, self.width)
 
 # %% ../../nbs/models/09_weight.ipynb #cell-013
 def file_bytes(file, offset:int, count:int):
@@ -104,28 +115,38 @@ def safetensors_weights(
     try:
         with open(file, "rb") as f:
             size = int.from_bytes(f.read(8), "little")
-            head = json.loads(f.read(min(size, 1 << 28)))
-        return {name: _placed(file, 8 + size, entry) for name, entry in head.items() if name != "__metadata__"}
-    except (ValueError, OSError, RecursionError, AttributeError, KeyError, IndexError, TypeError) as e:
+            head = f.read(min(size, _LONGEST))
+        head, begin = json.loads(head), 8 + size
+        head.pop("__metadata__", None)
+        return {name: _placed(file, begin, entry) for name, entry in head.items()}
+    except _BROKEN as e:
         raise FtrlError(f"{file}: not a safetensors file ({type(e).__name__}: {e})") from e
+
+_LONGEST = 1 << 28  # bytes of such a list
+_BROKEN = (ValueError, OSError, RecursionError, AttributeError, KeyError, IndexError, TypeError)
 
 def _placed(file, begin:int, entry:dict)->Weight:
     "A weight as the list at the head of a file describes it"
-    return Weight(str(file), begin + int(entry["data_offsets"][0]), tuple(map(int, entry["shape"])), str(entry["dtype"]))
+    start, _ = entry["data_offsets"]
+    shape = tuple(map(int, entry["shape"]))
+    return Weight(str(file), begin + int(start), shape, str(entry["dtype"]))
 
 # %% ../../nbs/models/09_weight.ipynb #cell-019
 @patch
 def cut(self:Weight, start:int, stop:int, shape:tuple[int, ...])->Weight:
     "Rows `start` to `stop` as a weight of their own"
-    return replace(self, offset=self.offset + start * self.row_bytes, shape=shape)
+    begin = self.offset + start * self.row_bytes
+    return replace(self, offset=begin, shape=shape)
 
 def _stacked(name:str, found:dict[str, Weight])->bool:
     "Does this weight hold all experts of a layer, as rows by input?"
-    w, down = found[name], found.get(name.replace("gate_up_proj", "down_proj"))
-    in_experts = name.removesuffix(".weight").rpartition(".")[0].endswith("experts")
-    if len(w.shape) != 3 or not in_experts or down is None:
+    w = found[name]
+    down = found.get(name.replace("gate_up_proj", "down_proj"))
+    stem, _, _ = name.removesuffix(".weight").rpartition(".")
+    if len(w.shape) != 3 or not stem.endswith("experts") or down is None:
         return False
-    return "gate_up" not in name or w.width == down.shape[1]  # some families store the matrix turned
+    # some families store the matrix turned
+    return "gate_up" not in name or w.width == down.shape[1]
 
 def experts_apart(
     found:dict[str, Weight], # Of one checkpoint
@@ -135,9 +156,16 @@ def experts_apart(
         if not _stacked(name, found):
             yield name, w
             continue
-        stem, _, last = name.removesuffix(".weight").rpartition(".")
-        names = ("gate_proj", "up_proj") if "gate_up" in last else (last,)
-        n = w.shape[1] // len(names)
-        for i in range(w.shape[0] * len(names)):
-            expert, half = divmod(i, len(names))
-            yield f"{stem}.{expert}.{names[half]}.weight", w.cut(i * n, (i + 1) * n, (n, w.width))
+        yield from _each_expert(name, w)
+
+def _each_expert(name:str, w:Weight)->Iterator[tuple[str, Weight]]:
+    "The matrices in a stacked weight, one after another"
+    stem, _, last = name.removesuffix(".weight").rpartition(".")
+    names = ("gate_proj", "up_proj") if "gate_up" in last else (last,)
+    experts, rows, width = w.shape
+    rows //= len(names)
+    at = 0
+    for expert in range(experts):
+        for module in names:
+            yield f"{stem}.{expert}.{module}.weight", w.cut(at, at + rows, (rows, width))
+            at += rows

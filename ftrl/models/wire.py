@@ -108,4 +108,5 @@ def bounded_client(
         response.request.extensions.get("timeout", {})["read"] = patience
         response.stream = _body(response.stream, patience)
 
-    return openai.DefaultHttpxClient(event_hooks={"response": [bound]}, headers={"Accept-Encoding": "identity"})
+    plain = {"Accept-Encoding": "identity"}
+    return openai.DefaultHttpxClient(event_hooks={"response": [bound]}, headers=plain)
