@@ -169,7 +169,8 @@ def from_message(
     "The turn that a native chat message records"
     calls = message.get("tool_calls") or ()
     calls = map(_native_call, calls) if isinstance(calls, (list, tuple)) else ()
-    return Turn(_joined(message.get("content")).strip(), tuple(calls))
+    said = _joined(message.get("content"))
+    return Turn(said.strip(), tuple(calls))
 
 # %% ../nbs/03_chat.ipynb #cell-032
 _SYSTEM = r"""
@@ -213,7 +214,7 @@ HERMES = _SYSTEM + r"""
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}
-"""
+"""  # noqa: E501  (saved with every model: its bytes stay)
 
 # %% ../nbs/03_chat.ipynb #cell-036
 def template_of(
@@ -287,11 +288,12 @@ def _short_id(
     written = str(id).encode("utf-8", "replace")
     return hashlib.sha256(written).hexdigest()[:9]
 
+# %% ../nbs/03_chat.ipynb #cell-045
 def template_message(
     message:dict, # A chat message
     marks:Iterable[str]=(), # The tokenizer's control marks
 )->dict:
-    "A message as templates take it: text for content, objects for arguments, short ids, no foreign control marks"
+    "A message as templates take it: text for content, objects for arguments, short ids, no foreign marks"
     content = _joined(message.get("content"))
     if message.get("role") in ("tool", "user"):
         content = defused(content, marks)
@@ -306,7 +308,7 @@ def template_message(
         calls.append({**c, "id": _short_id(read.id), "function": function})
     return {**message, "tool_calls": calls}
 
-# %% ../nbs/03_chat.ipynb #cell-047
+# %% ../nbs/03_chat.ipynb #cell-048
 def render(
     messages:list[dict], # The conversation so far
     tools:list[dict] | None, # Tool schemas

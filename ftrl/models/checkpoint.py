@@ -32,26 +32,30 @@ def _files(folder:Path)->list[Path]:
     if whole.is_file():
         return [whole]
     if not index.is_file():
-        return sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith("adapter"))
+        shards = folder.glob("*.safetensors")
+        return sorted(p for p in shards if not p.name.startswith("adapter"))
     named = _json(index).get("weight_map")
-    if not isinstance(named, dict) or not all(isinstance(f, str) for f in named.values()):
+    files = named.values() if isinstance(named, dict) else [None]
+    if not all(isinstance(file, str) for file in files):
         raise FtrlError(f"{index}: has no `weight_map` of names and files; save the checkpoint again")
-    return [folder/f for f in sorted(set(named.values()))]
+    return [folder/file for file in sorted(set(files))]
 
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-008
 def _folder(folder:Path)->dict[str, Weight]:
     "The weights of a folder"
     files, found = _files(folder), {}
     if not files:
-        raise FtrlError(f"{folder}: holds no safetensors; expected model.safetensors or shards of it (save with save_pretrained)")
+        raise FtrlError(f"{folder}: holds no safetensors; expected model.safetensors or shards of it "
+                        "(save with save_pretrained)")
     for file in files:
         if not file.is_file():
             raise FtrlError(f"{file}: this shard is missing")
         weights = safetensors_weights(file)
         twice = sorted(found.keys() & weights.keys())
         if twice:
-            raise FtrlError(f"{folder}: `{twice[0]}` is in {Path(found[twice[0]].file).name} and in {file.name}; expected one of "
-                            "them, or model.safetensors")
+            other = Path(found[twice[0]].file)
+            raise FtrlError(f"{folder}: `{twice[0]}` is in {other.name} and in {file.name}; "
+                            "expected one of them, or model.safetensors")
         found |= weights
     return dict(experts_apart(found))
 
@@ -68,7 +72,8 @@ class Adapted(Weight):
     @cached_property
     def factors(self):
         "The two factors as (rows, rank) and (rank, width), float32"
-        up, down = self.up.read().float(), self.down.read().float()
+        up = self.up.read().float()
+        down = self.down.read().float()
         return (down.T, up.T) if self.turned else (up, down)
 
     def step(self, start:int, stop:int):
@@ -79,43 +84,54 @@ class Adapted(Weight):
     def read(self, start:int=0, stop:int | None=None):
         "Base rows plus the update, in float32"
         stop = self.rows if stop is None else stop
-        return self.base.read(start, stop).float() + self.step(start, stop)
+        before = self.base.read(start, stop).float()
+        return before + self.step(start, stop)
 
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-013
-_PLAIN_START = (None, True, False, "gaussian", "eva", "orthogonal")  # `init_lora_weights` that leave the base as it is
-_OTHER_KINDS = ("use_dora", "layer_replication", "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config",
-                "kasa_config", "monteclora_config", "velora_config", "target_parameters", "trainable_token_indices", "lora_bias")
+# `init_lora_weights` that leave the base as it is
+_PLAIN_START = (None, True, False, "gaussian", "eva", "orthogonal")
+_OTHER_KINDS = ("use_dora", "layer_replication", "alora_invocation_tokens", "use_qalora", "use_bdlora",
+                "arrow_config", "kasa_config", "monteclora_config", "velora_config", "target_parameters",
+                "trainable_token_indices", "lora_bias")
 
 _MERGE = "merge it into a checkpoint (merge_and_unload, save_pretrained) and compare that"
 
 def _plain(config:dict, folder:Path)->None:
     "Refuse an adapter that is not base plus product"
-    start = config.get("init_lora_weights")
-    odd = [f"{k} {config[k]!r}" for k in _OTHER_KINDS if config.get(k)]
-    if start not in _PLAIN_START:
-        odd.insert(0, f"init_lora_weights {start!r}")
+    odd = []
     if config.get("peft_type") != "LORA":
-        odd.insert(0, f"peft_type {config.get('peft_type')!r}")
-    if odd:
-        raise FtrlError(f"{folder}: an adapter with {odd[0]}, whose weights are not base plus product; {_MERGE}")
+        odd.append("peft_type")
+    if config.get("init_lora_weights") not in _PLAIN_START:
+        odd.append("init_lora_weights")
+    odd += [name for name in _OTHER_KINDS if config.get(name)]
+    if not odd:
+        return
+    which = f"{odd[0]} {config.get(odd[0])!r}"
+    raise FtrlError(f"{folder}: an adapter with {which}, whose weights are not base plus product; {_MERGE}")
 
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-016
 def _scale(config:dict, module:str, rank:int)->float:
     "How much an adapter's product counts in this module"
     alpha = config["lora_alpha"]
-    for pattern, other in (config.get("alpha_pattern") or {}).items():
+    special = config.get("alpha_pattern") or {}
+    for pattern, other in special.items():
         if re.match(rf"(.*\.)?({pattern})$", module):  # peft takes the first that fits
             alpha = other
             break
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    if config.get("use_rslora"):
+        return alpha / math.sqrt(rank)
+    return alpha / rank
 
 def _adapted(b:Weight, down:Weight, up:Weight, config:dict, module:str)->Adapted | None:
     "A base weight with its update; None if the factors are not of its shape"
-    product, rank = (up.rows, down.width), down.rows
-    turned = bool(config.get("fan_in_fan_out")) or product != b.shape
-    if up.width != rank or b.shape != (product[::-1] if turned else product):
+    rank, shape = down.rows, (up.rows, down.width)
+    turned = bool(config.get("fan_in_fan_out")) or shape != b.shape
+    if turned:
+        shape = shape[::-1]
+    if up.width != rank or b.shape != shape:
         return None
-    return Adapted(b.file, b.offset, b.shape, b.dtype, b, down, up, _scale(config, module, rank), turned)
+    scale = _scale(config, module, rank)
+    return Adapted(b.file, b.offset, b.shape, b.dtype, b, down, up, scale, turned)
 
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-017
 def _lora(folder:Path, base:dict[str, Weight])->dict[str, Weight]:
@@ -144,21 +160,29 @@ def _lora(folder:Path, base:dict[str, Weight])->dict[str, Weight]:
 
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-018
 def _place(name:str, found:dict[str, Weight])->tuple[str, Weight | None] | None:
-    "The base weight that an entry belongs to, and its second factor if it is a first one; None for a second one"
-    bare = name.removeprefix("base_model.model.").replace(".modules_to_save.default", "").replace(".base_layer.", ".")
+    "The base weight that an entry belongs to, and the second factor of a first one; None for a second one"
+    bare = name.removeprefix("base_model.model.")
+    bare = bare.replace(".modules_to_save.default", "").replace(".base_layer.", ".")
     for down, up in (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B")):
         if f".{up}" in bare:
             return None
-        if f".{down}" in bare:
-            return bare.split(f".{down}")[0] + ".weight", found.get(name.replace(down, up))
+        target, mark, _ = bare.partition(f".{down}")
+        if mark:
+            second = name.replace(down, up)
+            return f"{target}.weight", found.get(second)
     return bare, None
 
 def _equal(a:Weight, b:Weight, rows:int=4096)->bool:
     "Do two weights hold the same values in bf16?"
     if a.shape != b.shape:
         return False
-    spans = [(i, min(i + rows, a.rows)) for i in range(0, a.rows, rows)]
-    return all(a.read(*span).bfloat16().equal(b.read(*span).bfloat16()) for span in spans)
+    return all(_same_rows(a, b, i, i + rows) for i in range(0, a.rows, rows))
+
+def _same_rows(a:Weight, b:Weight, start:int, stop:int)->bool:
+    "Are these rows the same in bf16?"
+    stop = min(stop, a.rows)
+    x, y = (w.read(start, stop).bfloat16() for w in (a, b))
+    return x.equal(y)
 
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-020
 def _same_base(config:dict, folder:Path, base:dict[str, Weight])->None:
@@ -171,8 +195,9 @@ def _same_base(config:dict, folder:Path, base:dict[str, Weight])->None:
         other = base.get(name)
         if other is None or w == other or w.shape != other.shape or not w.numel:
             continue
-        if not w.read(0, 1).bfloat16().equal(other.read(0, 1).bfloat16()):
-            raise FtrlError(f"{folder}: was trained on {own}, whose `{name}` is another than the base's; compare it with {own}")
+        if not _same_rows(w, other, 0, 1):
+            raise FtrlError(f"{folder}: was trained on {own}, whose `{name}` is another than the base's; "
+                            f"compare it with {own}")
 
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-023
 def local_checkpoint(
@@ -185,13 +210,14 @@ def local_checkpoint(
     if str(spec) == "smollm2":
         return Path(model_path("smollm2"))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(spec)):
-        raise FtrlError(f"{spec}: no such checkpoint; expected a folder with safetensors, a .gguf file, smollm2 or a hub id")
+        raise FtrlError(f"{spec}: no such checkpoint; expected a folder with safetensors, a .gguf file, "
+                        "smollm2 or a hub id")
     from huggingface_hub import snapshot_download
     try:
         return Path(snapshot_download(str(spec), allow_patterns=["*.safetensors", "*.json"]))
     except Exception as e:
-        raise FtrlError(f"{spec}: no such folder, and the hub cannot give it ({type(e).__name__}); check the name and the network, "
-                        "or give a local folder") from e
+        raise FtrlError(f"{spec}: no such folder, and the hub cannot give it ({type(e).__name__}); "
+                        "check the name and the network, or give a local folder") from e
 
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-025
 def weights(
@@ -210,6 +236,8 @@ def weights(
     return _lora(path, base)
 
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-028
+_EXPECTED = "expected two checkpoints of one model"
+
 def pairs(
     base:dict[str, Weight], # The weights before
     tuned:dict[str, Weight], # The weights after
@@ -218,7 +246,7 @@ def pairs(
     base, tuned = _with_head(base, tuned), _with_head(tuned, base)
     odd = sorted(base.keys() ^ tuned.keys())
     if odd:
-        raise FtrlError(f"{len(odd)} weights are on one side only, first `{odd[0]}`; expected two checkpoints of one model")
+        raise FtrlError(f"{len(odd)} weights are on one side only, first `{odd[0]}`; {_EXPECTED}")
     return {name: _pair(name, w, tuned[name]) for name, w in base.items()}
 
 def _with_head(mine:dict[str, Weight], other:dict[str, Weight])->dict[str, Weight]:
@@ -232,7 +260,7 @@ def _pair(name:str, a:Weight, b:Weight)->tuple[Weight, Weight]:
     if a.shape == b.shape:
         return a, b
     if part(name) not in ("embed", "head") or a.width != b.width:
-        raise FtrlError(f"`{name}` is {a.shape} in the base and {b.shape} in the tuned; expected two checkpoints of one model")
+        raise FtrlError(f"`{name}` is {a.shape} in the base and {b.shape} in the tuned; {_EXPECTED}")
     shape = min(a.rows, b.rows), a.width
     return replace(a, shape=shape), replace(b, shape=shape)
 
@@ -242,8 +270,9 @@ def copy_settings(
     out:str | Path, # A folder
 )->None:
     "Copy a checkpoint's configuration, tokenizer and chat template"
+    records = "train.json", "model.safetensors.index.json"
     for p in sorted(local_checkpoint(checkpoint).glob("*")):
-        settings = p.suffix in (".json", ".jinja", ".txt", ".model")
-        record = p.name in ("train.json", "model.safetensors.index.json") or p.name.startswith("adapter")
-        if settings and not record:
+        if p.name in records or p.name.startswith("adapter"):
+            continue
+        if p.suffix in (".json", ".jinja", ".txt", ".model"):
             shutil.copy(p, out)

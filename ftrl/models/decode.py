@@ -33,6 +33,11 @@ class Seat:
     hope: list[int] = field(default_factory=list)  # How the text may go on
     trust: int = 0                                 # How much of that is tried at once
 
+    @property
+    def length(self)->int:
+        "Tokens in the cache once all is read"
+        return len(self.ids) + len(self.todo)
+
 # %% ../../nbs/models/04_decode.ipynb #cell-008
 class Engine:
     "Continuous batched generation with a cache that outlives the turn"
@@ -42,16 +47,22 @@ class Engine:
         memory:float=4.0, # GB of cache; further conversations wait
         rows:int=64, # Conversations at once
     ):
-        self.net, self.stop, self.rows, self.memory = Network(model), set(stop), rows, memory
-        self.dtype, self.device = model.dtype, model.device
-        self.seats, self.queue = [], deque()  # Those that have a place in the cache, those that wait for one
-        self.room = 0, 0                      # Seats and tokens that the cache has room for
+        self.net = Network(model)
+        self.stop = set(stop)
+        self.rows = rows
+        self.memory = memory
+        self.dtype = model.dtype
+        self.device = model.device
+        self.seats = []       # Those that have a place in the cache
+        self.queue = deque()  # Those that wait for one
+        self.room = 0, 0      # Seats and tokens that the cache has room for
         self.cache = [None] * len(self.net.layers)
 
     def cost(self, tokens:int)->float:
         "GB of one conversation's cache"
-        values = 2 * len(self.cache) * self.net.groups * self.net.width * tokens
-        return values * self.dtype.itemsize / 1e9
+        net, layers = self.net, len(self.cache)
+        each = 2 * layers * net.groups * net.width  # keys and values
+        return each * tokens * self.dtype.itemsize / 1e9
 
 # %% ../../nbs/models/04_decode.ipynb #cell-010
 @patch
@@ -67,7 +78,8 @@ def _fit(self:Engine, seats:int, tokens:int)->None:
     for i, old in enumerate(self.cache):
         new = self._empty(), self._empty()
         for to, was in zip(new, old or ()):
-            to[:had, :, :kept] = was[:, :, :kept]
+            was = was.narrow(2, 0, kept)
+            to[:had].narrow(2, 0, kept).copy_(was)
         self.cache[i] = new
 
 @patch
@@ -82,16 +94,27 @@ def _empty(self:Engine):
 @torch.inference_mode()
 def drop(self:Engine, key)->None:
     "Forget a conversation"
-    self.queue = deque(s for s in self.queue if s.key != key)
-    at = next((i for i, s in enumerate(self.seats) if s.key == key), None)
+    others = (s for s in self.queue if s.key != key)
+    self.queue = deque(others)
+    at = self.find(key)
     if at is None:
         return
     last = self.seats.pop()
-    if at == len(self.seats):
+    end = len(self.seats)
+    if at == end:
         return
     self.seats[at] = last
-    self._copy(len(self.seats), at, len(last.ids))
+    self._copy(end, at, len(last.ids))
 
+@patch
+def find(self:Engine, key)->int | None:
+    "The place of a conversation that has a seat"
+    for at, seat in enumerate(self.seats):
+        if seat.key == key:
+            return at
+    return None
+
+# %% ../../nbs/models/04_decode.ipynb #cell-014
 @patch
 def _copy(self:Engine, source:int, target:int, tokens:int)->None:
     "The first tokens of one seat's cache, for another seat"
@@ -99,9 +122,10 @@ def _copy(self:Engine, source:int, target:int, tokens:int)->None:
         return
     for pair in self.cache:
         for x in pair:
-            x[target, :, :tokens] = x[source, :, :tokens]
+            beginning = x[source].narrow(1, 0, tokens)
+            x[target].narrow(1, 0, tokens).copy_(beginning)
 
-# %% ../../nbs/models/04_decode.ipynb #cell-015
+# %% ../../nbs/models/04_decode.ipynb #cell-016
 def common(
     a:list[int], # Ids
     b:list[int], # Other ids
@@ -109,34 +133,51 @@ def common(
     "Length of the common beginning"
     n, step = 0, 256
     end = min(len(a), len(b))
-    while n < end and a[n:n + step] == b[n:n + step]:
-        n += step  # whole slices first: Python compares them fast
+    # whole slices first: Python compares them fast
+    while n < end:
+        part = slice(n, n + step)
+        if a[part] != b[part]:
+            break
+        n += step
     while n < end and a[n] == b[n]:
         n += 1
     return min(n, end)
 
-# %% ../../nbs/models/04_decode.ipynb #cell-017
+# %% ../../nbs/models/04_decode.ipynb #cell-018
 @patch
 def submit(self:Engine, key, ids:list[int], limit:int, temperature:float=0.0, seed=0, keep:bool=False)->None:
     "Continue a conversation from this prompt"
-    seat = next((s for s in self.seats if s.key == key), None)
-    if seat is None:
+    at = self.find(key)
+    if at is None:
         seat = Seat(key)
         self.queue.append(seat)
-    n = min(common(seat.ids, ids), len(ids) - 1)
-    seat.ids, seat.todo, seat.new = seat.ids[:n], ids[n:], []
-    seat.limit, seat.keep, seat.running = limit, keep, True
-    seat.temperature, seat.seed = temperature, (seed, key, len(ids))
-    seat.noted, seat.hope, seat.trust = min(seat.noted, n), [], 0  # the book may point into what is gone
+    else:
+        seat = self.seats[at]
+    shared = common(seat.ids, ids)
+    n = min(shared, len(ids) - 1)
+    seat.ids = seat.ids[:n]
+    seat.todo = ids[n:]
+    seat.new = []
+    seat.limit = limit
+    seat.keep = keep
+    seat.running = True
+    seat.temperature = temperature
+    seat.seed = seed, key, len(ids)
+    seat.noted = min(seat.noted, n)  # the book may point into what is gone
+    seat.hope = []
+    seat.trust = 0
 
-# %% ../../nbs/models/04_decode.ipynb #cell-019
+# %% ../../nbs/models/04_decode.ipynb #cell-020
 @patch
 def _admit(self:Engine)->None:
     "Seat those who wait, as far as there is room; the first always gets in"
     while self.queue:
-        longest = max(len(s.ids) + len(s.todo) for s in [*self.seats, self.queue[0]])
-        n, each = len(self.seats) + 1, longest + 64
-        full = n > self.rows or n * self.cost(each) > self.memory
+        n = len(self.seats) + 1
+        lengths = [s.length for s in self.seats]
+        longest = max(*lengths, self.queue[0].length, 0)
+        each = longest + 64
+        cost = self.cost(each)
+        full = n > self.rows or n * cost > self.memory
         if self.seats and full:
             if any(s.running for s in self.seats):
                 return
@@ -144,73 +185,88 @@ def _admit(self:Engine)->None:
             continue
         seat = self.queue.popleft()
         # room for all who wait, as far as memory goes, so that it is not made larger one by one
-        wanted = min(self.rows, n + len(self.queue), int(self.memory / self.cost(each)))
+        affordable = int(self.memory / cost)
+        wanted = min(self.rows, n + len(self.queue), affordable)
         self._fit(max(n, wanted), each)
-        self._inherit(seat, n - 1)
+        self._inherit(seat)
         self.seats.append(seat)
 
-# %% ../../nbs/models/04_decode.ipynb #cell-020
+# %% ../../nbs/models/04_decode.ipynb #cell-021
 @patch
-def _inherit(self:Engine, seat:Seat, at:int)->None:
+def _inherit(self:Engine, seat:Seat)->None:
     "Copy the longest beginning that another conversation has in the cache"
-    shared = [common(s.ids, seat.todo) for s in self.seats[:at]]
+    shared = [common(s.ids, seat.todo) for s in self.seats]
     longest = max(shared, default=0)
     n = min(longest, len(seat.todo) - 1)
     if n:
-        self._copy(shared.index(longest), at, n)
-    seat.ids, seat.todo = seat.todo[:n], seat.todo[n:]
+        source = shared.index(longest)
+        self._copy(source, len(self.seats), n)
+    seat.ids = seat.todo[:n]
+    seat.todo = seat.todo[n:]
 
-# %% ../../nbs/models/04_decode.ipynb #cell-022
+# %% ../../nbs/models/04_decode.ipynb #cell-023
 @patch
 def _read(self:Engine, at:int, block:int=512):
     "Put a seat's new tokens into the cache; the logits after the last"
     seat = self.seats[at]
-    self._fit(len(self.seats), max(len(s.ids) + len(s.todo) for s in self.seats))
+    longest = max(s.length for s in self.seats)
+    self._fit(len(self.seats), longest)
     while seat.todo:
-        ids, start = seat.todo[:block], len(seat.ids)
-        positions = torch.arange(start, start + len(ids), device=self.device)
+        ids = seat.todo[:block]
+        start = len(seat.ids)
+        end = start + len(ids)
+        positions = torch.arange(start, end, device=self.device)
+        tokens = torch.tensor(ids, device=self.device)
         def attend(i, q, k, v):
             return self._look(self.cache[i], q, k, v, at, start)
-        tokens = torch.tensor(ids, device=self.device)
         h = self.net.run(tokens, positions, attend)
         seat.ids = seat.ids + ids
         seat.todo = seat.todo[block:]
     return self.net.head(h[-1:])[0]
 
-# %% ../../nbs/models/04_decode.ipynb #cell-024
+# %% ../../nbs/models/04_decode.ipynb #cell-025
 @patch
 def _look(self:Engine, cache, q, k, v, at:int, start:int):
     "Attention of a block of one seat"
-    n, groups, width = len(q), self.net.groups, self.net.width
-    keys, values = (x[at, :, :start + n] for x in cache)
+    n = len(q)
+    groups, width = self.net.groups, self.net.width
+    keys, values = (x[at].narrow(1, 0, start + n) for x in cache)
     keys[:, start:] = k.transpose(0, 1)
     values[:, start:] = v.transpose(0, 1)
     q = q.view(n, groups, -1, width)
     out = torch.empty_like(q)
-    q = q.transpose(0, 1) * width ** -0.5
+    scale = width ** -0.5
+    q = q.transpose(0, 1) * scale
     size = 128 if self.device.type == "cpu" else n
-    hidden = torch.full((size, size), float("-inf"), dtype=q.dtype, device=q.device)
-    mask = hidden.triu(1)
+    mask = _later_hidden(size, q)
     for a in range(0, n, size):
-        b = min(n, a + size)
-        seen, now = start + b, mask[:b - a, :b - a]
+        block = slice(a, a + size)
+        seen = start + min(n, a + size)
         for group in range(groups):
-            mine = keys[group, :seen], values[group, :seen]
-            out[a:b, group] = _attended(q[group, a:b], *mine, now)
+            mine = q[group, block]
+            out[block, group] = _attended(mine, keys[group, :seen], values[group, :seen], mask)
     return out.view(n, -1)
 
-# %% ../../nbs/models/04_decode.ipynb #cell-025
+# %% ../../nbs/models/04_decode.ipynb #cell-027
 def _attended(q, keys, values, mask):
     "What the queries [tokens, heads, width] of one group see; the last keys are their own, and masked"
     n, _, width = q.shape
     total = len(keys)
     scores = q.reshape(-1, width) @ keys.T
     scores = scores.view(n, -1, total)
-    scores[..., total - n:] += mask[:, None]
-    shares = scores.softmax(-1).view(-1, total)
-    return (shares @ values).view(n, -1, width)
+    own = scores.narrow(-1, total - n, n)
+    own += mask[:n, :n].unsqueeze(1)
+    shares = scores.softmax(-1)
+    seen = shares.view(-1, total) @ values
+    return seen.view(n, -1, width)
 
-# %% ../../nbs/models/04_decode.ipynb #cell-027
+def _later_hidden(size:int, like):
+    "A mask [queries, keys] that hides later tokens of a block from earlier ones"
+    nothing = float("-inf")
+    hidden = torch.full((size, size), nothing, dtype=like.dtype, device=like.device)
+    return hidden.triu(1)
+
+# %% ../../nbs/models/04_decode.ipynb #cell-029
 GRAM, TRUST = 3, 14
 
 def hope(
@@ -220,36 +276,41 @@ def hope(
     "How a conversation may go on, if it repeats itself"
     text = seat.ids + seat.new[-1:]
     for end in range(max(seat.noted, GRAM), len(text)):
-        seat.book[tuple(text[end - GRAM:end])] = end
+        before = text[end - GRAM:end]
+        seat.book[tuple(before)] = end
     seat.noted = len(text)
-    at = seat.book.get(tuple(text[-GRAM:]))
+    last = tuple(text[-GRAM:])
+    at = seat.book.get(last)
     if at is None:
         return []
     period = len(text) - at
     left = seat.limit - len(seat.new) - 1
+    most = min(seat.trust + 1, left)
     found = []
-    for i in range(min(seat.trust + 1, left)):
+    for i in range(most):
         token = text[at + i % period]
         if token in stop:
             break
         found.append(token)
     return found
 
-# %% ../../nbs/models/04_decode.ipynb #cell-030
+# %% ../../nbs/models/04_decode.ipynb #cell-032
 @patch
 def _write(self:Engine)->tuple:
     "One step of every seat: the logits, a row a token; the tokens of each seat"
     fed = [self._fed(s) for s in self.seats]
     lengths = [len(s.ids) for s in self.seats]
-    ends = [n + len(tokens) for n, tokens in zip(lengths, fed)]
-    self._fit(len(fed), max(ends))
-    ids, place = [], []
-    for n, end, tokens in zip(lengths, ends, fed):
+    ids, place, longest = [], [], 0
+    for n, tokens in zip(lengths, fed):
+        end = n + len(tokens)
         ids += tokens
         place += range(n, end)
+        longest = max(longest, end)
+    self._fit(len(fed), longest)
     ids = torch.tensor(ids, device=self.device)
     place = torch.tensor(place, device=self.device)
-    h = self.net.run(ids, place, self._attention(lengths, fed, place))
+    attend = self._attention(lengths, fed, place)
+    h = self.net.run(ids, place, attend)
     return self.net.head(h), fed
 
 @patch
@@ -258,9 +319,10 @@ def _fed(self:Engine, seat:Seat)->list[int]:
     if not seat.running:
         return [0]
     seat.hope = hope(seat, self.stop)
-    return seat.new[-1:] + seat.hope[:seat.trust]
+    tried = seat.hope[:seat.trust]
+    return [seat.new[-1], *tried]
 
-# %% ../../nbs/models/04_decode.ipynb #cell-032
+# %% ../../nbs/models/04_decode.ipynb #cell-034
 @dataclass(frozen=True)
 class _Span:
     "Neighbouring seats that are looked up together"
@@ -270,35 +332,41 @@ class _Span:
 
 def _neighbours(fed:list[list[int]])->list[slice]:
     "Seats with one token in a row; seats with several each for itself"
-    found = []
+    found, single = [], False
     for i, tokens in enumerate(fed):
-        joins = found and len(tokens) == 1 and len(fed[i - 1]) == 1
-        if joins:
-            found[-1] = slice(found[-1].start, i + 1)
-        else:
-            found.append(slice(i, i + 1))
+        joins = single and len(tokens) == 1
+        start = found.pop().start if joins else i
+        found.append(slice(start, i + 1))
+        single = len(tokens) == 1
     return found
 
-# %% ../../nbs/models/04_decode.ipynb #cell-034
+# %% ../../nbs/models/04_decode.ipynb #cell-036
 @patch
 def _spans(self:Engine, lengths:list[int], fed:list[list[int]])->list[_Span]:
     "How the queries of one step are looked up"
-    length = torch.tensor(lengths, device=self.device)[:, None]
-    hidden = torch.arange(self.room[1], device=self.device) > length
-    mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
-    mask.masked_fill_(hidden, float("-inf"))
+    mask = self._unread(lengths)
     spans, row = [], 0
     for seats in _neighbours(fed):
-        rows = sum(map(len, fed[seats]))
+        end = row + sum(map(len, fed[seats]))
         hide = None
         if len(fed[seats.start]) == 1:
             hide = mask[seats].repeat_interleave(self.net.groups, 0)
-            hide = hide[:, None]
-        spans.append(_Span(slice(row, row + rows), seats, hide))
-        row += rows
+            hide = hide.unsqueeze(1)
+        rows = slice(row, end)
+        spans.append(_Span(rows, seats, hide))
+        row = end
     return spans
 
-# %% ../../nbs/models/04_decode.ipynb #cell-035
+@patch
+def _unread(self:Engine, lengths:list[int]):
+    "A mask [seats, room] that hides what lies behind the token each seat reads now"
+    _, room = self.room
+    length = torch.tensor(lengths, device=self.device).unsqueeze(1)
+    hidden = torch.arange(room, device=self.device) > length
+    mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+    return mask.masked_fill_(hidden, float("-inf"))
+
+# %% ../../nbs/models/04_decode.ipynb #cell-038
 @patch
 def _attention(self:Engine, lengths:list[int], fed:list[list[int]], place)->Callable:
     "Attention of one step"
@@ -306,16 +374,18 @@ def _attention(self:Engine, lengths:list[int], fed:list[list[int]], place)->Call
     def attend(i, q, k, v):
         out = torch.empty_like(q).view(len(q), -1)
         for s in spans:
-            rows, first = s.rows, s.seats.start
-            mine = self.cache[i], q[rows], k[rows], v[rows]
+            rows = s.rows
+            qkv = q[rows], k[rows], v[rows]
             if s.mask is None:
-                out[rows] = self._look(*mine, first, lengths[first])
+                first = s.seats.start
+                found = self._look(self.cache[i], *qkv, first, lengths[first])
             else:
-                out[rows] = self._glance(*mine, s.seats, place[rows], s.mask)
+                found = self._glance(self.cache[i], *qkv, s.seats, place[rows], s.mask)
+            out[rows] = found
         return out
     return attend
 
-# %% ../../nbs/models/04_decode.ipynb #cell-036
+# %% ../../nbs/models/04_decode.ipynb #cell-039
 @patch
 def _glance(self:Engine, cache, q, k, v, seats:slice, place, mask):
     "Attention of one token of each of some neighbours"
@@ -324,61 +394,86 @@ def _glance(self:Engine, cache, q, k, v, seats:slice, place, mask):
     keys, values = (x[seats] for x in cache)
     keys[each, :, place] = k
     values[each, :, place] = v
-    keys, values = keys.flatten(0, 1), values.flatten(0, 1)  # groups of all seats in one product
+    # groups of all seats in one product
+    keys = keys.flatten(0, 1)
+    values = values.flatten(0, 1)
     q = q.reshape(len(keys), -1, width)
-    scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=width ** -0.5)
-    return torch.bmm(scores.softmax(-1), values).view(n, -1)
+    scale = width ** -0.5
+    scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=scale)
+    shares = scores.softmax(-1)
+    return torch.bmm(shares, values).view(n, -1)
 
-# %% ../../nbs/models/04_decode.ipynb #cell-038
+# %% ../../nbs/models/04_decode.ipynb #cell-041
 def _pick(
     logits, # [rows, vocabulary]
     seats:list[Seat], # Whose they are; those of one follow each other
 )->list[int]:
     "The next token of each row"
     picks = logits.argmax(-1).tolist()
-    hot = [i for i, s in enumerate(seats) if s.temperature and s.running]
+    hot, heat, dice = [], [], []
+    for i, seat in enumerate(seats):
+        if not (seat.temperature and seat.running):
+            continue
+        ahead = i - seats.index(seat)
+        hot.append(i)
+        heat.append(seat.temperature)
+        dice.append(_die(seat, ahead))
     if not hot:
         return picks
-    heat = [seats[i].temperature for i in hot]
-    dice = [_die(seats[i], i - seats.index(seats[i])) for i in hot]
-    for i, token in zip(hot, _drawn(logits[hot].float(), heat, dice)):
+    drawn = _drawn(logits[hot].float(), heat, dice)
+    for i, token in zip(hot, drawn):
         picks[i] = token
     return picks
 
+# %% ../../nbs/models/04_decode.ipynb #cell-043
 def _drawn(logits, heat:list[float], dice:list[float])->list[int]:
     "One token a row, by a random number between 0 and 1"
-    heat, dice = (torch.tensor(x, device=logits.device)[:, None] for x in (heat, dice))
+    heat = torch.tensor(heat, device=logits.device).unsqueeze(1)
+    dice = torch.tensor(dice, device=logits.device).unsqueeze(1)
     mass = (logits / heat).softmax(-1).cumsum(-1)
-    found = torch.searchsorted(mass, dice * mass[:, -1:])[:, 0]
+    whole = mass[:, -1:]  # 1, but for rounding
+    found = torch.searchsorted(mass, dice * whole).squeeze(1)
     # rounding may leave a die above all mass
-    return found.clamp(max=logits.shape[-1] - 1).tolist()
+    last = logits.shape[-1] - 1
+    return found.clamp(max=last).tolist()
 
 def _die(seat:Seat, ahead:int)->float:
     "The random number of a place in a turn"
-    return rng(*seat.seed, len(seat.new) + ahead).random()
+    place = len(seat.new) + ahead
+    return rng(*seat.seed, place).random()
 
-# %% ../../nbs/models/04_decode.ipynb #cell-040
+# %% ../../nbs/models/04_decode.ipynb #cell-045
 @patch
 def _say(self:Engine, seat:Seat, picks:list[int], fed:list[int]=())->bool:
     "Write down what was drawn after the tokens fed; is the turn over?"
     if not seat.running:
         return False
     n = 1 + common(fed[1:], picks)
+    true = common(seat.hope, picks)
     seat.ids += fed[:n]
-    seat.trust = min(2 * common(seat.hope, picks), TRUST)
+    seat.trust = min(2 * true, TRUST)
     seat.new += picks[:n]
-    seat.running = seat.new[-1] not in self.stop and len(seat.new) < seat.limit
+    ended = seat.new[-1] in self.stop
+    full = len(seat.new) >= seat.limit
+    seat.running = not (ended or full)
     return not seat.running
 
+# %% ../../nbs/models/04_decode.ipynb #cell-046
 @patch
 def _step(self:Engine)->list[Seat]:
     "One token or more for every conversation; those whose turn is over"
     logits, fed = self._write()
-    owners = [s for s, tokens in zip(self.seats, fed) for _ in tokens]
-    picks = iter(_pick(logits, owners))
-    return [s for s, tokens in zip(self.seats, fed) if self._say(s, [*islice(picks, len(tokens))], tokens)]
+    owners = []
+    for seat, tokens in zip(self.seats, fed):
+        owners += [seat] * len(tokens)
+    picks, done = iter(_pick(logits, owners)), []
+    for seat, tokens in zip(self.seats, fed):
+        mine = list(islice(picks, len(tokens)))
+        if self._say(seat, mine, tokens):
+            done.append(seat)
+    return done
 
-# %% ../../nbs/models/04_decode.ipynb #cell-042
+# %% ../../nbs/models/04_decode.ipynb #cell-048
 @patch
 @torch.inference_mode()
 def poll(self:Engine)->list[tuple[object, list[int]]]:

@@ -53,20 +53,22 @@ class Quantized(Weight):
         block, size = gguf.GGML_QUANT_SIZES[self.kind]
         return self.width // block * size
 
-    def read(self, start:int=0, stop:int | None=None):
-        "Rows as float32, dequantized"
-        import gguf, torch
-        stop = self.rows if stop is None else stop
-        if self.heads:
-            return self._ordered()[start:stop]
-        blocks = self.row_data(start, stop).reshape(stop - start, -1)
-        try:
-            values = gguf.dequantize(blocks, self.kind)
-        except NotImplementedError as e:
-            raise FtrlError(f"{self.file}: weights of type {self.dtype} cannot be read ({e})") from e
-        return torch.from_numpy(values).view(stop - start, self.width)
+# %% ../../nbs/models/10_gguf.ipynb #cell-009
+@patch
+def read(self:Quantized, start:int=0, stop:int | None=None):
+    "Rows as float32, dequantized"
+    import gguf, torch
+    stop = self.rows if stop is None else stop
+    if self.heads:
+        return self._ordered()[start:stop]
+    blocks = self.row_data(start, stop).reshape(stop - start, -1)
+    try:
+        values = gguf.dequantize(blocks, self.kind)
+    except NotImplementedError as e:
+        raise FtrlError(f"{self.file}: weights of type {self.dtype} cannot be read ({e})") from e
+    return torch.from_numpy(values).view(stop - start, self.width)
 
-# %% ../../nbs/models/10_gguf.ipynb #cell-010
+# %% ../../nbs/models/10_gguf.ipynb #cell-011
 @patch
 def _ordered(self:Quantized):
     "All rows, each rotary pair's halves apart again"
@@ -75,7 +77,7 @@ def _ordered(self:Quantized):
     pairs = x.view(self.heads, half, 2, self.width)
     return pairs.transpose(1, 2).reshape(self.rows, self.width)
 
-# %% ../../nbs/models/10_gguf.ipynb #cell-012
+# %% ../../nbs/models/10_gguf.ipynb #cell-013
 def gguf_weights(
     file, # A .gguf file
 )->dict[str, Weight]: # Checkpoint name -> where it lies
@@ -98,7 +100,7 @@ def gguf_weights(
     tensors = [t for t in reader.tensors if not t.name.startswith("rope_freqs")]
     return dict(_quantized(file, t, turned) for t in tensors)
 
-# %% ../../nbs/models/10_gguf.ipynb #cell-013
+# %% ../../nbs/models/10_gguf.ipynb #cell-014
 def _quantized(file, tensor, turned:dict)->tuple[str, Quantized]:
     "The name and place of a tensor; rows of a module in `turned` are in rotary order"
     name = _from_gguf(tensor.name)

@@ -158,6 +158,7 @@ def experts_apart(
             continue
         yield from _each_expert(name, w)
 
+# %% ../../nbs/models/09_weight.ipynb #cell-020
 def _each_expert(name:str, w:Weight)->Iterator[tuple[str, Weight]]:
     "The matrices in a stacked weight, one after another"
     stem, _, last = name.removesuffix(".weight").rpartition(".")

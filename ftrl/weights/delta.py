@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import FtrlError
@@ -35,22 +36,33 @@ class Sums:
     absolute: float # |D|
     changed: float  # Values that differ in bf16
 
+# %% ../../nbs/weights/00_delta.ipynb #cell-006
 def _total(parts:list[Sums])->Sums:
     "Sums of chunks, added up without rounding"
-    return Sums(*(math.fsum(column) for column in zip(*map(astuple, parts))))
+    columns = zip(*map(astuple, parts))
+    return Sums(*map(math.fsum, columns))
 
 def _sums(w, d, changed:int)->Sums:
     "The sums of one piece: base values, update, changed values"
     import torch
-    w, d = w.reshape(-1), d.reshape(-1)
-    return Sums(float(torch.dot(w, w)), float(torch.dot(w, d)), float(torch.dot(d, d)), float(d.abs().sum()), changed)
+    w = w.reshape(-1)
+    d = d.reshape(-1)
+    return Sums(base=float(torch.dot(w, w)),
+                mixed=float(torch.dot(w, d)),
+                update=float(torch.dot(d, d)),
+                absolute=float(d.abs().sum()),
+                changed=changed)
 
-# %% ../../nbs/weights/00_delta.ipynb #cell-008
+# %% ../../nbs/weights/00_delta.ipynb #cell-009
 def _changed(x, y)->int:
     "How many values differ in bf16"
-    import numpy as np, torch
-    x, y = (t.to(torch.bfloat16).view(torch.int16).numpy() for t in (x, y))
-    return np.count_nonzero(x != y)
+    import numpy as np
+    return np.count_nonzero(_bits(x) != _bits(y))
+
+def _bits(x):
+    "The bits of values in bf16"
+    import torch
+    return x.to(torch.bfloat16).view(torch.int16).numpy()
 
 def _piece(x, y, exact:bool)->Sums:
     "The sums of one piece; `y` is the update itself if that is exact, else the tuned values"
@@ -59,18 +71,26 @@ def _piece(x, y, exact:bool)->Sums:
         return _sums(w, new, _changed(x, w + new))
     return _sums(w, new - w, _changed(x, y))
 
+# %% ../../nbs/weights/00_delta.ipynb #cell-011
 def _chunk(a:Weight, b:Weight, start:int, stop:int)->Sums:
     "The sums over rows `start` to `stop`"
     exact = isinstance(b, Adapted)
     x = a.read(start, stop)
     y = b.step(start, stop) if exact else b.read(start, stop)
-    rows, found = max(1, _PIECE // max(a.width, 1)), [0.0] * 5
+    rows = _rows_of(a, _PIECE)
+    found = [0.0] * 5
     for i in range(0, stop - start, rows):
-        piece = _piece(x[i:i + rows], y[i:i + rows], exact)
-        found = [total + s for total, s in zip(found, astuple(piece))]
+        part = slice(i, i + rows)
+        piece = _piece(x[part], y[part], exact)
+        found = list(map(sum, zip(found, astuple(piece))))
     return Sums(*found)
 
-# %% ../../nbs/weights/00_delta.ipynb #cell-013
+def _rows_of(w:Weight, values:int)->int:
+    "How many rows hold so many values, at least one"
+    width = max(w.width, 1)
+    return max(1, values // width)
+
+# %% ../../nbs/weights/00_delta.ipynb #cell-016
 def _relative(s:Sums)->float:
     "|D| / |W|; anything is infinitely more than nothing"
     if s.base:
@@ -79,59 +99,83 @@ def _relative(s:Sums)->float:
 
 def _cosine(s:Sums)->float:
     "Of base and tuned"
-    tuned = max(s.base + 2 * s.mixed + s.update, 0.0)
+    tuned = s.base + 2 * s.mixed + s.update
+    tuned = max(tuned, 0.0)
     if not (s.base and tuned):
         return float(s.base == tuned)
-    return min(1.0, (s.base + s.mixed) / math.sqrt(s.base * tuned))
+    product = s.base + s.mixed
+    return min(1.0, product / math.sqrt(s.base * tuned))
 
+# %% ../../nbs/weights/00_delta.ipynb #cell-017
 def _row(name:str, w:Weight, s:Sums)->dict:
     "One row of the table"
-    n = max(w.numel, 1)
-    place = {"name": name, "layer": number(name, "layers"), "part": part(name), "block": BLOCKS[part(name)],
-             "kind": "bias" if name.endswith("bias") else "weight", "expert": number(name, "experts"), "numel": w.numel}
-    return place | {"relative": _relative(s), "mean_abs": s.absolute / n, "cosine": _cosine(s), "changed": s.changed / n,
-                    "base_sq": s.base, "delta_sq": s.update}
+    n, role = max(w.numel, 1), part(name)
+    return {"name": name,
+            "layer": number(name, "layers"),
+            "part": role,
+            "block": BLOCKS[role],
+            "kind": "bias" if name.endswith("bias") else "weight",
+            "expert": number(name, "experts"),
+            "numel": w.numel,
+            "relative": _relative(s),
+            "mean_abs": s.absolute / n,
+            "cosine": _cosine(s),
+            "changed": s.changed / n,
+            "base_sq": s.base,
+            "delta_sq": s.update}
 
-# %% ../../nbs/weights/00_delta.ipynb #cell-016
+# %% ../../nbs/weights/00_delta.ipynb #cell-020
+def _spans(w:Weight)->list[tuple[int, int]]:
+    "The rows of a weight in chunks, at least one"
+    step, end = _rows_of(w, _CHUNK), max(w.rows, 1)
+    starts = range(0, end, step)
+    return [(i, min(i + step, w.rows)) for i in starts]
+
 def _update(a:Weight, b:Weight):
     "The whole update of one weight, as a float32 matrix"
     import torch
     if isinstance(b, Adapted):
         return b.step(0, b.rows)
-    d, rows = torch.empty(a.rows, a.width), max(1, _CHUNK // a.width)
-    for i in range(0, a.rows, rows):
-        j = min(i + rows, a.rows)
-        torch.sub(b.read(i, j).float(), a.read(i, j), out=d[i:j])
+    d = torch.empty(a.rows, a.width)
+    for i, j in _spans(a):
+        before, after = a.read(i, j), b.read(i, j)
+        torch.sub(after.float(), before, out=d[i:j])
     return d
 
+# %% ../../nbs/weights/00_delta.ipynb #cell-021
 def _singular(d, rank:int, seed:int):
     "The largest singular values, by a randomized SVD with two power iterations"
     import torch
     g = torch.Generator().manual_seed(seed)
-    probes = torch.randn(d.shape[1], min(rank + 8, *d.shape), generator=g)
-    q = torch.linalg.qr(d @ probes)[0]
+    width = min(rank + 8, *d.shape)
+    probes = torch.randn(d.shape[1], width, generator=g)
+    q, _ = torch.linalg.qr(d @ probes)
     for _ in range(2):
-        back = torch.linalg.qr(d.T @ q)[0]
-        q = torch.linalg.qr(d @ back)[0]
-    return torch.linalg.svdvals(q.T @ d)[:rank].double()
+        back, _ = torch.linalg.qr(d.T @ q)
+        q, _ = torch.linalg.qr(d @ back)
+    found = torch.linalg.svdvals(q.T @ d)
+    return found[:rank].double()
 
-# %% ../../nbs/weights/00_delta.ipynb #cell-017
+# %% ../../nbs/weights/00_delta.ipynb #cell-023
 def _spectrum(d, rank:int, seed:int=0)->dict:
     "Effective rank and top singular share of an update"
     import torch
-    total, most = float(torch.linalg.vector_norm(d)) ** 2, min(d.shape)
+    total = float(torch.linalg.vector_norm(d)) ** 2
     if not total:
         return {"rank": 0.0, "top": 0.0}
     s = _singular(d, rank, seed)
     top = float(s[0] ** 2 / total)
-    if rank < most:
-        left = max(total - float(s.square().sum()), 0.0)
-        flat = math.sqrt(left / (most - rank))
-        s = torch.cat([s, torch.full((most - rank,), flat, dtype=torch.float64)])
+    unknown = min(d.shape) - rank
+    if unknown > 0:
+        known = float(s.square().sum())
+        flat = math.sqrt(max(total - known, 0.0) / unknown)
+        rest = torch.full((unknown,), flat, dtype=torch.float64)
+        s = torch.cat([s, rest])
     p = s / s.sum()
-    return {"rank": float(torch.exp(torch.special.entr(p).sum())), "top": top}
+    entropy = torch.special.entr(p).sum()
+    return {"rank": float(torch.exp(entropy)), "top": top}
 
-# %% ../../nbs/weights/00_delta.ipynb #cell-021
+# %% ../../nbs/weights/00_delta.ipynb #cell-027
 @contextmanager
 def _threads(n:int | None)->Iterator[ThreadPoolExecutor]:
     "A pool of threads that compute on one core each"
@@ -145,19 +189,15 @@ def _threads(n:int | None)->Iterator[ThreadPoolExecutor]:
     finally:
         torch.set_num_threads(before)
 
-def _spans(w:Weight)->list[tuple[int, int]]:
-    "The rows of a weight in chunks, at least one"
-    step = max(1, _CHUNK // max(w.width, 1))
-    return [(i, min(i + step, w.rows)) for i in range(0, max(w.rows, 1), step)]
-
 def _order(name:str)->tuple:
     "Embedding, layers from the first to the last, then what follows them"
-    layer = number(name, "layers")
-    embedding = layer is None and part(name) == "embed"
+    layer, role = number(name, "layers"), part(name)
+    embedding = layer is None and role == "embed"
     depth = math.inf if layer is None else layer
-    return not embedding, depth, PARTS.index(part(name)), number(name, "experts") or 0, name
+    expert = number(name, "experts") or 0
+    return not embedding, depth, PARTS.index(role), expert, name
 
-# %% ../../nbs/weights/00_delta.ipynb #cell-023
+# %% ../../nbs/weights/00_delta.ipynb #cell-029
 def diff(
     base:str | Path, # The checkpoint before: folder, .gguf file, `smollm2` or hub id
     tuned:str | Path, # The checkpoint after, or an adapter of `base`
@@ -170,37 +210,56 @@ def diff(
     from tqdm.auto import tqdm
     before = weights(base)
     both, rows = pairs(before, weights(tuned, before)), []
-    work = [(name, start, stop) for name in sorted(both, key=_order) for start, stop in _spans(both[name][0])]
-    def sums(task):
-        return task[0], _chunk(*both[task[0]], *task[1:])
     with _threads(threads) as pool:
-        found = groupby(pool.map(sums, work), key=lambda x: x[0])
-        for name, parts in tqdm(found, total=len(both), disable=not progress, unit="weight"):
+        found = _summed(both, pool)
+        for name, s in tqdm(found, total=len(both), disable=not progress, unit="weight"):
             a, b = both[name]
-            rows.append(_row(name, a, _total([s for _, s in parts])))
+            row = _row(name, a, s)
             if rank and len(a.shape) == 2:
-                rows[-1] |= _spectrum(_update(a, b), rank)
+                row |= _spectrum(_update(a, b), rank)
+            rows.append(row)
     return pd.DataFrame(rows).astype({"layer": "Int64", "expert": "Int64"})
 
-# %% ../../nbs/weights/00_delta.ipynb #cell-028
+# %% ../../nbs/weights/00_delta.ipynb #cell-030
+def _summed(both:dict[str, tuple[Weight, Weight]], pool:ThreadPoolExecutor)->Iterator[tuple[str, Sums]]:
+    "The sums of each weight, as its last chunk is done"
+    work = []
+    for name in sorted(both, key=_order):
+        a, _ = both[name]
+        work += [(name, *span) for span in _spans(a)]
+    def sums(task):
+        name, *span = task
+        return name, _chunk(*both[name], *span)
+    by_name = groupby(pool.map(sums, work), key=itemgetter(0))
+    for name, parts in by_name:
+        yield name, _total([s for _, s in parts])
+
+# %% ../../nbs/weights/00_delta.ipynb #cell-035
 def third(
     frame:"pd.DataFrame", # With a column `layer`
 )->"pd.Series": # lower, middle, upper; missing outside the layers
     "The third of the network a layer is in"
     import pandas as pd
     names = ["lower", "middle", "upper"]
-    layers = int(frame.layer.max()) + 1 if frame.layer.notna().any() else 1
-    which = [None if pd.isna(layer) else names[int(layer) * 3 // layers] for layer in frame.layer]
-    return pd.Series(pd.Categorical(which, names), frame.index)
+    last = frame.layer.max()
+    layers = 1 if pd.isna(last) else int(last) + 1
+    def which(layer):
+        return None if pd.isna(layer) else names[int(layer) * 3 // layers]
+    found = [which(layer) for layer in frame.layer]
+    return pd.Series(pd.Categorical(found, names), frame.index)
 
+# %% ../../nbs/weights/00_delta.ipynb #cell-036
 def group(
     frame:"pd.DataFrame", # The result of `diff`
     *by:str, # Columns: layer, part, block, expert, kind, third
 )->"pd.DataFrame": # Relative update, share of all, mean absolute change, share of changed values
     "The updates of groups of weights"
     import pandas as pd
-    frame = frame.assign(third=third(frame), total=frame.mean_abs * frame.numel, moved=frame.changed * frame.numel)
-    sums = frame.groupby(list(by), observed=True)[["numel", "base_sq", "delta_sq", "total", "moved"]].sum()
+    frame = frame.assign(third=third(frame),
+                         total=frame.mean_abs * frame.numel,
+                         moved=frame.changed * frame.numel)
+    groups = frame.groupby(list(by), observed=True)
+    sums = groups[["numel", "base_sq", "delta_sq", "total", "moved"]].sum()
     columns = {"numel": sums.numel,
                "relative": (sums.delta_sq / sums.base_sq) ** 0.5,
                "share": sums.delta_sq / frame.delta_sq.sum(),
@@ -209,7 +268,7 @@ def group(
                "changed": sums.moved / sums.numel}
     return pd.DataFrame(columns).reset_index()
 
-# %% ../../nbs/weights/00_delta.ipynb #cell-032
+# %% ../../nbs/weights/00_delta.ipynb #cell-040
 def save_delta(
     frame:"pd.DataFrame", # Any table
     out:str | Path, # A .parquet, .csv or .jsonl file
