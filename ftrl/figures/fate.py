@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import Row
 from ..evaluation.faults import CALL_FATES, EPISODE_FATES, fates
+from .result import reach_of
 from .style import (
     Missing, caption, color, figure, interval, label, models, need, policy, results, seeds, sheet)
 from ..files import load_rows, read_json_lines
@@ -24,10 +25,11 @@ def anatomies(
 )->"pd.DataFrame": # model, of (calls or episodes), fate, count
     "The fates of all calls and episodes of every policy"
     import pandas as pd
-    rows, found = {row.id: row for row in _test_rows(run)}, []
+    rows = {row.id: row for row in _test_rows(run)}
+    found = []
     for path in need(run, "eval/*.jsonl", "eval"):
-        counts = _counted(path, rows)
-        found += [{"model": policy(path), "of": of, "fate": fate, "count": n} for (of, fate), n in counts.items()]
+        for (of, fate), n in _counted(path, rows).items():
+            found.append({"model": policy(path), "of": of, "fate": fate, "count": n})
     if found:
         return pd.DataFrame(found)
     raise _none_played(run)
@@ -37,43 +39,53 @@ def _counted(path:Path, rows:dict[str, Row])->Counter:
     "How often each fate occurs in a result file"
     counts = Counter()
     for line in read_json_lines(path):
-        if line["benchmark"] != "ftrl" or line["id"] not in rows:
+        row = rows.get(line["id"])
+        if line["benchmark"] != "ftrl" or row is None:
             continue
-        calls, end = fates(rows[line["id"]], line)
+        calls, end = fates(row, line)
         counts.update(("calls", call) for call in calls)
         counts["episodes", end] += 1
     return counts
 
 def _test_rows(run)->list[Row]:
     "The environments that policies are evaluated on"
-    return load_rows(need(run, "envs/test.jsonl", "envs/test.jsonl")[0])
+    files = need(run, "envs/test.jsonl", "envs/test.jsonl")
+    return load_rows(files[0])
 
 def _none_played(run)->Missing:
     "What to say where nobody played them"
-    return Missing(f"{run}/eval has no results on envs/test.jsonl; make them with `ftrl evaluate ftrl --model M "
-                   f"--data {run}/envs/test.jsonl --out {run}/eval/NAME.jsonl`")
+    make = f"ftrl evaluate ftrl --model M --data {run}/envs/test.jsonl --out {run}/eval/NAME.jsonl"
+    return Missing(f"{run}/eval has no results on envs/test.jsonl; make them with `{make}`")
 
 # %% ../../nbs/figures/04_fate.ipynb #cell-011
-def _stack(ax, below, part:"pd.DataFrame", names:list[str], known:tuple, tint:tuple)->None:
+def _stack(ax, part:"pd.DataFrame", names:list[str], known:tuple, tint:tuple)->None:
     "Stacked shares, one bar a policy"
     total = part.groupby("model")["count"].sum()
     names = [name for name in names if name in total]
     left = [0.0] * len(names)
     for fate, colour in zip(known, tint):
-        counts = part[part.fate == fate].set_index("model")["count"].reindex(names).fillna(0)
+        counts = part[part.fate == fate].set_index("model")["count"]
+        counts = counts.reindex(names).fillna(0)
         share = [100 * counts[name] / total[name] for name in names]
         if sum(share):
             ax.barh(range(len(names)), share, .72, left=left, color=colour, label=fate)
         left = [before + own for before, own in zip(left, share)]
-    ax.set_yticks(range(len(names)), [f"{label(name)} ({total[name]:,})" for name in names])
+    ticks = [f"{label(name)} ({total[name]:,})" for name in names]
+    ax.set_yticks(range(len(names)), ticks)
     ax.invert_yaxis()
     ax.set(xlim=(0, 100), xlabel="%")
     ax.grid(axis="y", visible=False)
-    below.axis("off")
-    below.legend(*ax.get_legend_handles_labels(), loc="upper left", ncols=2, fontsize=8.5, handlelength=1)
 
 # %% ../../nbs/figures/04_fate.ipynb #cell-012
+def _key(below, ax)->None:
+    "The legend of a panel in the place below it"
+    below.axis("off")
+    handles, names = ax.get_legend_handles_labels()
+    below.legend(handles, names, loc="upper left", ncols=2, fontsize=8.5, handlelength=1)
+
+# %% ../../nbs/figures/04_fate.ipynb #cell-013
 GOOD_TO_BAD = ("#009e73", "#8fd0bb", "#e69f00", "#d55e00", "#a3407a", "#9aa3ad", "#4b5158")
+_KNOWN = {"calls": CALL_FATES, "episodes": EPISODE_FATES}
 
 @figure
 def errors(
@@ -84,49 +96,58 @@ def errors(
     names = models(frame.model)
     tall = .42 * len(names)
     fig, axes = sheet("Error anatomy", 12.5, tall + 2.7, ncols=2, nrows=2, height_ratios=[tall, 1])
-    for ax, below, of, known in zip(*axes, ("calls", "episodes"), (CALL_FATES, EPISODE_FATES)):
-        _stack(ax, below, frame[frame.of == of], names, known, GOOD_TO_BAD)
+    for ax, below, (of, known) in zip(*axes, _KNOWN.items()):
+        _stack(ax, frame[frame.of == of], names, known, GOOD_TO_BAD)
+        _key(below, ax)
         ax.set_title(f"what became of {of}")
-    caption(fig, f"In brackets: how many; {seeds(run)}. Calls are replayed against the sub-answers of their environment.")
+    caption(fig, f"In brackets: how many; {seeds(run)}. "
+                 "Calls are replayed against the sub-answers of their environment.")
     return fig, frame
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-015
+# %% ../../nbs/figures/04_fate.ipynb #cell-016
 def _sizes(run)->"pd.DataFrame":
     "Results with the size of their environments"
     import pandas as pd
     sizes = {}
     for row in _test_rows(run):
-        sizes[row.id] = {"sub-questions": sum(map(len, row.unsolved.values())), "tools": len(row.toolset)}
+        hops = sum(map(len, row.unsolved.values()))
+        sizes[row.id] = {"sub-questions": hops, "tools": len(row.toolset)}
     frame = results(run, "ftrl", "eval/*.jsonl")
     frame = frame[frame.id.isin(list(sizes)) & frame.solve_f1.notna()]
     if frame.empty:
         raise _none_played(run)
-    return frame.join(pd.DataFrame([sizes[id] for id in frame.id], index=frame.index))
+    of_items = [sizes[id] for id in frame.id]
+    return frame.join(pd.DataFrame(of_items, index=frame.index))
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-018
+# %% ../../nbs/figures/04_fate.ipynb #cell-019
 def _by_size(frame:"pd.DataFrame", what:str)->"pd.DataFrame":
     "Mean Solve-F1 with its interval, by size, of every policy"
     import pandas as pd
     rows = []
     for (name, size), part in frame.groupby(["model", what]):
         mean, low, high = interval(part.solve_f1)
-        rows.append({"model": name, "by": what, "size": size, "mean": mean, "low": low, "high": high, "n": len(part)})
+        about = {"model": name, "by": what, "size": size}
+        rows.append(about | {"mean": mean, "low": low, "high": high, "n": len(part)})
     return pd.DataFrame(rows)
 
+# %% ../../nbs/figures/04_fate.ipynb #cell-020
 def _points_by_size(ax, table:"pd.DataFrame", tint:dict[str, str])->None:
     "Points as large as their number of environments"
     curve = table["size"].nunique() > 2
+    middle = (len(tint) - 1) / 2
     for i, (name, colour) in enumerate(tint.items()):
         line = table[table.model == name]
-        at = line["size"] if curve else line["size"] + .04 * (i - (len(tint) - 1) / 2)
+        at = line["size"]
+        if not curve:
+            at = at + .04 * (i - middle)
         ax.scatter(at, line["mean"], 12 + 2.5 * line.n, color=colour, zorder=4, label=label(name))
         if curve:
             ax.plot(at, line["mean"], color=colour, lw=2, zorder=3)
             ax.fill_between(at, line.low, line.high, color=colour, alpha=.13, lw=0)
         else:
-            ax.errorbar(at, line["mean"], [line["mean"] - line.low, line.high - line["mean"]], fmt="none", ecolor=colour)
+            ax.errorbar(at, line["mean"], reach_of(line), fmt="none", ecolor=colour)
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-019
+# %% ../../nbs/figures/04_fate.ipynb #cell-021
 @figure
 def difficulty(
     run, # A run directory with eval/*.jsonl and envs/test.jsonl
@@ -139,11 +160,12 @@ def difficulty(
     for ax, what in zip(axes, ("sub-questions", "tools")):
         tables.append(_by_size(frame, what))
         _points_by_size(ax, tables[-1], tint)
-        ax.set(xlabel=what, ylim=(0, 1))
+        ax.set(xlabel=what, ylim=(-.05, 1))  # a point at zero is seen whole
         ax.set_xticks(sorted(frame[what].unique()))
         ax.grid(axis="x", visible=False)
     axes[0].set_ylabel("Solve-F1")
     axes[0].legend(loc="best", markerscale=.5)
-    caption(fig, f"n = {frame.groupby('model').size().min()} environments a policy; {seeds(run)}. Size of a point: "
-                 "environments. Bands and lines: 95 % bootstrap interval.")
+    n = frame.groupby("model").size().min()
+    caption(fig, f"n = {n} environments a policy; {seeds(run)}. Size of a point: environments. "
+                 "Bands and lines: 95 % bootstrap interval.")
     return fig, pd.concat(tables, ignore_index=True)

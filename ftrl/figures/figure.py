@@ -24,7 +24,8 @@ class Drawn:
     missing: str = ""
 
     def __repr__(self):
-        return f"{self.name}: {self.files[0] if self.files else f'not drawn: {self.missing}'}"
+        told = self.files[0] if self.files else f"not drawn: {self.missing}"
+        return f"{self.name}: {told}"
 
 # %% ../../nbs/figures/07_figure.ipynb #cell-008
 def draw(
@@ -33,7 +34,8 @@ def draw(
     names:tuple[str, ...]=(), # Only these figures; all by default
 )->list[Drawn]: # In the order of a paper
     "Draw and save every figure that a run has inputs for"
-    run, out = Path(run), Path(out or Path(run)/"figures")
+    run = Path(run)
+    out = Path(out or run/"figures")
     if not run.is_dir():
         raise FtrlError(f"{run}: no such directory; expected a run made by `ftrl reproduce --out {run}`")
     for name in names:

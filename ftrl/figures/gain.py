@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..evaluation.table import bootstrap, chance
-from .result import SOLVE, bars, curves, summary
-from ftrl.figures.style import (
-    INK, PALETTE, Missing, caption, checkpoints, color, figure, label, main_algorithm, models, need, results,
-    seeds, sheet)
+from .result import SOLVE, bars, curves, reach_of, summary
+from .style import (
+    INK, PALETTE, Missing, caption, checkpoints, color, figure, label, main_algorithm, models, need,
+    results, seeds, sheet)
 from ..files import finished
 from ..training.algorithm import ALGORITHMS
 
@@ -25,15 +25,18 @@ def paid(
     run, # A run directory with train/*/metrics.jsonl
 )->"pd.DataFrame": # policy, step, round, reward, minutes and million tokens so far
     "What had been spent at each step of reinforcement learning"
-    frame, make = curves(run), "make it with `ftrl train ROWS --model M --out DIR`"
+    frame = curves(run)
+    make = "make it with `ftrl train ROWS --model M --out DIR`"
     if "reward" not in frame:
         raise Missing(f"{run}/train has no reinforcement learning; {make}")
     lack = sorted({"seconds", "tokens"} - set(frame))
     if lack:
         raise Missing(f"{run}/train: no {lack[0]} in metrics.jsonl; {make}")
-    minutes = frame.groupby("policy").seconds.cumsum() / 60  # of steps that learn from an earlier sampling, too
+    # steps that learn from an earlier sampling have no reward, but take their time
+    minutes = frame.groupby("policy").seconds.cumsum() / 60
     frame = frame.assign(round=frame.get("round", 1), minutes=minutes, million=frame.tokens / 1e6)
-    return frame[frame.reward.notna()][["policy", "step", "round", "reward", "minutes", "million"]]
+    sampled = frame[frame.reward.notna()]
+    return sampled[["policy", "step", "round", "reward", "minutes", "million"]]
 
 # %% ../../nbs/figures/05_gain.ipynb #cell-009
 @figure
@@ -44,33 +47,40 @@ def learning(
     frame, played = paid(run), finished(run, "rounds/*.jsonl*")
     panels = 3 if played else 2
     fig, axes = sheet("Learning against time and tokens", 4.2 * panels, 3.1, ncols=panels)
-    for name, colour in color(models(frame.policy)).items():
-        line = frame[frame.policy == name]
-        for ax, x in zip(axes, ("minutes", "million")):
-            ax.plot(line[x], line.reward, lw=.8, alpha=.35, color=colour)
-            ax.plot(line[x], line.reward.ewm(span=10).mean(), lw=2, color=colour, label=label(name))
+    _rewards_over(axes[0], frame, "minutes")
+    _rewards_over(axes[1], frame, "million")
     kept = _after_rounds(run, axes[2], frame) if played else ""
     axes[0].set(xlabel="minutes of training", title="reward")
     axes[1].set(xlabel="million tokens read and written", title="reward")
-    # every panel begins where training does, so that they can be read side by side
+    # every panel begins where training does, and shows a point that stands there whole
     for ax in axes:
-        ax.set_xlim(left=0)
+        _, right = ax.get_xlim()
+        ax.set_xlim(left=-.02 * right)
     axes[0].legend(loc="best")
-    caption(fig, f"{seeds(run)}. Thick: exponential average, span 10 points. Tokens as a trainer that repeats "
-                 f"the prompt would count them.{kept}")
+    caption(fig, f"{seeds(run)}. Thick: exponential average, span 10 points. "
+                 f"Tokens as a trainer that repeats the prompt would count them.{kept}")
     return fig, frame
 
 # %% ../../nbs/figures/05_gain.ipynb #cell-010
+def _rewards_over(ax, frame:"pd.DataFrame", x:str)->None:
+    "The rewards of every training thin, their average thick"
+    for name, colour in color(models(frame.policy)).items():
+        line = frame[frame.policy == name]
+        average = line.reward.ewm(span=10).mean()
+        ax.plot(line[x], line.reward, lw=.8, alpha=.35, color=colour)
+        ax.plot(line[x], average, lw=2, color=colour, label=label(name))
+
+# %% ../../nbs/figures/05_gain.ipynb #cell-012
 def _after_rounds(run, ax, frame:"pd.DataFrame")->str:
-    "Held-out Solve-F1 at the end of each round of the first algorithm, and of the policy that was kept; a word on it"
+    "Held-out Solve-F1 after each round of the first algorithm, and of the policy that was kept; a word on it"
     name = main_algorithm(run)
     colour = checkpoints().get(name, PALETTE[0])
     played = results(run, "ftrl", "rounds/*.jsonl").astype({"model": int})
     table = summary(played, ["model"], ["solve_f1"]).sort_values("model")
-    ends = {0: 0.0} | frame[frame.policy == name].groupby("round").minutes.max().to_dict()
+    mine = frame[frame.policy == name]
+    ends = {0: 0.0} | mine.groupby("round").minutes.max().to_dict()
     at = [ends.get(k, float("nan")) for k in table.model]
-    reach = [table["mean"] - table.low, table.high - table["mean"]]
-    ax.errorbar(at, table["mean"], reach, fmt="o-", color=colour, lw=2, capsize=3)
+    ax.errorbar(at, table["mean"], reach_of(table), fmt="o-", color=colour, lw=2, capsize=3)
     ax.set(xlabel="minutes of training", title=f"held-out Solve-F1, {label(name)}", ylim=(0, None))
     final = results(run, "ftrl", "eval/*.jsonl").query("model == @name").solve_f1
     if final.empty:
@@ -78,23 +88,30 @@ def _after_rounds(run, ax, frame:"pd.DataFrame")->str:
     ax.axhline(final.mean(), color=INK, lw=1, ls="--")
     return " Dashed: the policy that was kept."
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-013
+# %% ../../nbs/figures/05_gain.ipynb #cell-015
 def spent(
     run, # A run directory with metrics.json
 )->"pd.DataFrame": # stage, minutes
     "Minutes of every stage"
     import pandas as pd
-    measured = json.loads(need(run, "metrics.json", "ftrl reproduce --out RUN")[0].read_text())
-    seconds = measured.get("seconds", {})
+    file = need(run, "metrics.json", "ftrl reproduce --out RUN")[0]
+    seconds = json.loads(file.read_text()).get("seconds", {})
     train = curves(run).groupby("policy").seconds.sum()
-    cold, rest = train.get("cold", 0.0), train.drop("cold", errors="ignore")
-    rows = {"build": seconds.get("1_build"), "cold start": cold, "collect": seconds.get("2_collect", 0) - cold}
-    rows |= {f"train {label(name)}": took for name, took in rest.items()}
-    rows |= {"other rounds and rewards": seconds.get("3_train", 0) - rest.sum()}
-    rows |= {"evaluate": seconds.get("4_evaluate"), "delta": seconds.get("5_delta")}
-    return pd.DataFrame([{"stage": k, "minutes": max(v, 0) / 60} for k, v in rows.items() if v])
+    cold = train.get("cold", 0.0)
+    policies = train.drop("cold", errors="ignore")
+    stages = {
+        "build": seconds.get("1_build"),
+        "cold start": cold,
+        "collect": seconds.get("2_collect", 0) - cold}
+    stages |= {f"train {label(name)}": took for name, took in policies.items()}
+    stages |= {
+        "other rounds and rewards": seconds.get("3_train", 0) - policies.sum(),
+        "evaluate": seconds.get("4_evaluate"),
+        "delta": seconds.get("5_delta")}
+    known = {stage: took for stage, took in stages.items() if took}
+    return pd.DataFrame([{"stage": stage, "minutes": max(took, 0) / 60} for stage, took in known.items()])
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-015
+# %% ../../nbs/figures/05_gain.ipynb #cell-017
 def _machine(run)->str:
     "What a run ran on, in words"
     measured = json.loads((Path(run)/"metrics.json").read_text()).get("machine", {})
@@ -117,7 +134,7 @@ def cost(
     caption(fig, f"{frame.minutes.sum():.0f} minutes in all, {_machine(run)}; {seeds(run)}.")
     return fig, frame
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-018
+# %% ../../nbs/figures/05_gain.ipynb #cell-020
 def runs(
     run, # A run directory
 )->dict[str, Path]: # seed -> the folder of its results
@@ -129,30 +146,42 @@ def runs(
 def training_steps(
     policies, # Names of those that were evaluated
 )->list[tuple[str, str]]: # (after, before)
-    "What each step of training starts from: the cold start from the base model, algorithms from the cold start"
+    "What each step of training starts from: the cold start from base, algorithms from the cold start"
     steps = [("cold", "base"), *((algorithm, "cold") for algorithm in ALGORITHMS)]
     return [step for step in steps if set(step) <= set(policies)]
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-020
+# %% ../../nbs/figures/05_gain.ipynb #cell-022
 def gains(
     run, # A run directory with eval/*.jsonl, and seed*/eval/*.jsonl
     metric:str="solve_f1",
 )->"pd.DataFrame": # policy, before, seed (or `all`), mean, low, high, p, n
     "What each step of training gains, paired by environment"
     import pandas as pd
-    frames = [results(folder, "ftrl", "eval/*.jsonl").assign(seed=seed) for seed, folder in runs(run).items()]
+    frames = []
+    for seed, folder in runs(run).items():
+        frames.append(results(folder, "ftrl", "eval/*.jsonl").assign(seed=seed))
     frame, rows = pd.concat(frames), []
     wide = frame.pivot_table(index="id", columns=["seed", "model"], values=metric)
     for after, before in training_steps(frame.model):
-        both = [seed for seed in runs(run) if {(seed, after), (seed, before)} <= set(wide.columns)]
-        change = {seed: (wide[seed, after] - wide[seed, before]).dropna() for seed in both}
-        if len(both) > 1:
-            change["all"] = pd.concat(change.values(), axis=1)  # a column a seed
-        rows += [{"policy": after, "before": before, "seed": seed} | _told(d) for seed, d in change.items()]
+        for seed, change in _changes(wide, after, before, list(runs(run))).items():
+            rows.append({"policy": after, "before": before, "seed": seed} | _told(change))
     if rows:
         return pd.DataFrame(rows)
     raise Missing(f"{run}/eval has no policy beside the one it started from; make it with "
                   f"`ftrl reproduce --out {run}`")
+
+# %% ../../nbs/figures/05_gain.ipynb #cell-023
+def _changes(wide:"pd.DataFrame", after:str, before:str, played_by:list[str])->dict:
+    "Differences by environment: of every seed that played both, and of all of them, a column a seed"
+    import pandas as pd
+    played = set(wide.columns)
+    found = {}
+    for seed in played_by:
+        if {(seed, after), (seed, before)} <= played:
+            found[seed] = (wide[seed, after] - wide[seed, before]).dropna()
+    if len(found) > 1:
+        found["all"] = pd.concat(found.values(), axis=1)
+    return found
 
 def _told(change)->dict:
     "Differences in numbers; several seeds are drawn together with the environments"
@@ -160,42 +189,48 @@ def _told(change)->dict:
     mean, low, high = bootstrap([values])
     return {"mean": mean, "low": low, "high": high, "p": chance([values]), "n": len(change)}
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-023
+# %% ../../nbs/figures/05_gain.ipynb #cell-026
 def _ways(ax, folders:dict)->None:
     "Solve-F1 of every policy, joined as it was trained"
     order = None
     for i, (seed, folder) in enumerate(folders.items()):
-        means = results(folder, "ftrl", "eval/*.jsonl").groupby("model").solve_f1.mean()
-        order = order or models(means.index)
-        for k, (after, before) in enumerate(training_steps(means.index)):
+        frame = results(folder, "ftrl", "eval/*.jsonl")
+        percent = 100 * frame.groupby("model").solve_f1.mean()
+        order = order or models(percent.index)
+        how = {"color": PALETTE[i % len(PALETTE)], "marker": "s" if i else "o", "ls": "--" if i else "-"}
+        name = f"seed {seed}"
+        for after, before in training_steps(percent.index):
             at = [order.index(before), order.index(after)]
-            ax.plot(at, [100 * means[before], 100 * means[after]], "o-" if i == 0 else "s--",
-                    color=PALETTE[i % len(PALETTE)], label=f"seed {seed}" if k == 0 else None)
+            ax.plot(at, [percent[before], percent[after]], label=name, **how)
+            name = None  # one line of a seed stands in the legend
     ax.set_xticks(range(len(order)), map(label, order), fontsize=8.5)
     ax.set(ylabel="Solve-F1, %", ylim=(0, None))
     ax.legend()
     ax.grid(axis="x", visible=False)
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-024
+# %% ../../nbs/figures/05_gain.ipynb #cell-027
+_DIAMOND = {"fmt": "D", "ms": 6, "color": INK, "lw": 1.8}
+_DOT = {"fmt": "o", "ms": 4, "lw": 1}
+
 def _whiskers(ax, table:"pd.DataFrame")->None:
     "The gain of every step, seed by seed, and over all seeds as a diamond"
-    steps = list(table[["policy", "before"]].drop_duplicates().itertuples(index=False, name=None))
-    for i, (after, before) in enumerate(steps):
-        part = table[(table.policy == after) & (table.before == before)]
+    steps = table.groupby(["policy", "before"], sort=False)
+    names = []
+    for i, ((after, before), part) in enumerate(steps):
+        names.append(f"{label(after)} over {label(before)}")
+        middle = (len(part) - 1) / 2
         for j, x in enumerate(part.itertuples()):
-            at = i + .16 * (j - (len(part) - 1) / 2)
-            reach = [[100 * (x.mean - x.low)], [100 * (x.high - x.mean)]]
             whole = x.seed == "all" or len(part) == 1
-            how = {"fmt": "D", "ms": 6, "color": INK, "lw": 1.8} if whole else \
-                  {"fmt": "o", "ms": 4, "color": PALETTE[j % len(PALETTE)], "lw": 1}
-            ax.errorbar(100 * x.mean, at, xerr=reach, capsize=3, **how)
+            how = _DIAMOND if whole else _DOT | {"color": PALETTE[j % len(PALETTE)]}
+            reach = [[100 * (x.mean - x.low)], [100 * (x.high - x.mean)]]
+            ax.errorbar(100 * x.mean, i + .16 * (j - middle), xerr=reach, capsize=3, **how)
     ax.axvline(0, color=INK, lw=.8, ls=":")
-    ax.set_yticks(range(len(steps)), [f"{label(after)} over {label(before)}" for after, before in steps])
+    ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set(xlabel="gain in Solve-F1, points", title="paired by environment")
     ax.grid(axis="y", visible=False)
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-025
+# %% ../../nbs/figures/05_gain.ipynb #cell-028
 @figure
 def spread(
     run, # A run directory with eval/*.jsonl, and seed*/eval/*.jsonl
@@ -206,41 +241,52 @@ def spread(
     _ways(left, folders)
     _whiskers(right, table)
     told = f"seeds {', '.join(folders)}" if len(folders) > 1 else seeds(run)
-    caption(fig, f"n = {table.n.max()} environments, greedy; {told}. Diamonds: over all seeds. "
-                 "Lines: 95 % bootstrap interval over environments; of diamonds, over seeds and environments together.")
+    caption(fig, f"n = {table.n.max()} environments, greedy; {told}. Diamonds: over all seeds. Lines: 95 % "
+                 "bootstrap interval over environments; of diamonds, over seeds and environments together.")
     return fig, table
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-028
+# %% ../../nbs/figures/05_gain.ipynb #cell-031
 _OTHER = "ftrl evaluate ftrl --model M --data OTHER.jsonl --out RUN/transfer/OTHER/NAME.jsonl"
 
 def _elsewhere(run)->"pd.DataFrame":
     "Results on held-out things and everywhere else that policies were played, by place"
     import pandas as pd
-    folders = {p.parent.name for p in need(run, "transfer/*/*.jsonl", _OTHER)}
-    places = {"test": "eval/*.jsonl"} | {p: f"transfer/{p}/*.jsonl" for p in sorted(folders, reverse=True)}
-    return pd.concat([results(run, "ftrl", where).assign(place=place) for place, where in places.items()])
+    folders = {path.parent.name for path in need(run, "transfer/*/*.jsonl", _OTHER)}
+    places = {"test": "eval/*.jsonl"}
+    for folder in sorted(folders, reverse=True):
+        places[folder] = f"transfer/{folder}/*.jsonl"
+    frames = [results(run, "ftrl", where).assign(place=place) for place, where in places.items()]
+    return pd.concat(frames)
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-029
+# %% ../../nbs/figures/05_gain.ipynb #cell-032
 @figure
 def transfer(
     run, # A run directory with eval/*.jsonl and transfer/PLACE/*.jsonl
 ):
     "Solve-F1 on things, worlds and tools that training never saw"
     frame = _elsewhere(run)
-    table, tint, places = summary(frame, ["model", "place"], SOLVE), color(models(frame.model)), frame.place.unique()
+    table = summary(frame, ["model", "place"], SOLVE)
+    tint = color(models(frame.model))
+    places = frame.place.unique().tolist()
     fig, axes = sheet("Things, worlds and tools never seen", 12.5, 3.4, ncols=3, sharey=True)
     for ax, metric in zip(axes, SOLVE):
-        bars(ax, table[table.metric == metric], "place", list(places), "model", tint)
+        bars(ax, table[table.metric == metric], "place", places, "model", tint)
         ax.set(title=label(metric), ylim=(0, 1))
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(tint))
-    sizes = frame.groupby(["place", "model"]).size().groupby("place").max()
+    each = frame.groupby(["place", "model"]).size()
+    sizes = each.groupby("place").max()
     counts = ", ".join(f"{n} of {label(place)}" for place, n in sizes.items())
-    caption(fig, f"n = {counts}; {seeds(run)}. Lines: 95 % bootstrap interval. Solve-P of an episode without a "
-                 f"call is 1.{_unplayed(frame)}")
+    caption(fig, f"n = {counts}; {seeds(run)}. Lines: 95 % bootstrap interval. "
+                 f"Solve-P of an episode without a call is 1.{_unplayed(frame)}")
     return fig, table
 
+# %% ../../nbs/figures/05_gain.ipynb #cell-033
 def _unplayed(frame:"pd.DataFrame")->str:
     "A word on bars that are not there: nobody played them, which is not 0"
     there = set(zip(frame.model, frame.place))
-    lack = [f"{label(m)} on {label(p)}" for p in frame.place.unique() for m in models(frame.model) if (m, p) not in there]
+    lack = []
+    for place in frame.place.unique():
+        for model in models(frame.model):
+            if (model, place) not in there:
+                lack.append(f"{label(model)} on {label(place)}")
     return f" Not played: {', '.join(lack)}." if lack else ""

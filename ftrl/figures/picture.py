@@ -11,7 +11,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from ..core import SCENARIOS, Env, SubQuestion
-from .style import FAINT, INK, SCENARIO, Missing, caption, figure, label, need, policy, seeds, sheet
+from .style import (
+    FAINT, INK, SCENARIO, Missing, caption, figure, label, need, policy, seeds, sheet)
 from ..files import load_rows
 
 if TYPE_CHECKING:
@@ -26,10 +27,13 @@ def depths(env:Env)->dict[str, int]:
         deep[sub.id] = max(above, default=-1) + 1
     return deep
 
+# %% ../../nbs/figures/01_picture.ipynb #cell-008
 def places(env:Env)->dict[str, tuple[float, int]]:
     "Column and depth of each sub-question, the columns of a depth centred"
     deep, spot = depths(env), {}
-    rows = [[s for s in env.subquestions if deep[s.id] == depth] for depth in range(max(deep.values()) + 1)]
+    rows = [[] for _ in range(max(deep.values()) + 1)]
+    for sub in env.subquestions:
+        rows[deep[sub.id]].append(sub)
     widest = max(map(len, rows))
 
     def above(sub:SubQuestion)->float:
@@ -43,7 +47,7 @@ def places(env:Env)->dict[str, tuple[float, int]]:
             spot[sub.id] = (i + left, depth)
     return spot
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-010
+# %% ../../nbs/figures/01_picture.ipynb #cell-011
 WIDE, TALL, PITCH_X, PITCH_Y = 2.5, 1.16, 2.66, 1.56
 SMALL = "#5a636d"  # of remarks
 
@@ -53,17 +57,24 @@ def _clip(text:str, width:int, lines:int)->str:
     # one long word does not fit any line: it is cut
     return "\n".join(wrapped) if wrapped and wrapped[0] != "…" else text[:width - 1] + "…"
 
+# %% ../../nbs/figures/01_picture.ipynb #cell-013
 def _box(ax, x:float, y:float, sub:SubQuestion, colour:str)->None:
     "One sub-question, centred at x with its top at y"
     from matplotlib.patches import FancyBboxPatch
-    left, round_ = x - WIDE / 2, "round,pad=0,rounding_size=0.08"
-    ax.add_patch(FancyBboxPatch((left, y), WIDE, TALL, boxstyle=round_, fc="white", ec=colour, lw=1.3, zorder=2))
-    ax.text(left + .1, y + .12, _clip(sub.question, 31, 2), va="top", fontsize=9.6, zorder=3, linespacing=1.12)
-    ax.text(left + .1, y + .70, _clip(sub.tool, 29, 1), va="center", fontsize=8.4, family="DejaVu Sans Mono",
-            color=colour, zorder=3)
-    ax.text(left + .1, y + .97, "→ " + _clip(sub.answer, 27, 1), va="center", fontsize=9.6, fontweight="bold", zorder=3)
+    left = x - WIDE / 2
+    round_ = "round,pad=0,rounding_size=0.08"
+    box = FancyBboxPatch((left, y), WIDE, TALL, boxstyle=round_, fc="white", ec=colour, lw=1.3, zorder=2)
+    ax.add_patch(box)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-012
+    def write(down:float, text:str, va:str="center", **how):
+        "A text in the box, so far below its top"
+        ax.text(left + .1, y + down, text, va=va, zorder=3, **how)
+
+    write(.12, _clip(sub.question, 31, 2), va="top", fontsize=9.6, linespacing=1.12)
+    write(.70, _clip(sub.tool, 29, 1), fontsize=8.4, family="DejaVu Sans Mono", color=colour)
+    write(.97, "→ " + _clip(sub.answer, 27, 1), fontsize=9.6, fontweight="bold")
+
+# %% ../../nbs/figures/01_picture.ipynb #cell-015
 def _arrow(ax, start:tuple, end:tuple)->None:
     "An arrow that leaves and arrives vertically"
     from matplotlib.patches import FancyArrowPatch
@@ -72,12 +83,13 @@ def _arrow(ax, start:tuple, end:tuple)->None:
     middle = (y0 + y1) / 2
     points = [(x0, y0), (x0, middle), (x1, middle), (x1, y1)]
     curve = Curve(points, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
-    ax.add_patch(FancyArrowPatch(path=curve, arrowstyle="-|>", mutation_scale=9, lw=1, color=FAINT, zorder=1))
+    arrow = FancyArrowPatch(path=curve, arrowstyle="-|>", mutation_scale=9, lw=1, color=FAINT, zorder=1)
+    ax.add_patch(arrow)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-014
+# %% ../../nbs/figures/01_picture.ipynb #cell-017
 @dataclass(frozen=True)
 class Panel:
-    "Where an environment is drawn: its left upper corner, its columns, and where each sub-question's box begins"
+    "Where an environment is drawn: its left upper corner and its columns"
     env: Env
     left: float
     top: float
@@ -97,47 +109,63 @@ class Panel:
 
     @property
     def foot(self)->float:
-        return self.top + self.head + (max(depths(self.env).values()) + 1) * PITCH_Y + .02
+        hops = max(depths(self.env).values()) + 1
+        return self.top + self.head + hops * PITCH_Y + .02
 
-    def boxes(self)->dict[str, tuple[float, float]]:
-        "The upper middle of each box, the graph centred in the panel"
-        spot = places(self.env)
-        spare = self.columns - max(x for x, _ in spot.values()) - 1
-        return {id: (self.left + (x + spare / 2 + .5) * PITCH_X, self.top + self.head + depth * PITCH_Y)
-                for id, (x, depth) in spot.items()}
+# %% ../../nbs/figures/01_picture.ipynb #cell-018
+def _boxes(panel:Panel)->dict[str, tuple[float, float]]:
+    "The upper middle of each box, the graph centred in the panel"
+    spot = places(panel.env)
+    spare = panel.columns - max(x for x, _ in spot.values()) - 1
+    found = {}
+    for id, (x, depth) in spot.items():
+        across = (x + spare / 2 + .5) * PITCH_X
+        down = panel.head + depth * PITCH_Y
+        found[id] = (panel.left + across, panel.top + down)
+    return found
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-016
+# %% ../../nbs/figures/01_picture.ipynb #cell-020
 def _graph(ax, panel:Panel, colour:str)->None:
     "The boxes of a panel, and the arrows between them and to the answer"
-    boxes, needed = panel.boxes(), {id for s in panel.env.subquestions for id in s.depends_on}
+    boxes = _boxes(panel)
+    needed = {id for sub in panel.env.subquestions for id in sub.depends_on}
+    answer = (panel.middle, panel.foot - .03)
     for sub in panel.env.subquestions:
         x, y = boxes[sub.id]
         _box(ax, x, y, sub, colour)
         for id in sub.depends_on:
-            _arrow(ax, (boxes[id][0], boxes[id][1] + TALL), (x, y - .03))
+            above, top = boxes[id]
+            _arrow(ax, (above, top + TALL), (x, y - .03))
         if sub.id not in needed:
-            _arrow(ax, (x, y + TALL), (panel.middle, panel.foot - .03))
+            _arrow(ax, (x, y + TALL), answer)
 
+# %% ../../nbs/figures/01_picture.ipynb #cell-021
 def _panel(ax, panel:Panel)->None:
     "Draw one environment"
-    env, colour, left, top = panel.env, SCENARIO[panel.env.scenario], panel.left + .1, panel.top
+    env, left, top = panel.env, panel.left + .1, panel.top
+    colour = SCENARIO[env.scenario]
     ax.text(left, top + .16, label(env.scenario), fontsize=14, fontweight="bold", color=colour, va="center")
     ax.text(left, top + .42, panel.question, fontsize=10.4, style="italic", va="top", linespacing=1.2)
     _graph(ax, panel, colour)
-    answer = {"boxstyle": "round,pad=.45", "fc": colour, "ec": "none"}
-    ax.text(panel.middle, panel.foot + .2, _clip(env.answer, int(panel.columns * 26), 1), ha="center", va="center",
-            fontsize=11, fontweight="bold", color="white", bbox=answer, zorder=3)
-    ax.text(panel.middle, panel.foot + .6, f"{len(env.docs)} tools on offer, distractors: {len(env.distractors)}",
-            ha="center", va="center", fontsize=9.4, color=SMALL)
+    middle = {"ha": "center", "va": "center"}
+    field = {"boxstyle": "round,pad=.45", "fc": colour, "ec": "none"}
+    answer = _clip(env.answer, int(panel.columns * 26), 1)
+    ax.text(panel.middle, panel.foot + .2, answer, fontsize=11, fontweight="bold", color="white",
+            bbox=field, zorder=3, **middle)
+    offer = f"{len(env.docs)} tools on offer, distractors: {len(env.distractors)}"
+    ax.text(panel.middle, panel.foot + .6, offer, fontsize=9.4, color=SMALL, **middle)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-018
+# %% ../../nbs/figures/01_picture.ipynb #cell-023
 def _typical(envs:list[Env], scenario:str, size:int)->Env | None:
     "An environment of a scenario to show"
-    def width(env):
-        return max(x for x, _ in places(env).values())
+    def small(env):
+        width = max(x for x, _ in places(env).values())
+        return len(env.subquestions) <= 8 and width <= 2
+
     def unlike(env):
         return abs(len(env.subquestions) - size), len(env.question), env.id
-    mine = [e for e in envs if e.scenario == scenario and len(e.subquestions) <= 8 and width(e) <= 2]
+
+    mine = [env for env in envs if env.scenario == scenario and small(env)]
     return min(mine, key=unlike, default=None)
 
 def environments(run, *splits:str)->list[Env]:
@@ -148,7 +176,7 @@ def environments(run, *splits:str)->list[Env]:
         return envs
     raise Missing(f"{run}/envs has no rows with an `env` column; make them with `ftrl build`")
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-019
+# %% ../../nbs/figures/01_picture.ipynb #cell-024
 def _layout(envs:list[Env])->list[Panel]:
     "Panels in rows that are as full as the widest graph allows"
     columns = [max(max(x for x, _ in places(env).values()) + 1, 1.3) for env in envs]
@@ -157,18 +185,25 @@ def _layout(envs:list[Env])->list[Panel]:
     for env, n in zip(envs, columns):
         if left and left + n > widest:
             left, top = 0.0, low
-        panels.append(Panel(env, .1 + left * PITCH_X, top, n))
-        left, low = left + n, max(low, panels[-1].foot + 1.05)
+        panel = Panel(env, .1 + left * PITCH_X, top, n)
+        panels.append(panel)
+        left += n
+        low = max(low, panel.foot + 1.05)
     return panels
 
 def _facts(envs:list[Env])->"pd.DataFrame":
     "What the picture shows, as a table"
     import pandas as pd
-    return pd.DataFrame([
-        {"env": env.id, "scenario": env.scenario, "subquestion": sub.id, "question": sub.question, "tool": sub.tool,
-         "answer": sub.answer, "depends_on": " ".join(sub.depends_on)} for env in envs for sub in env.subquestions])
+    rows = []
+    for env in envs:
+        for sub in env.subquestions:
+            rows.append({
+                "env": env.id, "scenario": env.scenario, "subquestion": sub.id,
+                "question": sub.question, "tool": sub.tool, "answer": sub.answer,
+                "depends_on": " ".join(sub.depends_on)})
+    return pd.DataFrame(rows)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-021
+# %% ../../nbs/figures/01_picture.ipynb #cell-026
 @figure
 def scenarios(
     run, # A run directory with envs/test.jsonl
@@ -187,11 +222,12 @@ def scenarios(
     ax.text(.2, .26, "Four scenarios, from real environments", fontsize=15, fontweight="bold", va="center")
     for panel in panels:
         _panel(ax, panel)
-    told = "\n".join(textwrap.wrap(f"{', '.join(env.id for env in shown)}; {seeds(run)}.", int(width * 14)))
+    names = ", ".join(env.id for env in shown)
+    told = "\n".join(textwrap.wrap(f"{names}; {seeds(run)}.", int(width * 14)))
     ax.text(.2, height - .12, told, fontsize=8.4, color=SMALL, va="bottom")
     return fig, _facts(shown)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-024
+# %% ../../nbs/figures/01_picture.ipynb #cell-029
 @dataclass(frozen=True)
 class StageCount:
     "What a stage hands on: how many of what, and a remark"
@@ -200,41 +236,54 @@ class StageCount:
     count: int
     remark: str
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-025
+# %% ../../nbs/figures/01_picture.ipynb #cell-030
 def _counts(envs:list[Env])->list[StageCount]:
     "The stages, counted"
+    worlds = len({env.world for env in envs})
+    kinds = len({env.scenario for env in envs})
     subs = [sub for env in envs for sub in env.subquestions]
-    docs = [doc for env in envs for doc in env.docs]
-    gold = sum(len({sub.tool for sub in env.subquestions}) for env in envs)
     linked = sum(bool(sub.depends_on) for sub in subs)
-    spare = sum(len(env.distractors) for env in envs)
-    parameters = sum(len(doc.parameters.get("properties", {})) for doc in docs)
-    worlds, kinds = len({env.world for env in envs}), len({env.scenario for env in envs})
+    gold = sum(len({sub.tool for sub in env.subquestions}) for env in envs)
+    codes = sum(len(env.codes) for env in envs)
+    gated = sum(bool(env.gates) for env in envs)
     gates = len({gate for env in envs for gate in env.gates})
-    on_offer = f"{spare / len(docs):.0%} distractors, {parameters / len(docs):.1f} parameters a tool"
+    earlier = f"{linked / len(subs):.0%} need an earlier answer"
     return [
         StageCount("question", "questions", len(envs), f"{worlds} worlds, {kinds} scenarios"),
-        StageCount("1 decompose", "sub-questions", len(subs), f"{linked / len(subs):.0%} need an earlier answer"),
+        StageCount("1 decompose", "sub-questions", len(subs), earlier),
         StageCount("2 document", "tool documents", len(subs), "one for each sub-question"),
         StageCount("3 integrate", "tools with a task", gold, f"{len(subs) / gold:.2f} sub-questions a tool"),
-        StageCount("4 scale", "tools on offer", len(docs), on_offer),
-        StageCount("5 deploy", "local functions", sum(len(env.codes) for env in envs), "run in the sandbox"),
-        StageCount("gates", "environments", sum(bool(env.gates) for env in envs), f"pass {gates} gates")]
+        _on_offer(envs),
+        StageCount("5 deploy", "local functions", codes, "run in the sandbox"),
+        StageCount("gates", "environments", gated, f"pass {gates} gates")]
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-027
+# %% ../../nbs/figures/01_picture.ipynb #cell-031
+def _on_offer(envs:list[Env])->StageCount:
+    "What scaling makes: tools nobody asked for, and parameters"
+    docs = [doc for env in envs for doc in env.docs]
+    spare = sum(len(env.distractors) for env in envs) / len(docs)
+    parameters = sum(len(doc.parameters.get("properties", {})) for doc in docs) / len(docs)
+    remark = f"{spare:.0%} distractors, {parameters:.1f} parameters a tool"
+    return StageCount("4 scale", "tools on offer", len(docs), remark)
+
+# %% ../../nbs/figures/01_picture.ipynb #cell-033
 def _stage(ax, x:float, counted:StageCount, end:bool)->None:
     "One stage as a box; the first and the last are grey"
     from matplotlib.patches import FancyBboxPatch
     face, edge, ink = ("#f3f4f6", FAINT, INK) if end else ("#eaf3f9", "#0072b2", "#0072b2")
     round_ = "round,pad=0,rounding_size=.08"
     ax.add_patch(FancyBboxPatch((x, .25), 1.55, 1.3, boxstyle=round_, fc=face, ec=edge, lw=1.2))
-    middle = {"ha": "center", "va": "center"}
-    ax.text(x + .775, 1.38, counted.stage, fontsize=9.5, fontweight="bold", color=ink, **middle)
-    ax.text(x + .775, 1.03, f"{counted.count:,}", fontsize=17, fontweight="bold", **middle)
-    ax.text(x + .775, .77, counted.what, fontsize=9, **middle)
-    ax.text(x + .775, .46, "\n".join(textwrap.wrap(counted.remark, 22)), fontsize=7.5, color=SMALL, **middle)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-028
+    def write(y:float, text:str, **how):
+        "A text in the middle of the box"
+        ax.text(x + .775, y, text, ha="center", va="center", **how)
+
+    write(1.38, counted.stage, fontsize=9.5, fontweight="bold", color=ink)
+    write(1.03, f"{counted.count:,}", fontsize=17, fontweight="bold")
+    write(.77, counted.what, fontsize=9)
+    write(.46, "\n".join(textwrap.wrap(counted.remark, 22)), fontsize=7.5, color=SMALL)
+
+# %% ../../nbs/figures/01_picture.ipynb #cell-034
 @figure
 def pipeline(
     run, # A run directory with envs/*.jsonl
@@ -250,26 +299,34 @@ def pipeline(
     for i, counted in enumerate(counts):
         x = i * 1.8
         _stage(ax, x, counted, i in (0, len(counts) - 1))
-        way = ((x - .24, .9), (x - .01, .9))
         if i:
-            ax.add_patch(FancyArrowPatch(*way, arrowstyle="-|>", mutation_scale=11, color=FAINT))
+            start, end = (x - .24, .9), (x - .01, .9)
+            ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=FAINT))
     caption(fig, f"Splits {', '.join(splits)}; {seeds(run)}. Counted from the environments of the run.")
     return fig, pd.DataFrame(counts)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-031
+# %% ../../nbs/figures/01_picture.ipynb #cell-037
 _PAPER_HOPS = {"single_hop": 1.0, "parallel_single_hop": 2.0, "multi_hop": 5.7, "parallel_multi_hop": 7.7}
-PAPER_DATA = {"sub-questions": _PAPER_HOPS, "tools": 9.3, "parameters a tool": 7.1, "prompt characters": 16_000}
+PAPER_DATA = {
+    "sub-questions": _PAPER_HOPS,
+    "tools": 9.3,
+    "parameters a tool": 7.1,
+    "prompt characters": 16_000}
 
 def _measure(env:Env)->dict:
     "One environment in numbers"
-    row, properties = env.row(), [len(doc.parameters.get("properties", {})) for doc in env.docs]
+    row = env.row()
+    properties = [len(doc.parameters.get("properties", {})) for doc in env.docs]
     about = {name: getattr(env, name) for name in ("id", "split", "scenario", "world", "difficulty")}
     return about | {
-        "sub-questions": len(env.subquestions), "depth": max(depths(env).values()) + 1, "tools": len(env.docs),
-        "distractors": len(env.distractors), "parameters a tool": sum(properties) / max(len(properties), 1),
+        "sub-questions": len(env.subquestions),
+        "depth": max(depths(env).values()) + 1,
+        "tools": len(env.docs),
+        "distractors": len(env.distractors),
+        "parameters a tool": sum(properties) / max(len(properties), 1),
         "prompt characters": len(row.tools) + len(row.messages[0]["content"])}
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-032
+# %% ../../nbs/figures/01_picture.ipynb #cell-038
 def _ranges(ax, frame:"pd.DataFrame", what:str, present:list[str])->None:
     "From least to most with the mean, by scenario, and the paper's number as a diamond"
     ours = frame.groupby("scenario")[what].agg(["min", "mean", "max"]).reindex(present)
@@ -285,7 +342,7 @@ def _ranges(ax, frame:"pd.DataFrame", what:str, present:list[str])->None:
     ax.grid(axis="y", visible=False)
     ax.locator_params(axis="x", nbins=5)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-033
+# %% ../../nbs/figures/01_picture.ipynb #cell-039
 @figure
 def dataset(
     run, # A run directory with envs/*.jsonl
@@ -301,6 +358,6 @@ def dataset(
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     sizes = ", ".join(f"{split} {n}" for split, n in frame.split.value_counts().items())
     spare = frame.distractors.sum() / frame.tools.sum()
-    caption(fig, f"n = {len(frame)} environments ({sizes}); {seeds(run)}. {spare:.0%} of tools are distractors "
-                 "(paper: 58 %).")
+    caption(fig, f"n = {len(frame)} environments ({sizes}); {seeds(run)}. "
+                 f"{spare:.0%} of tools are distractors (paper: 58 %).")
     return fig, frame

@@ -29,8 +29,10 @@ INK, PAPER, FAINT = "#22272e", "#ffffff", "#8a929c"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a6a53", "#1b9e9e")
 SCENARIO = dict(zip(SCENARIOS, PALETTE))
 LABEL = {
-    "single_hop": "single-hop", "parallel_single_hop": "parallel single-hop",
-    "multi_hop": "multi-hop", "parallel_multi_hop": "parallel multi-hop",
+    "single_hop": "single-hop",
+    "parallel_single_hop": "parallel single-hop",
+    "multi_hop": "multi-hop",
+    "parallel_multi_hop": "parallel multi-hop",
     "base": "base", "cold": "cold start",
     "solve_p": "Solve-P", "solve_r": "Solve-R", "solve_f1": "Solve-F1",
     "test": "held-out things", "world": "held-out worlds", "paper": "the paper's rows",
@@ -38,12 +40,14 @@ LABEL = {
 
 # %% ../../nbs/figures/00_style.ipynb #cell-007
 _RC = {
-    "axes.edgecolor": "#c9ced4", "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlesize": 11, "axes.labelsize": 10,
-    "font.family": "DejaVu Sans", "font.size": 10, "legend.frameon": False, "legend.fontsize": 9,
-    "grid.color": "#e8ebee", "svg.hashsalt": "ftrl", "svg.fonttype": "path", "savefig.dpi": 160,
+    "axes.edgecolor": "#c9ced4", "axes.labelcolor": INK, "text.color": INK,
+    "xtick.color": INK, "ytick.color": INK, "grid.color": "#e8ebee",
     "figure.facecolor": PAPER, "axes.spines.top": False, "axes.spines.right": False,
-    "xtick.labelsize": 9, "ytick.labelsize": 9}
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlesize": 11,
+    "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
+    "font.family": "DejaVu Sans", "font.size": 10,
+    "legend.frameon": False, "legend.fontsize": 9,
+    "svg.hashsalt": "ftrl", "svg.fonttype": "path", "savefig.dpi": 160}
 
 @contextmanager
 def look()->Iterator[None]:
@@ -73,7 +77,9 @@ def _sheet():
     "A figure that draws itself in a notebook"
     from matplotlib.figure import Figure
     class Sheet(Figure):
-        "A matplotlib figure outside `pyplot`"
+        "A matplotlib figure outside `pyplot`; one that is a table is told as `markdown`, too"
+        markdown = ""
+
         def _repr_png_(self):
             import io
             drawn = io.BytesIO()
@@ -82,6 +88,7 @@ def _sheet():
             return drawn.getvalue()
     return Sheet
 
+# %% ../../nbs/figures/00_style.ipynb #cell-013
 def sheet(
     title:str, # What the figure shows
     width:float=8, # Inches
@@ -91,20 +98,22 @@ def sheet(
     "A figure and its axes"
     fig = _sheet()(figsize=(width, height), layout="constrained")
     fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=13)
-    ratios = {k: grid.pop(k) for k in ("width_ratios", "height_ratios") if k in grid}
+    of_grid = {"width_ratios", "height_ratios"} & grid.keys()
+    ratios = {name: grid.pop(name) for name in of_grid}
     return fig, fig.subplots(**grid, gridspec_kw=ratios or None)
 
-# %% ../../nbs/figures/00_style.ipynb #cell-015
+# %% ../../nbs/figures/00_style.ipynb #cell-016
 def caption(
     fig, # A figure from `sheet`
     text:str, # How many, which seeds, what the bars mean
 )->None:
     "A line of small print below a figure"
     import textwrap
-    text = "\n".join(textwrap.wrap(text, int(fig.get_figwidth() * 15.5)))
+    letters = int(fig.get_figwidth() * 15.5)
+    text = "\n".join(textwrap.wrap(text, letters))
     fig.supxlabel(text, x=0.01, ha="left", fontsize=8, color="#5a636d")
 
-# %% ../../nbs/figures/00_style.ipynb #cell-018
+# %% ../../nbs/figures/00_style.ipynb #cell-019
 def interval(
     values, # Numbers, one an item
 )->tuple[float, float, float]: # Mean, lower and upper end
@@ -114,16 +123,17 @@ def interval(
         raise FtrlError("interval: got no values; expected one or more")
     return bootstrap([values])
 
-# %% ../../nbs/figures/00_style.ipynb #cell-021
+# %% ../../nbs/figures/00_style.ipynb #cell-022
 class Missing(FtrlError):
     "A figure's input is not there; the text says which command makes it"
 
-MAKE = {"envs/test.jsonl": "ftrl build --split test --out RUN/envs/test.jsonl",
-        "envs/train.jsonl": "ftrl build --out RUN/envs/train.jsonl",
-        "rows": "ftrl collect RUN/envs/train.jsonl --model M --out RUN/rows/round1.parquet",
-        "train": "ftrl train RUN/rows/round1.parquet --model M --algorithm grpo --out RUN/models/grpo",
-        "eval": "ftrl evaluate ftrl --model M --data RUN/envs/test.jsonl --out RUN/eval/NAME.jsonl",
-        "delta": "ftrl delta BASE TUNED --out RUN/delta/NAME.parquet"}
+MAKE = {
+    "envs/test.jsonl": "ftrl build --split test --out RUN/envs/test.jsonl",
+    "envs/train.jsonl": "ftrl build --out RUN/envs/train.jsonl",
+    "rows": "ftrl collect RUN/envs/train.jsonl --model M --out RUN/rows/round1.parquet",
+    "train": "ftrl train RUN/rows/round1.parquet --model M --algorithm grpo --out RUN/models/grpo",
+    "eval": "ftrl evaluate ftrl --model M --data RUN/envs/test.jsonl --out RUN/eval/NAME.jsonl",
+    "delta": "ftrl delta BASE TUNED --out RUN/delta/NAME.parquet"}
 
 def need(
     run, # A run directory
@@ -134,14 +144,16 @@ def need(
     places = (place, f"{place}.gz") if place.endswith(".jsonl") else (place,)
     if found := finished(run, *places):
         return found
-    command = MAKE.get(make, make).replace("HERE", f"{run}/{place}").replace("RUN", str(run))
+    command = MAKE.get(make, make)
+    command = command.replace("HERE", f"{run}/{place}")
+    command = command.replace("RUN", str(run))
     raise Missing(f"{run}/{place} is not there; make it with `{command}`")
 
 def policy(path:Path)->str:
     "The policy that a result file is about: its name"
     return path.name.removesuffix(".gz").removesuffix(".jsonl")
 
-# %% ../../nbs/figures/00_style.ipynb #cell-024
+# %% ../../nbs/figures/00_style.ipynb #cell-025
 def results(
     run, # A run directory
     benchmark:str | None=None, # Only this one
@@ -166,13 +178,18 @@ def _item(line:dict)->dict:
     about = {k: line.get(k) for k in ("benchmark", "scenario", "id", "error")}
     return about | (line["metrics"] or {})
 
-# %% ../../nbs/figures/00_style.ipynb #cell-027
+# %% ../../nbs/figures/00_style.ipynb #cell-028
 def models(
     names, # Names of policies
 )->list[str]: # Base first, then as they were trained
     "Policies in the order of training"
-    place = {name: i for i, name in enumerate(checkpoints())}
-    return sorted(set(names), key=lambda name: (place.get(name, len(place)), name))
+    trained = list(checkpoints())
+
+    def place(name:str)->tuple[int, str]:
+        "Those that we do not know come last, by the alphabet"
+        return (trained.index(name) if name in trained else len(trained)), name
+
+    return sorted(set(names), key=place)
 
 def color(names:list[str])->dict[str, str]:
     "A colour for each policy: its own if it has one"
@@ -181,6 +198,7 @@ def color(names:list[str])->dict[str, str]:
     spare = iter(free * len(names))
     return {name: own.get(name) or next(spare) for name in names}
 
+# %% ../../nbs/figures/00_style.ipynb #cell-031
 def config(run)->dict:
     "The configuration of a run, empty where there is none"
     path = Path(run)/"config.json"
@@ -188,15 +206,18 @@ def config(run)->dict:
 
 def main_algorithm(run)->str:
     "The algorithm that a run's side experiments are about: its first"
-    return config(run).get("parameters", {}).get("algorithms", ["grpo"])[0]
+    parameters = config(run).get("parameters", {})
+    return parameters.get("algorithms", ["grpo"])[0]
 
 def seeds(run)->str:
     "The seed of a run, in words"
-    given = config(run).get("parameters", {})
-    seed = (given.get("seeds") or [given.get("seed")])[0]  # the others have folders of their own
+    parameters = config(run).get("parameters", {})
+    several = parameters.get("seeds")
+    # the first is the run's own: the others have folders of their own
+    seed = several[0] if several else parameters.get("seed")
     return "seed not recorded" if seed is None else f"seed {seed}"
 
-# %% ../../nbs/figures/00_style.ipynb #cell-030
+# %% ../../nbs/figures/00_style.ipynb #cell-034
 FIGURES: dict[str, Callable] = {}
 
 def figure(
@@ -207,18 +228,19 @@ def figure(
     def styled(run, *args, **kwargs):
         with look():
             return draw(run, *args, **kwargs)
-    FIGURES[draw.__name__] = styled
+    FIGURES[draw.__name__.removesuffix("_figure")] = styled
     return styled
 
-# %% ../../nbs/figures/00_style.ipynb #cell-033
+# %% ../../nbs/figures/00_style.ipynb #cell-037
 def save_figure(
     fig, # A matplotlib figure
     frame:"pd.DataFrame", # The numbers it shows
     stem, # Where, without the ending
-)->list[Path]: # The three files
-    "Write a figure as PNG and SVG, and its data as CSV"
+)->list[Path]: # The files
+    "Write a figure as PNG and SVG, its data as CSV, and what it tells as Markdown"
     stem = Path(stem)
-    png, svg, csv = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg", "csv"))
+    kinds = ("png", "svg", "csv", "md")
+    png, svg, csv, told = (stem.with_name(f"{stem.name}.{kind}") for kind in kinds)
     tight = {"bbox_inches": "tight", "pad_inches": 0.12}
     with look(), atomic(png) as temp:
         fig.savefig(temp, format="png", metadata={"Software": None}, **tight)
@@ -226,4 +248,9 @@ def save_figure(
         fig.savefig(temp, format="svg", metadata={"Date": None}, **tight)
     with atomic(csv) as temp:
         frame.to_csv(temp, index=False, float_format="%.6g", lineterminator="\n")
-    return [png, svg, csv]
+    text = getattr(fig, "markdown", "")
+    if not text:
+        return [png, svg, csv]
+    with atomic(told) as temp:
+        temp.write_text(text + "\n")
+    return [png, svg, csv, told]

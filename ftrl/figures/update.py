@@ -8,6 +8,7 @@ __all__ = ['updates', 'update_grid', 'heat_map', 'update_map', 'update_depth', '
 # %% ../../nbs/figures/03_update.ipynb #cell-002
 from pathlib import Path
 from typing import TYPE_CHECKING
+from .result import reach_of
 from .style import (
     INK, PALETTE, Missing, caption, color, figure, label, main_algorithm, models, need, seeds, sheet)
 from ..models.weight import PARTS
@@ -22,13 +23,15 @@ def updates(
 )->dict[str, "pd.DataFrame"]: # Name of the tuned policy -> result of `diff`
     "The updates of every tuned policy of a run"
     import pandas as pd
-    tables = {p.stem: pd.read_parquet(p) for p in need(run, "delta/*.parquet", "delta")}
+    files = need(run, "delta/*.parquet", "delta")
+    tables = {path.stem: pd.read_parquet(path) for path in files}
     found = {name: table for name, table in tables.items() if "delta_sq" in table.columns}
     if found:
         return found
     raise Missing(f"{run}/delta has no table of updates; make it with `ftrl delta BASE TUNED "
                   f"--out {run}/delta/NAME.parquet`")
 
+# %% ../../nbs/figures/03_update.ipynb #cell-009
 def update_grid(
     frame:"pd.DataFrame", # The result of `diff`
 )->"pd.DataFrame": # Parts down, layers across, relative updates in thousandths
@@ -37,7 +40,7 @@ def update_grid(
     table = parts.pivot(index="part", columns="layer", values="relative") * 1000
     return table.reindex([part for part in PARTS if part in table.index])
 
-# %% ../../nbs/figures/03_update.ipynb #cell-009
+# %% ../../nbs/figures/03_update.ipynb #cell-011
 def heat_map(
     frame:"pd.DataFrame", # The result of `diff`
     title:str="Relative update by layer and part",
@@ -46,7 +49,8 @@ def heat_map(
     import seaborn as sns
     table = update_grid(frame)
     n, m = table.shape
-    fig, axes = sheet(title, max(6.5, .27 * m + 2.6), .33 * n + 2.5, ncols=3, nrows=2, squeeze=False,
+    width, height = max(6.5, .27 * m + 2.6), .33 * n + 2.5
+    fig, axes = sheet(title, width, height, ncols=3, nrows=2, squeeze=False,
                       width_ratios=[8, 1.2, .22], height_ratios=[1, 3.2])
     (top, corner, other), (main, side, bar) = axes
     corner.axis("off")
@@ -56,26 +60,27 @@ def heat_map(
     main.set(xlabel="layer", ylabel="")
     main.tick_params(axis="both", length=0)
     main.tick_params(axis="y", rotation=0)
-    main.set_xticks([i + .5 for i in range(0, m, 2)], table.columns[::2], rotation=0)
+    every_second = [i + .5 for i in range(0, m, 2)]
+    main.set_xticks(every_second, table.columns[::2], rotation=0)
     _margins(top, side, main, frame, table)
     return fig
 
-# %% ../../nbs/figures/03_update.ipynb #cell-010
+# %% ../../nbs/figures/03_update.ipynb #cell-012
 def _margins(top, side, main, frame:"pd.DataFrame", table:"pd.DataFrame")->None:
     "Whole layers above the grid, whole parts beside it"
     inner, blue = frame[frame.layer.notna()], "#357ba3"
     layers = group(inner, "layer").set_index("layer").relative * 1000
     parts = group(inner, "part").set_index("part").relative * 1000
-    n, m = table.shape
-    top.bar([i + .5 for i in range(m)], layers.sort_index(), .8, color=blue)
+    rows, columns = ([i + .5 for i in range(n)] for n in table.shape)
+    top.bar(columns, layers.sort_index(), .8, color=blue)
     top.set(xlim=main.get_xlim(), xticks=[])
-    side.barh([i + .5 for i in range(n)], parts.reindex(table.index), .8, color=blue)
+    side.barh(rows, parts.reindex(table.index), .8, color=blue)
     side.set(ylim=main.get_ylim(), yticks=[])
     for ax in (top, side):
         ax.grid(False)
         ax.tick_params(labelsize=7.5)
 
-# %% ../../nbs/figures/03_update.ipynb #cell-011
+# %% ../../nbs/figures/03_update.ipynb #cell-013
 @figure
 def update_map(
     run, # A run directory with delta/NAME.parquet
@@ -84,13 +89,14 @@ def update_map(
     found = updates(run)
     main = main_algorithm(run)
     name = main if main in found else models(found)[-1]
-    fig = heat_map(found[name], f"Relative update by layer and part, {label(name)}")
-    caption(fig, f"{label(name)} against what it started from, {len(found[name])} weights; {seeds(run)}. "
+    table = found[name]
+    fig = heat_map(table, f"Relative update by layer and part, {label(name)}")
+    caption(fig, f"{label(name)} against what it started from, {len(table)} weights; {seeds(run)}. "
                  "Norms of all weights of a cell taken together.")
-    cells = update_grid(found[name]).reset_index()
+    cells = update_grid(table).reset_index()
     return fig, cells.melt("part", var_name="layer", value_name="relative_permille")
 
-# %% ../../nbs/figures/03_update.ipynb #cell-014
+# %% ../../nbs/figures/03_update.ipynb #cell-016
 @figure
 def update_depth(
     run, # A run directory with delta/NAME.parquet
@@ -111,61 +117,72 @@ def update_depth(
     caption(fig, f"Share of ‖Δ‖² over all weights; dashed: share of the weights themselves. {seeds(run)}.")
     return fig, pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/figures/03_update.ipynb #cell-015
+# %% ../../nbs/figures/03_update.ipynb #cell-017
 def _shares(ax, table:"pd.DataFrame")->None:
     "Stacked shares of the squared update by layer, and the share of the weights as a dashed line"
     under = 0
-    for block, colour in (("attention", PALETTE[5]), ("mlp", PALETTE[0]), ("norm", PALETTE[1])):
+    tint = {"attention": PALETTE[5], "mlp": PALETTE[0], "norm": PALETTE[1]}
+    for block, colour in tint.items():
         part = table[table.block == block].set_index("layer").share * 100
         ax.bar(part.index, part, .82, bottom=under, color=colour, label=label(block))
         under = part + under
     even = table.groupby("layer")["size"].sum() * 100
     ax.step(even.index, even, where="mid", color=INK, lw=1.1, ls="--", label="even update")
 
-# %% ../../nbs/figures/03_update.ipynb #cell-019
+# %% ../../nbs/figures/03_update.ipynb #cell-021
 def _forest(ax, table:"pd.DataFrame")->None:
     "Blocks down, Solve-F1 across: only this block tuned, and this block put back"
     ends = table[table.block == "all"].set_index("kind")["mean"]
     table = table[(table.kind != "blend") & (table.block != "all")]
-    alone = table[table.kind == "only"].sort_values("mean").block.tolist()
-    order = [block for block in table.block.unique() if block not in alone] + alone
-    _points(ax, table, "only", order, .13, PALETTE[0], "only this block tuned")
-    _points(ax, table, "revert", order, -.13, PALETTE[1], "this block put back")
-    # everything put back is what reinforcement learning started from, which is not the base model after a cold start
+    order = _by_gain(table)
+    _points(ax, table[table.kind == "only"], order, .13, PALETTE[0], "only this block tuned")
+    _points(ax, table[table.kind == "revert"], order, -.13, PALETTE[1], "this block put back")
+    # everything put back is what reinforcement learning started from: not the base model after a cold start
     for kind, style, text in (("revert", ":", "before"), ("only", "--", "after")):
         if kind in ends:
             ax.axvline(ends[kind], color=INK, lw=1, ls=style, label=text)
     names = [block.replace("-", " ").replace("mlp", "MLP") for block in order]
     ax.set_yticks(range(len(order)), names)
-    ax.set(xlabel="Solve-F1", title="By block")
+    ax.set(xlabel="Solve-F1", title="By block", ylim=(-.5, len(order) - .5))
     ax.grid(axis="y", visible=False)
 
-def _points(ax, table:"pd.DataFrame", kind:str, order:list[str], shift:float, colour:str, text:str)->None:
+# %% ../../nbs/figures/03_update.ipynb #cell-022
+def _points(ax, table:"pd.DataFrame", order:list[str], shift:float, colour:str, text:str)->None:
     "The mean of each block with its interval, a little beside its line"
-    part = table[table.kind == kind].set_index("block").reindex(order)
+    part = table.set_index("block").reindex(order)
     at = [i + shift for i in range(len(order))]
-    reach = [part["mean"] - part.low, part.high - part["mean"]]
-    ax.errorbar(part["mean"], at, xerr=reach, fmt="o", color=colour, ms=6, capsize=2.5, lw=1.3, label=text)
+    how = {"fmt": "o", "ms": 6, "capsize": 2.5, "lw": 1.3}
+    ax.errorbar(part["mean"], at, xerr=reach_of(part), color=colour, label=text, **how)
 
-# %% ../../nbs/figures/03_update.ipynb #cell-020
+# %% ../../nbs/figures/03_update.ipynb #cell-023
+def _by_gain(table:"pd.DataFrame")->list[str]:
+    "Blocks by what they do alone; those that were only put back come first"
+    alone = table[table.kind == "only"].sort_values("mean").block.tolist()
+    return [block for block in table.block.unique() if block not in alone] + alone
+
+# %% ../../nbs/figures/03_update.ipynb #cell-024
 def _blend(ax, table:"pd.DataFrame")->None:
     "Solve-F1 on the way from before to after; a line only where there is something between"
-    way = table[(table.kind == "blend") | (table.block == "all")]
+    blended = table.kind == "blend"
+    way = table[blended | (table.block == "all")]
     ends = way.kind.map({"revert": "0", "only": "1"})
-    way = way.assign(alpha=way.block.where(way.kind == "blend", ends).astype(float)).sort_values("alpha")
-    reach = [way["mean"] - way.low, way.high - way["mean"]]
-    ax.errorbar(way.alpha, way["mean"], reach, fmt="o-" if len(way) > 2 else "o", color=PALETTE[0], lw=2, capsize=3)
+    alpha = way.block.where(way.kind == "blend", ends).astype(float)
+    way = way.assign(alpha=alpha).sort_values("alpha")
+    shape = "o-" if len(way) > 2 else "o"
+    ax.errorbar(way.alpha, way["mean"], reach_of(way), fmt=shape, color=PALETTE[0], lw=2, capsize=3)
     ax.set(xlabel="share of the update", title="From before to after", ylabel="Solve-F1", xlim=(-.1, 1.1))
 
-# %% ../../nbs/figures/03_update.ipynb #cell-021
+# %% ../../nbs/figures/03_update.ipynb #cell-025
+_INTERVENE = ("python -c \"from ftrl.weights.intervene import intervene; "
+              "intervene(BASE, TUNED, 'RUN/envs/test.jsonl', 'RUN/intervene')\"")
+
 @figure
 def interventions(
     run, # A run directory with intervene/VARIANT.jsonl
 ):
     "Solve-F1 when blocks of the update are put back or put in alone, and on the way between"
     from ftrl.weights.intervene import outcome
-    need(run, "intervene/*.jsonl", "python -c \"from ftrl.weights.intervene import intervene; "
-         "intervene(BASE, TUNED, 'RUN/envs/test.jsonl', 'RUN/intervene')\"")
+    need(run, "intervene/*.jsonl", _INTERVENE)
     table = outcome(Path(run)/"intervene")
     blocks = table[(table.kind != "blend") & (table.block != "all")].block.nunique()
     tall = max(3.2, .42 * blocks + 1.6)
@@ -173,11 +190,11 @@ def interventions(
     _forest(left, table)
     _blend(right, table)
     fig.legend(*left.get_legend_handles_labels(), loc="outside upper right", ncols=4)
-    caption(fig, f"n = {table.n.min()} environments a variant, greedy; {seeds(run)}. Before: what reinforcement "
-                 "learning started from. Lines: 95 % bootstrap interval over environments.")
+    caption(fig, f"n = {table.n.min()} environments a variant, greedy; {seeds(run)}. Before: what "
+                 "reinforcement learning started from. Lines: 95 % bootstrap interval over environments.")
     return fig, table
 
-# %% ../../nbs/figures/03_update.ipynb #cell-025
+# %% ../../nbs/figures/03_update.ipynb #cell-029
 @figure
 def probing(
     run, # A run directory with delta/probes.parquet
@@ -196,16 +213,19 @@ def probing(
         ax.set(title=f"next {target} (n = {part.n.max()})", xlabel="layer", ylim=(0, 1))
         ax.grid(axis="x", visible=False)
     axes[0].set_ylabel("right candidate nearest")
-    axes[0].legend(loc="best")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
     caption(fig, f"Ridge regression from the last prompt token, five-fold over environments; {seeds(run)}. "
                  f"Bands: 95 % bootstrap interval over rows.{_unreadable(frame)}")
     return fig, frame
 
-# %% ../../nbs/figures/03_update.ipynb #cell-026
+# %% ../../nbs/figures/03_update.ipynb #cell-030
 _PROBES = ("python -c \"from ftrl.files import load_rows; from ftrl.weights.probe import probes; "
            "probes({'base': BASE, 'grpo': TUNED}, load_rows('RUN/rows/round1.parquet')).to_parquet('HERE')\"")
 
 def _unreadable(frame:"pd.DataFrame")->str:
     "A word on targets that no layer tells better than chance"
-    none = [t for t, part in frame.groupby("target", sort=False) if (part.low <= part.chance).all()]
+    none = []
+    for target, part in frame.groupby("target", sort=False):
+        if (part.low <= part.chance).all():
+            none.append(target)
     return f" Not told from chance in any layer: {', '.join(none)}." if none else ""

@@ -53,6 +53,7 @@ def _both(frame:"pd.DataFrame", metric:str, before:str, after:str)->"pd.DataFram
         return wide
     raise Missing(f"no items that both {before} and {after} played")
 
+# %% ../../nbs/figures/06_verdict.ipynb #cell-007
 def paired(
     frame:"pd.DataFrame", # Items, as `results` gives them
     metric:str,
@@ -63,13 +64,16 @@ def paired(
     "The differences of two policies, item by item"
     wide = _both(frame, metric, before, after)
     parts = [part for _, part in wide.groupby(level=by)] if by else [wide]
-    first = float(sum(part[before].mean() for part in parts) / len(parts))
-    last = float(sum(part[after].mean() for part in parts) / len(parts))
-    changes = [(part[after] - part[before]).tolist() for part in parts]
-    surely = bootstrap([part[before].tolist() for part in parts])[1]
-    return Pairs(changes, first, last, surely)
+    first, last = [part[before] for part in parts], [part[after] for part in parts]
+    changes = [(new - old).tolist() for old, new in zip(first, last)]
+    _, surely, _ = bootstrap([scores.tolist() for scores in first])
+    return Pairs(changes, _mean_of_means(first), _mean_of_means(last), surely)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-009
+def _mean_of_means(groups:"list[pd.Series]")->float:
+    "The mean in which every group weighs the same"
+    return float(sum(scores.mean() for scores in groups) / len(groups))
+
+# %% ../../nbs/figures/06_verdict.ipynb #cell-010
 @dataclass(frozen=True)
 class Claimed:
     "A claim of the paper and what this run says of it; numbers in points"
@@ -96,7 +100,7 @@ def rises(low:float, high:float)->str:
         return YES
     return NO if high < MARGIN else UNKNOWN
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-011
+# %% ../../nbs/figures/06_verdict.ipynb #cell-012
 def gain_claim(claim:str, pairs:Pairs)->Claimed:
     "A claim that something rises"
     mean, low, high = bootstrap(pairs.changes)
@@ -105,7 +109,7 @@ def gain_claim(claim:str, pairs:Pairs)->Claimed:
         return measured(claim, UNKNOWN, (mean, low, high), pairs.n, f"{why}: the model cannot do this task")
     return measured(claim, rises(low, high), (mean, low, high), pairs.n, why)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-014
+# %% ../../nbs/figures/06_verdict.ipynb #cell-015
 @dataclass(frozen=True)
 class Ground:
     "Where tool use is compared: what it is called, where its results are, and how it is scored"
@@ -119,32 +123,42 @@ def _grounds()->list[Ground]:
     found = [Ground("worlds never seen", "transfer/world/*.jsonl", "ftrl", "solve_f1"),
              Ground("the paper's test rows", "transfer/paper/*.jsonl", "ftrl", "solve_f1")]
     names = dict.fromkeys(column.benchmark for column in paper_columns())
-    others = [BENCHMARKS[name] for name in names if name != "ftrl"]
-    return found + [Ground(label(b.name), f"eval/{b.name}/*.jsonl", b.name, b.metrics[-1]) for b in others]
+    for name in names:
+        if name != "ftrl":
+            bench = BENCHMARKS[name]
+            found.append(Ground(label(name), f"eval/{name}/*.jsonl", name, bench.metrics[-1]))
+    return found
 
+# %% ../../nbs/figures/06_verdict.ipynb #cell-017
 def _own_environments(run, claim:str, name:str, start:str)->Claimed:
     "The gain on held-out environments, over all seeds"
     table = gains(run)
-    own = table[(table.policy == name) & (table.before == start)].iloc[-1]
-    trained = f"{len(table.seed.unique()) - 1} seeds" if own.seed == "all" else "one seed"
+    step = (table.policy == name) & (table.before == start)
+    own = table[step].iloc[-1]  # over all seeds, where there are several
+    trained = "one seed"
+    if own.seed == "all":
+        trained = f"{table.seed.nunique() - 1} seeds"
     why = f"Solve-F1, p = {own.p:.4f}, {trained}"
-    return measured(claim, rises(own.low, own.high), (own["mean"], own.low, own.high), int(own.n), why)
+    spread = (own["mean"], own.low, own.high)
+    return measured(claim, rises(own.low, own.high), spread, int(own.n), why)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-015
+# %% ../../nbs/figures/06_verdict.ipynb #cell-018
 def tool_use(run, name:str, start:str)->list[Claimed]:
     "Does tool use rise on all four benchmarks?"
     found = [_own_environments(run, "Tool use rises: held-out environments", name, start)]
     for ground in _grounds():
-        claim, by = f"Tool use rises: {ground.title}", "scenario" if BENCHMARKS[ground.benchmark].grouped else ""
+        claim = f"Tool use rises: {ground.title}"
+        by = "scenario" if BENCHMARKS[ground.benchmark].grouped else ""
         try:
-            pairs = paired(results(run, ground.benchmark, ground.place), ground.metric, start, name, by)
+            frame = results(run, ground.benchmark, ground.place)
+            pairs = paired(frame, ground.metric, start, name, by)
         except Missing:
             found.append(Claimed(claim, UNKNOWN, why="not played in this run"))
         else:
             found.append(gain_claim(claim, pairs))
     return found
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-016
+# %% ../../nbs/figures/06_verdict.ipynb #cell-019
 SINCE = {"cold": "since the cold start", "base": "since the base model"}
 
 def by_suite(frame:"pd.DataFrame", metric:str, before:str, after:str)->dict[str, Pairs]:
@@ -161,7 +175,7 @@ def _able(suite:str, pairs:Pairs)->bool:
     "Was the first policy clearly above chance: far enough to lose the margin?"
     return pairs.surely >= SUITES[suite].chance + MARGIN
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-017
+# %% ../../nbs/figures/06_verdict.ipynb #cell-020
 def _told(able:dict[str, Pairs], verdict:str)->list[str]:
     "What is behind a verdict on general abilities"
     before = 100 * sum(pairs.before for pairs in able.values()) / len(able)
@@ -178,16 +192,18 @@ def _told(able:dict[str, Pairs], verdict:str)->list[str]:
         said.append(f"a loss of {100 * MARGIN:.0f} points is not excluded")
     return said
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-019
+# %% ../../nbs/figures/06_verdict.ipynb #cell-022
 def stays(low:float, high:float)->str:
     "The verdict on an absence of loss, from the interval of the change"
     if low > -MARGIN:
         return YES
     return NO if high < 0 else UNKNOWN
 
+# %% ../../nbs/figures/06_verdict.ipynb #cell-024
 def general_stays(run, name:str, start:str)->list[Claimed]:
     "Does general ability stay?"
-    claim, found = f"General abilities stay, {SINCE[start]}", by_suite(results(run), "accuracy", start, name)
+    claim = f"General abilities stay, {SINCE[start]}"
+    found = by_suite(results(run), "accuracy", start, name)
     if not found:
         return [Claimed(claim, UNKNOWN, why="not played in this run")]
     able = {suite: pairs for suite, pairs in found.items() if _able(suite, pairs)}
@@ -195,13 +211,14 @@ def general_stays(run, name:str, start:str)->list[Claimed]:
     why = [f"not clearly above chance before: {', '.join(hard)}"] if hard else []
     if not able:
         return [Claimed(claim, UNKNOWN, why=why[0])]
-    mean, low, high = bootstrap([change for pairs in able.values() for change in pairs.changes])
+    changes = [change for pairs in able.values() for change in pairs.changes]
+    mean, low, high = bootstrap(changes)
     # a loss that is shown is one even if it may be smaller than the margin
     verdict = NO if high < 0 else stays(low, high)
     n = sum(pairs.n for pairs in able.values())
     return [measured(claim, verdict, (mean, low, high), n, "; ".join([*_told(able, verdict), *why]))]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-022
+# %% ../../nbs/figures/06_verdict.ipynb #cell-027
 def probable_stays(run, name:str, start:str)->list[Claimed]:
     "Do the general suites' reference answers stay as probable?"
     claim = f"Reference answers stay probable, {SINCE[start]}"
@@ -211,34 +228,43 @@ def probable_stays(run, name:str, start:str)->list[Claimed]:
         found = {}
     if not found:
         return [Claimed(claim, UNKNOWN, why="not scored in this run")]
-    fewer = [[-bits / pairs.before for change in pairs.changes for bits in change] for pairs in found.values()]
-    mean, low, high = bootstrap(fewer)
-    told = ", ".join(f"{label(suite)} {pairs.before:.2f} to {pairs.after:.2f}" for suite, pairs in found.items())
-    why = f"percent fewer bits (minus: more); bits per byte: {told}"
-    return [measured(claim, stays(low, high), (mean, low, high), sum(pairs.n for pairs in found.values()), why)]
+    mean, low, high = bootstrap([_fewer(pairs) for pairs in found.values()])
+    told = [f"{label(suite)} {pairs.before:.2f} to {pairs.after:.2f}" for suite, pairs in found.items()]
+    why = f"percent fewer bits (minus: more); bits per byte: {', '.join(told)}"
+    n = sum(pairs.n for pairs in found.values())
+    return [measured(claim, stays(low, high), (mean, low, high), n, why)]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-025
+def _fewer(pairs:Pairs)->list[float]:
+    "How many bits fewer each answer took, as a share of what they took before"
+    return [-bits / pairs.before for change in pairs.changes for bits in change]
+
+# %% ../../nbs/figures/06_verdict.ipynb #cell-030
 def balance(run)->list[Claimed]:
     "Does the balanced reward beat its ablations?"
     try:
         frame = results(run, "ftrl", "ablation/*.jsonl")
     except Missing:
-        return [Claimed("The balanced reward beats the others", UNKNOWN, why="other rewards were not trained in this run")]
-    (balanced, *others), found = [reward for reward in REWARDS if reward in set(frame.model)], []
+        claim, why = "The balanced reward beats the others", "other rewards were not trained in this run"
+        return [Claimed(claim, UNKNOWN, why=why)]
+    balanced, *others = [reward for reward in REWARDS if reward in set(frame.model)]
+    found = []
     for other in others:
+        claim = f"The balanced reward beats {other}"
         pairs = paired(frame, "solve_f1", other, balanced, "")
         mean, low, high = bootstrap(pairs.changes)
         why = f"Solve-F1 {100 * pairs.after:.1f} % with {balanced}, {100 * pairs.before:.1f} % with {other}"
-        found.append(measured(f"The balanced reward beats {other}", rises(low, high), (mean, low, high), pairs.n, why))
+        found.append(measured(claim, rises(low, high), (mean, low, high), pairs.n, why))
     return found
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-027
+# %% ../../nbs/figures/06_verdict.ipynb #cell-032
 def where_updates(run, name:str)->list[Claimed]:
     "Is the update in the MLPs of the lower layers?"
     import pandas as pd
-    claim, table = "Updates are largest in the lower MLPs", pd.read_parquet(need(run, f"delta/{name}.parquet", "delta")[0])
-    blocks = group(table, "third", "block")
-    blocks = blocks[blocks.block.isin(["mlp", "attention"])].assign(density=blocks.share / blocks["size"])
+    claim = "Updates are largest in the lower MLPs"
+    file = need(run, f"delta/{name}.parquet", "delta")[0]
+    blocks = group(pd.read_parquet(file), "third", "block")
+    blocks = blocks.assign(density=blocks.share / blocks["size"])
+    blocks = blocks[blocks.block.isin(["mlp", "attention"])]
     lower = blocks[(blocks.third == "lower") & (blocks.block == "mlp")]
     if lower.empty or not blocks.share.sum() > 0:
         return [Claimed(claim, UNKNOWN, why="no weight of a layer moved")]
@@ -248,7 +274,7 @@ def where_updates(run, name:str)->list[Claimed]:
     verdict = YES if (top.third, top.block) == ("lower", "mlp") else NO
     return [Claimed(claim, verdict, 100 * lower.share, why=why)]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-029
+# %% ../../nbs/figures/06_verdict.ipynb #cell-034
 _VARIANTS = ("revert-all", "only-all", "only-lower-mlp", "revert-lower-mlp")
 
 def _played_variants(run)->"list[np.ndarray] | None":
@@ -256,21 +282,24 @@ def _played_variants(run)->"list[np.ndarray] | None":
     import numpy as np
     found = {}
     for path in finished(run, "intervene/*.jsonl*"):
-        found[policy(path)] = {line["id"]: line["metrics"].get("solve_f1", 0.0) for line in read_json_lines(path)}
+        lines = read_json_lines(path)
+        found[policy(path)] = {line["id"]: line["metrics"].get("solve_f1", 0.0) for line in lines}
     if not set(_VARIANTS) <= set(found):
         return None
     ids = sorted(found["revert-all"])
     return [np.array([found[variant][id] for id in ids]) for variant in _VARIANTS]
 
+# %% ../../nbs/figures/06_verdict.ipynb #cell-035
 def _share_interval(part:"np.ndarray", whole:"np.ndarray")->tuple[float, float]:
     "The 95 % bootstrap interval of a share of a gain, over environments"
     import numpy as np
     drawn = np.random.default_rng(0).integers(0, len(whole), (2000, len(whole)))
-    shares = part[drawn].mean(1) / np.maximum(whole[drawn].mean(1), 1e-9)
+    gained = whole[drawn].mean(1)
+    shares = part[drawn].mean(1) / np.maximum(gained, 1e-9)
     low, high = np.quantile(shares, (0.025, 0.975))
     return float(low), float(high)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-030
+# %% ../../nbs/figures/06_verdict.ipynb #cell-036
 def what_carries(run)->list[Claimed]:
     "Do the MLPs of the lower layers carry the gain?"
     claim, played = "Lower MLPs carry the gain", _played_variants(run)
@@ -279,9 +308,11 @@ def what_carries(run)->list[Claimed]:
     start, full, alone, without = played
     gain = full - start
     if bootstrap([gain])[1] <= 0:
-        return [Claimed(claim, UNKNOWN, n=len(start), why="the gain itself is not beyond its interval on these environments")]
+        why = "the gain itself is not beyond its interval on these environments"
+        return [Claimed(claim, UNKNOWN, n=len(start), why=why)]
     low, high = _share_interval(alone - start, gain)
-    share, left = float((alone - start).mean() / gain.mean()), float((without - start).mean() / gain.mean())
+    share = float((alone - start).mean() / gain.mean())
+    left = float((without - start).mean() / gain.mean())
     verdict = UNKNOWN  # the interval holds one half: neither more nor less can be said
     if low > 0.5:
         verdict = YES
@@ -290,7 +321,7 @@ def what_carries(run)->list[Claimed]:
     why = f"alone they keep {share:.0%} of the gain; without them {left:.0%} of it is left"
     return [measured(claim, verdict, (share, low, high), len(start), why)]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-032
+# %% ../../nbs/figures/06_verdict.ipynb #cell-038
 def understanding(run, name:str, start:str)->list[Claimed]:
     "Is the right next step more readable after training?"
     import pandas as pd
@@ -302,36 +333,46 @@ def understanding(run, name:str, start:str)->list[Claimed]:
     found = []
     for target, part in frame.groupby("target", sort=False):
         best = part.loc[part.groupby("model").accuracy.idxmax()].set_index("model")
-        if not {start, name} <= set(best.index):
-            continue
-        first, last = best.loc[start], best.loc[name]
-        change = [last[end] - first.accuracy for end in ("accuracy", "low", "high")]
-        why = f"readable at {first.accuracy:.0%} before, {last.accuracy:.0%} after, chance {last.chance:.0%}"
-        found.append(measured(f"{claim}: next {target}", rises(*change[1:]), change, int(last.n), why))
+        if {start, name} <= set(best.index):
+            found.append(_readable(f"{claim}: next {target}", best.loc[start], best.loc[name]))
     return found
 
+def _readable(claim:str, first:"pd.Series", last:"pd.Series")->Claimed:
+    "The claim on one target, from the best layers of two policies"
+    mean, low, high = (last[end] - first.accuracy for end in ("accuracy", "low", "high"))
+    why = f"readable at {first.accuracy:.0%} before, {last.accuracy:.0%} after, chance {last.chance:.0%}"
+    return measured(claim, rises(low, high), (mean, low, high), int(last.n), why)
+
+# %% ../../nbs/figures/06_verdict.ipynb #cell-040
 def reasoning_helps(run)->list[Claimed]:
     "Is reasoning no better in general?"
     played = finished(run, "eval/*-reasoning.jsonl*")
-    why = "see the figure of results with and without reasoning" if played else "the model has no reasoning mode"
+    why = "the model has no reasoning mode"
+    if played:
+        why = "see the figure of results with and without reasoning"
     return [Claimed("Reasoning is no better in general", UNKNOWN, why=why)]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-034
+# %% ../../nbs/figures/06_verdict.ipynb #cell-042
 def verdicts(
     run, # A run directory
 )->"pd.DataFrame": # claim, verdict, number, low, high (points), n, why
     "The paper's claims (section 6), one a line"
     import pandas as pd
     given = config(run).get("parameters", {})
-    name, start = main_algorithm(run), "cold" if given.get("cold_steps", 1) else "base"
+    name = main_algorithm(run)
+    start = "cold" if given.get("cold_steps", 1) else "base"
     found = tool_use(run, name, start)
     for kept in (general_stays, probable_stays):
         for since in dict.fromkeys((start, "base")):
             found += kept(run, name, since)
-    found += [*balance(run), *where_updates(run, name), *what_carries(run), *understanding(run, name, start)]
-    return pd.DataFrame([asdict(claim) for claim in [*found, *reasoning_helps(run)]])
+    found += balance(run)
+    found += where_updates(run, name)
+    found += what_carries(run)
+    found += understanding(run, name, start)
+    found += reasoning_helps(run)
+    return pd.DataFrame([asdict(claim) for claim in found])
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-036
+# %% ../../nbs/figures/06_verdict.ipynb #cell-044
 def _there(x)->bool:
     return x is not None and x == x  # pandas has NaN where there is nothing
 
@@ -339,7 +380,8 @@ def _spread(x)->str:
     "A number with its interval, as far as there are any"
     if not _there(x.number):
         return ""
-    return f"{x.number:+.1f}" + (f" ({x.low:.1f} to {x.high:.1f})" if _there(x.low) else "")
+    interval = f" ({x.low:.1f} to {x.high:.1f})" if _there(x.low) else ""
+    return f"{x.number:+.1f}{interval}"
 
 def markdown(
     table:"pd.DataFrame", # As `verdicts` gives it
@@ -347,10 +389,11 @@ def markdown(
     "The claims as a Markdown table"
     rows = [["claim", "verdict", "points (95 %)", "n", "why"], ["---", "---", "---:", "---:", "---"]]
     for x in table.itertuples():
-        rows.append([x.claim, f"**{x.verdict}**", _spread(x), f"{x.n:.0f}" if _there(x.n) else "", x.why])
+        n = f"{x.n:.0f}" if _there(x.n) else ""
+        rows.append([x.claim, f"**{x.verdict}**", _spread(x), n, x.why])
     return lined(rows)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-037
+# %% ../../nbs/figures/06_verdict.ipynb #cell-045
 COLOR = {YES: "#009e73", NO: "#d55e00", UNKNOWN: "#8a929c"}
 
 def _draw_claims(ax, rows:list[tuple], heights:list[float])->None:
@@ -362,24 +405,30 @@ def _draw_claims(ax, rows:list[tuple], heights:list[float])->None:
     for row, height in zip(rows, heights):
         for x, text in zip(at, row):
             bold = "bold" if text in COLOR else "normal"
-            ax.text(x, y + height / 2, text, va="center", fontsize=9, color=COLOR.get(text, INK), fontweight=bold)
+            colour = COLOR.get(text, INK)
+            ax.text(x, y + height / 2, text, va="center", fontsize=9, color=colour, fontweight=bold)
         y += height
         ax.axhline(y, color="#e3e6e9", lw=.6)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-038
+# %% ../../nbs/figures/06_verdict.ipynb #cell-046
 @figure
 def claims(
     run, # A run directory with everything
 ):
     "The paper's claims, one by one"
     table = verdicts(run)
-    rows = [(x.claim, x.verdict, _spread(x), "\n".join(textwrap.wrap(x.why, 62))) for x in table.itertuples()]
-    heights = [max(1, row[3].count("\n") + 1) + .35 for row in rows]
+    rows, heights = [], []
+    for x in table.itertuples():
+        why = textwrap.wrap(x.why, 62)
+        rows.append((x.claim, x.verdict, _spread(x), "\n".join(why)))
+        heights.append(max(1, len(why)) + .35)
     fig, ax = sheet("The paper's claims", 13, .19 * sum(heights) + 1.1)
     ax.axis("off")
     ax.set(xlim=(0, 13), ylim=(sum(heights) + .3, -1.2))
     _draw_claims(ax, rows, heights)
-    caption(fig, f"{seeds(run)} where no other is named; reinforcement learning against the policy it started from. "
-                 "Rules: a gain's interval lies above zero; a loss of 5 points, or of 5 % of the bits, is excluded; a "
-                 "block alone surely keeps more than half of the gain.")
+    told = (f"{seeds(run)} where no other is named; reinforcement learning against the policy it started "
+            "from. Rules: a gain's interval lies above zero; a loss of 5 points, or of 5 % of the bits, is "
+            "excluded; a block alone surely keeps more than half of the gain.")
+    caption(fig, told)
+    fig.markdown = markdown(table) + "\n\n" + told
     return fig, table
