@@ -26,7 +26,8 @@ class Browser:
     def __init__(self, folder):
         import websocket
         command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu",
-                   "--disable-dev-shm-usage", "--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={folder}", "about:blank"]
+                   "--disable-dev-shm-usage", "--remote-debugging-port=0", "--remote-allow-origins=*",
+                   f"--user-data-dir={folder}", "about:blank"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         port = folder/"DevToolsActivePort"
         for _ in range(300):
