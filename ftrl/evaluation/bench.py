@@ -290,6 +290,7 @@ def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, f
         journal.follow(done, len(keys), bench.name, progress)
         journal.write(keys)
 
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-028
 def _journal(
     bench:Bench,
     data, # As `bench.where` gives them

@@ -99,10 +99,13 @@ def mean_scores(
     keys, rows = ["model", "benchmark", "origin", "metric", *by], []
     for key, part in frame.groupby(keys, sort=False):
         good = part.dropna(subset="value")
-        groups = values_of(good, BENCHMARKS[key[1]].grouped and "scenario" not in by)
+        grouped = BENCHMARKS[key[1]].grouped and "scenario" not in by
+        interval = bootstrap(values_of(good, grouped))
         seeds = part.seed.nunique()
-        counts = [len(good) // seeds, len(part) - len(good), good.hollow.mean() if len(good) else 0.0, seeds]
-        rows.append([*key, *bootstrap(groups), *counts, " ".join(part.note.unique())])
+        failed = len(part) - len(good)
+        hollow = good.hollow.mean() if len(good) else 0.0
+        note = " ".join(part.note.unique())
+        rows.append([*key, *interval, len(good) // seeds, failed, hollow, seeds, note])
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n", "failed", "hollow", "seeds",
                                        "note"])
 
@@ -174,16 +177,24 @@ def columns_of(
     columns = []
     for x in found.itertuples():
         bench = BENCHMARKS[x.benchmark]
-        columns.append(TableColumn(x.benchmark, x.metric, _heading(bench, x.metric, x.origin), x.origin,
-                                   bench.paper and not x.origin))
-    return sorted(columns, key=lambda c: (BENCHMARKS[c.benchmark].order, c.benchmark, c.origin))
+        heading = _heading(bench, x.metric, x.origin)
+        papers = bench.paper and not x.origin
+        columns.append(TableColumn(x.benchmark, x.metric, heading, x.origin, papers))
+    return sorted(columns, key=_place)
+
+def _place(column:TableColumn)->tuple:
+    "Where a column stands among the others"
+    return BENCHMARKS[column.benchmark].order, column.benchmark, column.origin
 
 def paper_columns()->list[TableColumn]:
     "The columns of the paper's table 2, whose plain mean is its `Avg`"
     discover(BENCHMARKS)  # those of this package: what others install does not count to the paper's average
-    benches = sorted((b for b in BENCHMARKS.records.values() if b.paper), key=lambda b: b.order)
-    return [TableColumn(b.name, metric, heading, paper=True) for b in benches for metric,
-            heading in b.columns.items()]
+    columns = []
+    for bench in BENCHMARKS.records.values():
+        if bench.paper:
+            columns += [TableColumn(bench.name, metric, heading, paper=True)
+                        for metric, heading in bench.columns.items()]
+    return sorted(columns, key=_place)
 
 # %% ../../nbs/evaluation/06_table.ipynb #cell-022
 _PAPER = """
@@ -201,10 +212,17 @@ Qwen3-8B FTRL-GRPO,46.44,55.84,49.54,38.93,23.35,77.62,44.67,27.05,45.43
 def paper_rows()->dict[str, dict[str, float]]: # Model -> heading -> percent
     "The paper's rows for its trained models without reasoning"
     heads = [*(c.heading for c in paper_columns()), "Avg"]
-    lines = [line.split(",") for line in _PAPER.strip().splitlines()]
-    return {name: dict(zip(heads, map(float, values))) for name, *values in lines}
+    rows = {}
+    for line in _PAPER.strip().splitlines():
+        name, *values = line.split(",")
+        rows[name] = dict(zip(heads, map(float, values)))
+    return rows
 
 # %% ../../nbs/evaluation/06_table.ipynb #cell-023
+def _percents(line:dict, heads:dict[str, str])->dict[str, float]:
+    "A line of the paper's file by heading"
+    return {head: float(line[key]) for key, head in heads.items()}
+
 def published(
     path=None, # table2.csv; default: below the data folder
 )->dict[str, dict[str, float]]: # Model -> heading -> percent
@@ -217,8 +235,7 @@ def published(
     with open(path, newline="", encoding="utf-8") as f:
         lines = list(csv.DictReader(f))
     try:
-        return {f"{x['family']} {x['version']}": {head: float(x[k]) for k,
-                                                  head in heads.items()} for x in lines}
+        return {f"{x['family']} {x['version']}": _percents(x, heads) for x in lines}
     except (KeyError, TypeError, ValueError) as e:
         raise FtrlError(f"{path}: not the paper's table ({type(e).__name__} {e})") from e
 
@@ -271,8 +288,9 @@ def _means_of(frame:"pd.DataFrame")->dict[str, Line]:
     lines = {m: Line(m) for m in dict.fromkeys(frame.model)}
     for x in mean_scores(frame).itertuples():
         head = _heading(BENCHMARKS[x.benchmark], x.metric, x.origin)
-        lines[x.model].cells[head] = Cell(100 * x.mean, 100 * x.low, 100 * x.high, x.n, x.failed, x.hollow,
-                                          x.seeds, x.note)
+        percents = [100 * value for value in (x.mean, x.low, x.high)]
+        cell = Cell(*percents, x.n, x.failed, x.hollow, x.seeds, x.note)
+        lines[x.model].cells[head] = cell
     return lines
 
 def _compared(lines:dict[str, Line], frame:"pd.DataFrame")->None:
@@ -308,9 +326,12 @@ def results_table(
         for head, cell in line.cells.items():
             cell.paper = theirs.get(head)
         _averaged(line)
-    others = [Line(f"paper: {m}", {head: Cell(v) for head, v in x.items()}) for m,
-              x in known.items()] if paper else []
-    return [*lines.values(), *others]
+    theirs = [_of_paper(model, cells) for model, cells in known.items()]
+    return [*lines.values(), *(theirs if paper else ())]
+
+def _of_paper(model:str, cells:dict[str, float])->Line:
+    "A row of the paper's"
+    return Line(f"paper: {model}", {head: Cell(value) for head, value in cells.items()})
 
 # %% ../../nbs/evaluation/06_table.ipynb #cell-034
 def lined(
@@ -376,33 +397,48 @@ def table(
         return dumps([{"model": r.model} | {h: _plain(c) for h, c in r.cells.items()} for r in rows])
     if format == "csv":
         return _csv(rows, heads)
-    body = [[r.model, *(_text(r.cells.get(h)) for h in heads)] for r in rows]
-    notes = [note for r in rows for h in heads if h in r.cells for note in _remarks(r.model, h, r.cells[h])]
-    lines = lined([["model", *heads], ["---"] + ["---:"] * len(heads), *body])
-    return "\n".join([lines, "", *notes] if notes else [lines])
+    return _markdown(rows, heads)
+
+# %% ../../nbs/evaluation/06_table.ipynb #cell-039
+def _markdown(rows:list[Line], heads:list[str])->str:
+    "The table as Markdown, with its remarks below"
+    body, notes = [], []
+    for row in rows:
+        body.append([row.model, *(_text(row.cells.get(head)) for head in heads)])
+        for head in heads:
+            if head in row.cells:
+                notes += _remarks(row.model, head, row.cells[head])
+    below = ["---"] + ["---:"] * len(heads)
+    text = lined([["model", *heads], below, *body])
+    return "\n".join([text, "", *notes]) if notes else text
 
 def _plain(cell:Cell)->dict:
     "A cell as JSON: what there is to say"
     return {k: v for k, v in asdict(cell).items() if v is not None}
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-039
+# %% ../../nbs/evaluation/06_table.ipynb #cell-041
 _PARTS = {"": "mean", " low": "low", " high": "high", " n": "n", " failed": "failed", " hollow": "hollow"}
 
 def _csv(rows:list[Line], heads:list[str])->str:
     "The table as csv"
-    def value(r, head, part):
-        x = getattr(r.cells[head], part) if head in r.cells else None
-        return f"{x:.2f}" if isinstance(x, float) else x
-    names = [(h, suffix, part) for h in heads for suffix,
-             part in _PARTS.items() if any(value(r, h, part) is not None for r in rows)]
+    columns = {"model": [row.model for row in rows]}
+    for head in heads:
+        for suffix, part in _PARTS.items():
+            values = [_value(row.cells.get(head), part) for row in rows]
+            if any(value is not None for value in values):
+                columns[head + suffix] = values
     out = io.StringIO()
     write = csv.writer(out, lineterminator="\n")
-    write.writerow(["model", *(h + suffix for h, suffix, _ in names)])
-    for r in rows:
-        write.writerow([r.model, *(value(r, h, part) for h, _, part in names)])
+    write.writerow(columns)
+    write.writerows(zip(*columns.values()))
     return out.getvalue()
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-044
+def _value(cell:Cell | None, part:str):
+    "A part of a cell as csv has it"
+    value = getattr(cell, part) if cell else None
+    return f"{value:.2f}" if isinstance(value, float) else value
+
+# %% ../../nbs/evaluation/06_table.ipynb #cell-046
 def fault_shares(
     paths, # Result files
 )->"pd.DataFrame": # model, benchmark, episodes, then the share of episodes with each fault

@@ -137,6 +137,7 @@ def _in_order(pictures:Iterable[Path])->list[Path]:
         return order.get(picture.stem, len(order)), picture.stem
     return sorted(pictures, key=place)
 
+# %% ../../nbs/runs/7_record.ipynb #cell-021
 def _sections(run:Path)->list[Section]:
     "The parts of a page, in order"
     pictures = _in_order((run/"figures").glob("*.png"))
@@ -152,7 +153,7 @@ def _sections(run:Path)->list[Section]:
         found.append(Section(f"nb-{path.stem}", title, f"<section>{folded}</section>"))
     return found
 
-# %% ../../nbs/runs/7_record.ipynb #cell-021
+# %% ../../nbs/runs/7_record.ipynb #cell-023
 def page(
     run:str | Path, # A run directory
 )->str: # The whole page
@@ -175,7 +176,7 @@ def _placed(section:Section)->str:
         return section.body
     return f'<div id="{section.id}">{section.body}</div>'
 
-# %% ../../nbs/runs/7_record.ipynb #cell-023
+# %% ../../nbs/runs/7_record.ipynb #cell-025
 def write_report(
     run:str | Path, # A run directory
     out:str | Path | None=None, # Where; `report/index.html` in the run by default
