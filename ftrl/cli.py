@@ -11,7 +11,8 @@ from .commands import environments, evaluation, training, whole
 from .commands.app import app
 from .core import FtrlError
 
-_VERBS = (environments, training, evaluation, whole)  # each puts its commands into the program when it is imported
+# each puts its commands into the program when it is imported
+_VERBS = (environments, training, evaluation, whole)
 
 # %% ../nbs/90_cli.ipynb #cell-005
 def main()->None:

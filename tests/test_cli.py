@@ -16,21 +16,26 @@ def ftrl(*words, **kwargs):
 def refused(run, *said):
     assert run.returncode == 2, run.stdout + run.stderr
     assert len(run.stderr.strip().splitlines()) == 1, run.stderr
-    for part in said: assert part in run.stderr
+    for part in said:
+        assert part in run.stderr
 
 
-TOOLS = {"find_capital": "def find_capital(country):\n    return {'Peru': 'Lima', 'Chile': 'Santiago'}[country]",
-         "find_people": "def find_people(city, year=2020):\n    return {'city': city, 'people': '1,234,567'}"}
-ROW = {"messages": [{"role": "user", "content": "Question: ?"}], "tools": "[]", "codes": json.dumps(TOOLS),
-       "unsolved_set": json.dumps({"find_capital": ["Lima", "Santiago"], "find_people": ["1234567"]}), "solve_rate": 0.0,
+CAPITAL = "def find_capital(country):\n    return {'Peru': 'Lima', 'Chile': 'Santiago'}[country]"
+PEOPLE = "def find_people(city, year=2020):\n    return {'city': city, 'people': '1,234,567'}"
+UNSOLVED = {"find_capital": ["Lima", "Santiago"], "find_people": ["1234567"]}
+ROW = {"messages": [{"role": "user", "content": "Question: ?"}], "tools": "[]",
+       "codes": json.dumps({"find_capital": CAPITAL, "find_people": PEOPLE}),
+       "unsolved_set": json.dumps(UNSOLVED), "solve_rate": 0.0,
        "data_source": "self/multi_hop", "split": "train", "answer": "1,234,567"}
 DONE = ROW | {"unsolved_set": json.dumps({"find_capital": []}), "solve_rate": 1.0}
 
 
-def call(name, **arguments): return f'<tool_call>\n{json.dumps({"name": name, "arguments": arguments})}\n</tool_call>'
+def call(name, **arguments):
+    return f'<tool_call>\n{json.dumps({"name": name, "arguments": arguments})}\n</tool_call>'
 
 
-PERU, CHILE, LIMA = call("find_capital", country="Peru"), call("find_capital", country="Chile"), call("find_people", city="Lima")
+PERU, CHILE = call("find_capital", country="Peru"), call("find_capital", country="Chile")
+LIMA = call("find_people", city="Lima")
 CASES = [  # row, turn, solve-f1, solve-precision, solve-rate, solve-pr
     (ROW, PERU, 1, 1, 1, 1),
     (ROW, PERU + CHILE + LIMA, 1.5, 1, 3, 3),
@@ -52,9 +57,13 @@ CASES = [  # row, turn, solve-f1, solve-precision, solve-rate, solve-pr
 ]
 
 
-@pytest.mark.parametrize("i, reward", list(enumerate(["solve-f1", "solve-precision", "solve-rate", "solve-pr"])))
+REWARDS = ["solve-f1", "solve-precision", "solve-rate", "solve-pr"]  # as the columns of `CASES`
+
+
+@pytest.mark.parametrize("i, reward", list(enumerate(REWARDS)))
 def test_score(tmp_path, i, reward):
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row | {"response": turn}) + "\n" for row, turn, *_ in CASES))
+    lines = [json.dumps(row | {"response": turn}) + "\n" for row, turn, *_ in CASES]
+    (tmp_path / "in.jsonl").write_text("".join(lines))
     run = ftrl("score", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--reward", reward)
     assert run.returncode == 0, run.stderr
     got = [json.loads(line)["reward"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -67,26 +76,37 @@ def test_help(verb):
     assert run.returncode == 0 and f"ftrl {verb}" in run.stdout
 
 
-def test_bad_input(tmp_path):
-    (tmp_path / "broken.jsonl").write_text(json.dumps(ROW) + "\n{\"messages\": [\n")
-    (tmp_path / "short.jsonl").write_text(json.dumps(ROW) + "\n" + json.dumps({k: v for k, v in ROW.items() if k != "codes"}))
-    out = tmp_path / "out.jsonl"
-    (tmp_path / "good.jsonl").write_text(json.dumps(ROW) + "\n")
-    before = sorted(tmp_path.iterdir())
-    refused(ftrl("evaluate", "toolhopp", "--model", "smollm2", "--out", out), "toolhopp", "toolhop")
-    refused(ftrl("evaluate", "ftrl", "--model", tmp_path / "no" / "model", "--data", tmp_path / "good.jsonl", "--out", out), "model")
-    refused(ftrl("evaluate", "ftrl", "--model", "smollm2", "--data", tmp_path / "short.jsonl", "--out", out), "line 2")
-    refused(ftrl("score", tmp_path / "absent.jsonl", "--out", out), "absent.jsonl")
-    refused(ftrl("score", tmp_path / "broken.jsonl", "--out", out), "line 1", "`response`")
-    refused(ftrl("check", tmp_path / "short.jsonl"), "line 2", "codes")
-    refused(ftrl("show", tmp_path / "broken.jsonl", "-i", 1), "line 2")
-    refused(ftrl("collect", tmp_path / "short.jsonl", "--model", "smollm2", "--out", tmp_path / "r.parquet"), "line 2")
-    refused(ftrl("train", tmp_path / "broken.jsonl", "--model", "smollm2", "--out", tmp_path / "m"), "line 2")
-    refused(ftrl("train", tmp_path / "broken.jsonl", "--model", "smollm2", "--out", tmp_path / "m", "--lr", "nan"), "lr")
-    refused(ftrl("build", "--out", tmp_path / "e.csv", "-n", 2), ".jsonl")
+@pytest.fixture
+def files(tmp_path):
+    "A good file, one with a broken line, one with a row that lacks a column"
+    good, short = json.dumps(ROW), json.dumps({k: v for k, v in ROW.items() if k != "codes"})
+    (tmp_path / "good.jsonl").write_text(good + "\n")
+    (tmp_path / "broken.jsonl").write_text(good + "\n{\"messages\": [\n")
+    (tmp_path / "short.jsonl").write_text(good + "\n" + short)
+    return tmp_path
+
+
+def test_bad_input(files):
+    good, broken, short = (files / f"{name}.jsonl" for name in ("good", "broken", "short"))
+    absent, out = files / "absent.jsonl", files / "out.jsonl"
+    before = sorted(files.iterdir())
+    play = "evaluate", "ftrl", "--out", out
+    smollm2 = "--model", "smollm2"
+    train = "train", broken, *smollm2, "--out", files / "m"
+    refused(ftrl("evaluate", "toolhopp", *smollm2, "--out", out), "toolhopp", "toolhop")
+    refused(ftrl(*play, "--model", files / "no" / "model", "--data", good), "model")
+    refused(ftrl(*play, *smollm2, "--data", short), "line 2")
+    refused(ftrl("score", absent, "--out", out), "absent.jsonl")
+    refused(ftrl("score", broken, "--out", out), "line 1", "`response`")
+    refused(ftrl("check", short), "line 2", "codes")
+    refused(ftrl("show", broken, "-i", 1), "line 2")
+    refused(ftrl("collect", short, *smollm2, "--out", files / "r.parquet"), "line 2")
+    refused(ftrl(*train), "line 2")
+    refused(ftrl(*train, "--lr", "nan"), "lr")
+    refused(ftrl("build", "--out", files / "e.csv", "-n", 2), ".jsonl")
     refused(ftrl("build", "--out", out, "-n", 2, "--scenario", "no_hop"), "single_hop")
-    refused(ftrl("delta", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "d.parquet"), "a")
-    refused(ftrl("figures", "--runs", tmp_path / "none"), "none")
-    refused(ftrl("reproduce", "--profile", "huge", "--out", tmp_path / "run"), "tiny")
-    refused(ftrl("table", tmp_path / "absent.jsonl"), "absent.jsonl")
-    assert sorted(tmp_path.iterdir()) == before, "bad input left a file behind"
+    refused(ftrl("delta", files / "a", files / "b", "--out", files / "d.parquet"), "a")
+    refused(ftrl("figures", "--runs", files / "none"), "none")
+    refused(ftrl("reproduce", "--profile", "huge", "--out", files / "run"), "tiny")
+    refused(ftrl("table", absent), "absent.jsonl")
+    assert sorted(files.iterdir()) == before, "bad input left a file behind"

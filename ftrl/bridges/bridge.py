@@ -22,4 +22,4 @@ class Bridge:
     def __repr__(self):
         return f"Bridge({self.name}: {self.label})"
 
-BRIDGES = Registry("ftrl.bridges", "bridge", home="ftrl.bridges")
+BRIDGES = Registry("ftrl.bridges", "bridge", home="ftrl.bridges", kind=Bridge)

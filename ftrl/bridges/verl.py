@@ -6,7 +6,7 @@
 __all__ = ['SYSTEM', 'SCRIPT', 'written_out', 'verl_record', 'verl_score', 'reward_source', 'export']
 
 # %% ../../nbs/bridges/01_verl.ipynb #cell-002
-import hashlib, json
+import hashlib, re
 from collections.abc import Sequence
 from pathlib import Path
 from .bridge import BRIDGES, Bridge
@@ -89,7 +89,7 @@ def verl_score(
 # %% ../../nbs/bridges/01_verl.ipynb #cell-014
 def _verl_name(reward:str)->str:
     "What the paper's fork calls a reward function"
-    return "compute_" + reward.replace("-", "_")
+    return "compute_" + re.sub(r"\W", "_", reward)
 
 def reward_source(
     reward:str="solve-f1", # One of `reward.REWARDS`
@@ -110,19 +110,23 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_)
 
 # %% ../../nbs/bridges/01_verl.ipynb #cell-017
 SCRIPT = """#!/bin/sh
-# Paper section 4, for current verl; MODEL is a model directory. For the paper's fork set data.prompt_key=messages,
-# reward_model.reward_manager=tool and custom_reward_function.name={name}.
-python3 -m verl.trainer.main_ppo algorithm.adv_estimator=${{ESTIMATOR:-grpo}} algorithm.use_kl_in_reward=False \\
+# Paper section 4, for current verl; MODEL is a model directory. For the paper's fork set
+# data.prompt_key=messages, reward_model.reward_manager=tool and custom_reward_function.name={name}.
+python3 -m verl.trainer.main_ppo \\
+    algorithm.adv_estimator=${{ESTIMATOR:-grpo}} algorithm.use_kl_in_reward=False \\
     data.train_files="$PWD/rows.parquet" data.val_files="$PWD/rows.parquet" \\
     data.train_batch_size=512 data.prompt_key=prompt \\
-    data.max_prompt_length=16384 data.max_response_length=1024 data.filter_overlong_prompts=True data.truncation=error \\
+    data.max_prompt_length=16384 data.max_response_length=1024 \\
+    data.filter_overlong_prompts=True data.truncation=error \\
     actor_rollout_ref.model.path="$MODEL" actor_rollout_ref.model.use_remove_padding=True \\
     actor_rollout_ref.model.enable_gradient_checkpointing=True actor_rollout_ref.actor.optim.lr=1e-6 \\
     actor_rollout_ref.actor.ppo_mini_batch_size=32 actor_rollout_ref.actor.use_dynamic_bsz=True \\
     actor_rollout_ref.actor.ppo_max_token_len_per_gpu=32768 actor_rollout_ref.actor.use_kl_loss=True \\
     actor_rollout_ref.actor.kl_loss_coef=0.001 actor_rollout_ref.actor.kl_loss_type=low_var_kl \\
-    actor_rollout_ref.actor.entropy_coeff=0.001 actor_rollout_ref.rollout.name=vllm actor_rollout_ref.rollout.n=16 \\
-    actor_rollout_ref.rollout.tensor_model_parallel_size=2 actor_rollout_ref.rollout.gpu_memory_utilization=0.7 \\
+    actor_rollout_ref.actor.entropy_coeff=0.001 \\
+    actor_rollout_ref.rollout.name=vllm actor_rollout_ref.rollout.n=16 \\
+    actor_rollout_ref.rollout.tensor_model_parallel_size=2 \\
+    actor_rollout_ref.rollout.gpu_memory_utilization=0.7 \\
     custom_reward_function.path="$PWD/reward.py" custom_reward_function.name=compute_score \\
     trainer.n_gpus_per_node=8 trainer.nnodes=1 trainer.total_epochs=1 "$@"
 """
@@ -153,4 +157,6 @@ def export(
         mine.finish()
     return out
 
-BRIDGES.add("verl", Bridge("verl", "verl, the paper's fork and current: rows.parquet, reward.py, train.sh", export))
+_LABEL = "verl, the paper's fork and current: rows.parquet, reward.py, train.sh"
+
+BRIDGES.add("verl", Bridge("verl", _LABEL, export))

@@ -15,6 +15,7 @@ import typer
 from ..core import FtrlError
 from ..evaluation.bench import BENCHMARKS
 from ..files import find_file
+from ..models.llm import model_forms
 from ..training.algorithm import ALGORITHMS
 from ..training.reward import REWARDS
 
@@ -29,8 +30,8 @@ def listed(
 app = typer.Typer(
     add_completion=True, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Tool-use reinforcement learning: build verifiable environments, train on them, evaluate, explain.",
-    epilog="A model is smollm2 (the embedded default), a directory or hub id, vllm:ID, openai:NAME or "
-           "replay:FILE. The whole method once, small: ftrl reproduce --profile tiny --out runs/tiny")
+    epilog=f"A model is {listed(model_forms())}; smollm2 is embedded. "
+           "The whole method once, small: ftrl reproduce --profile tiny --out runs/tiny")
 
 # %% ../../nbs/commands/00_app.ipynb #cell-006
 def _version(asked:bool)->None:
@@ -41,9 +42,11 @@ def _version(asked:bool)->None:
     print(f"ftrl {version('ftrl')}")
     raise typer.Exit()
 
+_Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version")]
+
 @app.callback()
 def _verbs(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version")] = False,
+    version: _Version = False,
 )->None:
     pass  # with it, even a single command is called by its name
 
@@ -72,7 +75,7 @@ def output_file(
 
 # %% ../../nbs/commands/00_app.ipynb #cell-011
 Arg, Opt = typer.Argument, typer.Option
-ModelName = Annotated[str, Opt("--model", help="smollm2, DIR, HUB_ID, vllm:ID, openai:NAME or replay:FILE")]
+ModelName = Annotated[str, Opt("--model", help=listed(model_forms()))]
 Out = Annotated[str, Opt("--out", help="Where the result goes; written whole or not at all")]
 Force = Annotated[bool, Opt("--force", help="Replace what is at --out, whoever made it")]
 Seed = Annotated[int, Opt(help="Everything random follows from it")]

@@ -61,17 +61,22 @@ def _from_model(author:str, questions:str | None, n:int, worlds, seed:int, **how
     for name, value in run.report.items():
         print(f"{name}: {value}")
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-008
+# %% ../../nbs/commands/01_environments.ipynb #cell-009
+_Worlds = Annotated[Optional[list[str]],
+                    Opt("--world", help=f"{listed(world_names())}; a file of tables; or a database URL")]
+_Author = Annotated[str, Opt(help="world (facts, no language model), or a model as for --model elsewhere")]
+_Questions = Annotated[Optional[str], Opt(help="Seed questions for a model that is the author, one a line")]
+
+# %% ../../nbs/commands/01_environments.ipynb #cell-010
 @app.command("build")
 def build_command(
     out: Out,
     n: Annotated[int, Opt("-n", help="How many environments")] = 200,
-    world: Annotated[Optional[list[str]], Opt(help=f"{listed(world_names())}; a file of tables; or a database URL")] = None,
+    world: _Worlds = None,
     scenario: Annotated[Optional[list[str]], Opt(help=listed(SCENARIOS))] = None,
     difficulty: Annotated[str, Opt(help="0 to 4, or several, such as 0,2,4")] = "0",
     split: Annotated[str, Opt(help="train, test, or world (held-out worlds)")] = "train",
-    author: Annotated[str, Opt(help="world (facts, no language model), or a model as for --model of other commands")] = "world",
-    questions: Annotated[Optional[str], Opt(help="Seed questions for a model that is the author, one a line")] = None,
+    author: _Author = "world", questions: _Questions = None,
     budget: Annotated[Optional[int], Opt(help="Tokens that the author may spend")] = None,
     workers: Annotated[int, Opt(help="Processes")] = 1,
     engine: EngineName = "local", seed: Seed = 0, force: Force = False,
@@ -82,13 +87,13 @@ def build_command(
     levels, worlds = _levels(difficulty), tuple(map(_opened, world)) if world else None
     if author != "world":
         kinds = tuple(scenario) if scenario else None
-        return _from_model(author, questions, n, worlds, seed, out=out, scenario=kinds, difficulty=levels, budget=budget,
-                           split=split, force=force)
+        return _from_model(author, questions, n, worlds, seed, out=out, scenario=kinds, difficulty=levels,
+                           budget=budget, split=split, force=force)
     from ftrl.environments.build import Recipe
     recipe = Recipe(worlds, tuple(scenario or SCENARIOS), seed, split, levels)
     _from_facts(out, n, recipe, workers=workers, engine=engine, force=force)
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-013
+# %% ../../nbs/commands/01_environments.ipynb #cell-015
 def _told(report:dict)->None:
     "A report of `check`, line by line"
     for rejected in report["rejected"]:
@@ -103,12 +108,15 @@ def _questions(path:str):
     for row in stream_rows(path):
         yield str(row.messages[-1].get("content") or "").rpartition("Question: ")[2]
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-014
+# %% ../../nbs/commands/01_environments.ipynb #cell-016
+_Overlap = Annotated[
+    bool, Opt("--contamination", help="Also 13-word sequences shared with the benchmarks in $FTRL_DATA")]
+
 @app.command("check")
 def check_command(
     path: Rows,
     as_json: Annotated[bool, Opt("--json", help="One JSON object")] = False,
-    overlap: Annotated[bool, Opt("--contamination", help="Also 13-word sequences shared with the benchmarks in $FTRL_DATA")] = False,
+    overlap: _Overlap = False,
 ):
     "Run every gate on every environment; exit status 1 if one fails."
     from tqdm import tqdm
@@ -128,14 +136,14 @@ def check_command(
         _told(report)
     raise typer.Exit(1 if report["rejected"] else 0)
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-016
+# %% ../../nbs/commands/01_environments.ipynb #cell-018
 def printable(
     text:str, # From anywhere
 )->str: # Control characters, other than line breaks and tabs, as \x1b and the like
     "A text that a terminal shows and does not obey"
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-018
+# %% ../../nbs/commands/01_environments.ipynb #cell-020
 @app.command("show")
 def show_command(
     path: Rows,

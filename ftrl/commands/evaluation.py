@@ -9,18 +9,25 @@ __all__ = ['evaluate_command', 'table_command', 'delta_command', 'figures_comman
 import sys
 from typing import Annotated, Optional
 from .app import (
-    Arg, BenchmarkName, EngineName, Force, ModelName, Opt, Out, Seed, Thinking, TurnTokens, app, input_file, output_file)
+    Arg, BenchmarkName, EngineName, Force, ModelName, Opt, Out, Seed, Thinking, TurnTokens, app,
+    input_file, output_file)
 from ..core import in_range
 
 # %% ../../nbs/commands/03_evaluation.ipynb #cell-004
+_Data = Annotated[Optional[str],
+                  Opt(help="A local copy; default: $FTRL_DATA, then ../shared/data, then the hub")]
+_Sample = Annotated[Optional[int], Opt(help="Only so many items, spread evenly over scenarios and data")]
+_User = Annotated[Optional[str], Opt(help="The simulated user of taubench: a model, as for --model")]
+
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-005
 @app.command("evaluate")
 def evaluate_command(
     bench: BenchmarkName, model: ModelName, out: Out,
-    data: Annotated[Optional[str], Opt(help="A local copy; default: $FTRL_DATA, then ../shared/data, then the hub")] = None,
+    data: _Data = None,
     limit: Annotated[Optional[int], Opt(help="Only the first items")] = None,
-    sample: Annotated[Optional[int], Opt(help="Only so many items, spread evenly over scenarios and data")] = None,
+    sample: _Sample = None,
     scenario: Annotated[Optional[str], Opt(help="Only one scenario, domain or noise level")] = None,
-    user: Annotated[Optional[str], Opt(help="The simulated user of taubench: a model, as for --model")] = None,
+    user: _User = None,
     compat: Annotated[Optional[str], Opt(help="ftrl: the paper's script with its known slips")] = None,
     trials: Annotated[int, Opt(help="How often each item is played")] = 1,
     turns: Annotated[Optional[int], Opt(help="Turns of one episode; default: the benchmark's")] = None,
@@ -30,13 +37,15 @@ def evaluate_command(
 ):
     "Play a benchmark; one result line an item, resumed after a break."
     from ftrl.evaluation.bench import evaluate
-    in_range(limit=limit, sample=sample, trials=trials, turns=turns, max_new_tokens=max_new_tokens, temperature=temperature)
+    in_range(limit=limit, sample=sample, trials=trials, turns=turns, max_new_tokens=max_new_tokens,
+             temperature=temperature)
     output_file(out, ".jsonl", of=[data])
     protocol = dict(user=user, compat=compat, trials=trials, max_turns=turns, max_new_tokens=max_new_tokens,
                     temperature=temperature, thinking=thinking, seed=seed)
-    print(evaluate(bench, model, out, data, limit, scenario, sample, sys.stderr.isatty(), engine, force, **protocol))
+    progress = sys.stderr.isatty()
+    print(evaluate(bench, model, out, data, limit, scenario, sample, progress, engine, force, **protocol))
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-005
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-006
 @app.command("table")
 def table_command(
     paths: Annotated[list[str], Arg(help="Result files")],
@@ -47,7 +56,7 @@ def table_command(
     from ftrl.evaluation.table import table
     print(table([input_file(path) for path in paths], format, paper))
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-008
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-009
 def _by_block(frame)->str:
     "How far each kind of block moved, as a line"
     from ftrl.weights.delta import group
@@ -55,7 +64,7 @@ def _by_block(frame)->str:
     moved = [f"{block} {relative * 1000:.2f}" for block, relative in zip(parts.block, parts.relative)]
     return f"relative update, per mille: {', '.join(moved)}"
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-009
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-010
 @app.command("delta")
 def delta_command(
     base: Annotated[str, Arg(help="The checkpoint before: a directory, .gguf file, hub id or smollm2")],
@@ -80,7 +89,7 @@ def delta_command(
     told = produced(out, write, force, weights=marks, rank=rank)
     print(f"{out}: {told['weights']} weights; {told['moved']}")
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-010
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-011
 @app.command("figures")
 def figures_command(
     runs: Annotated[str, Opt(help="A run directory")],

@@ -32,11 +32,13 @@ def collect_command(
                   progress=sys.stderr.isatty(), force=force))
 
 # %% ../../nbs/commands/02_training.ipynb #cell-008
+_Thoughts = Annotated[bool, Opt(help="Read calls inside <think>…</think> too, as the paper's code does")]
+
 @app.command("score")
 def score_command(
     path: Annotated[str, Arg(help="JSON lines: rows that have a `response`")],
     out: Out, reward: RewardName = "solve-f1",
-    thoughts: Annotated[bool, Opt(help="Read calls inside <think>…</think> too, as the paper's code does")] = True,
+    thoughts: _Thoughts = True,
     force: Force = False,
 ):
     "Score recorded turns with the paper's reward; adds `reward` to each line."
@@ -80,13 +82,16 @@ def _suit(rounds:int, mode:str, lora:int | None, dev:int, aggregate:bool, done:f
         raise FtrlError("--dev, --aggregate and --done are about rounds; give --rounds too")
 
 # %% ../../nbs/commands/02_training.ipynb #cell-015
-def _run(path:str, model:str, out:str, config, mode:str, rounds:int, lora_rank:int | None, force:bool, **of_rounds):
+def _run(
+    path:str, model:str, out:str, config, mode:str, rounds:int, lora_rank:int | None, force:bool, **of_rounds
+):
     "Train once, or in rounds"
     from ftrl.training.policy import lora
     from ftrl.training.rounds import rounds as several
     from ftrl.training.train import train
     if rounds:
-        return several(path, model, out, config, rounds, force=force, progress=sys.stderr.isatty(), **of_rounds)
+        of_rounds["progress"] = sys.stderr.isatty()
+        return several(path, model, out, config, rounds, force=force, **of_rounds)
     peft = None if lora_rank is None else lora(lora_rank)
     return train(path, model, out, config, peft, mode, force=force)
 
@@ -95,39 +100,48 @@ def _estimate(path:str, model:str, config)->None:
     from ftrl.training.estimate import estimate, typical_prompt
     print(estimate(model, config, typical_prompt(path, model), int(os.environ.get("WORLD_SIZE", 1))))
 
-# %% ../../nbs/commands/02_training.ipynb #cell-016
+# %% ../../nbs/commands/02_training.ipynb #cell-017
+_Data = Annotated[str, Arg(help="Rows, as `ftrl collect` makes them; environments for rounds and episodes")]
+_Steps = Annotated[Optional[int], Opt(help="Optimizer steps (of a round)")]
+_Prompts = Annotated[Optional[int], Opt(help="Rows of a step")]
+_Group = Annotated[Optional[int], Opt(help="Completions of a row")]
+_Length = Annotated[Optional[int], Opt(help="Tokens of a completion")]
+_Rate = Annotated[Optional[float], Opt(help="Learning rate")]
+_Rank = Annotated[Optional[int], Opt(help="Rank of an adapter to train instead of all weights")]
+_Mode = Annotated[str, Opt(help="step: one turn from every row; episode: environments played to their end")]
+_Each = Annotated[Optional[int], Opt(help="Environments of a round; default: all")]
+_Aggregate = Annotated[bool, Opt("--aggregate", help="Train on the rows of all rounds so far")]
+_Done = Annotated[float, Opt(help="Repeat rows with nothing left to solve until they are this share")]
+_Dev = Annotated[int, Opt(help="The last so many environments choose among the rounds and their mean")]
+_Options = Annotated[Optional[list[str]],
+                     Opt("--set", help="name=value of TRL's GRPOConfig, or of our own options")]
+
+# %% ../../nbs/commands/02_training.ipynb #cell-018
 @app.command("train")
 def train_command(
-    path: Annotated[str, Arg(help="Rows, as `ftrl collect` makes them; environments for rounds and episodes")],
-    model: ModelName, out: Out,
+    path: _Data, model: ModelName, out: Out,
     algorithm: AlgorithmName = "grpo", reward: RewardName = "solve-f1",
     profile: Annotated[Optional[str], Opt(help="smoke or paper: sizes and rates to start from")] = None,
-    mode: Annotated[str, Opt(help="step: one turn from every row; episode: environments played to their end")] = "step",
+    mode: _Mode = "step",
     rounds: Annotated[int, Opt(help="Collect with the policy, train, and again, so many times")] = 0,
-    each: Annotated[Optional[int], Opt(help="Environments of a round; default: all")] = None,
-    aggregate: Annotated[bool, Opt("--aggregate", help="Train on the rows of all rounds so far")] = False,
-    done: Annotated[float, Opt(help="Repeat rows with nothing left to solve until they are this share")] = 0.0,
-    dev: Annotated[int, Opt(help="The last so many environments choose among the rounds and their mean")] = 0,
-    steps: Annotated[Optional[int], Opt(help="Optimizer steps (of a round)")] = None,
-    prompts: Annotated[Optional[int], Opt(help="Rows of a step")] = None,
-    group: Annotated[Optional[int], Opt(help="Completions of a row")] = None,
-    length: Annotated[Optional[int], Opt(help="Tokens of a completion")] = None,
-    lr: Annotated[Optional[float], Opt(help="Learning rate")] = None,
-    lora: Annotated[Optional[int], Opt(help="Rank of an adapter to train instead of all weights")] = None,
-    set_: Annotated[Optional[list[str]], Opt("--set", help="name=value of TRL's GRPOConfig, or of our own options")] = None,
+    each: _Each = None, aggregate: _Aggregate = False, done: _Done = 0.0, dev: _Dev = 0,
+    steps: _Steps = None, prompts: _Prompts = None, group: _Group = None, length: _Length = None,
+    lr: _Rate = None, lora: _Rank = None, set_: _Options = None,
     plan: Annotated[bool, Opt("--plan", help="Only say what a step will cost in tokens and memory")] = False,
     seed: Seed = 0, force: Force = False,
 ):
     "Reinforcement learning on collected rows; resumes where it was broken off."
-    in_range(rounds=rounds, each=each, done=done, dev=dev, steps=steps, prompts=prompts, group=group, length=length, lr=lr, lora=lora)
-    _suit(rounds, mode, lora, dev, aggregate, done)
     sizes = dict(steps=steps, prompts=prompts, group=group, length=length, lr=lr)
-    config, path = _config(profile, algorithm, reward, {"seed": seed} | given_options(set_), sizes), input_file(path)
+    in_range(rounds=rounds, each=each, done=done, dev=dev, lora=lora, **sizes)
+    _suit(rounds, mode, lora, dev, aggregate, done)
+    config = _config(profile, algorithm, reward, {"seed": seed} | given_options(set_), sizes)
+    path = input_file(path)
     if plan:
         return _estimate(path, model, config)
-    print(_run(path, model, out, config, mode, rounds, lora, force, each=each, dev=dev, aggregate=aggregate, done=done))
+    of_rounds = dict(each=each, dev=dev, aggregate=aggregate, done=done)
+    print(_run(path, model, out, config, mode, rounds, lora, force, **of_rounds))
 
-# %% ../../nbs/commands/02_training.ipynb #cell-019
+# %% ../../nbs/commands/02_training.ipynb #cell-021
 @app.command("export")
 def export_command(
     path: Annotated[str, Arg(help="Rows, as `ftrl collect` makes them")],

@@ -10,13 +10,14 @@ from importlib import import_module
 from typing import Annotated
 from .app import Arg, Opt, app
 from ..core import FtrlError, dumps, in_range
-from ..runs.reproduce import profiles
 
 # %% ../../nbs/commands/05_whole.ipynb #cell-004
+_Profile = Annotated[str, Opt(help="smoke, tiny, cpu, record, small, paper, or a YAML file of parameters")]
+
 @app.command("reproduce")
 def reproduce_command(
     out: Annotated[str, Opt("--out", help="The run directory")],
-    profile: Annotated[str, Opt(help="smoke, tiny, cpu, record, small, paper, or a YAML file of parameters")] = "tiny",
+    profile: _Profile = "tiny",
     jobs: Annotated[int, Opt(help="Seeds side by side, each with its share of the cores")] = 1,
 ):
     "The whole method in six notebooks; what is done is skipped."

@@ -122,7 +122,7 @@ def hollow(self:Bench, metric:str, metrics:dict[str, float])->bool:
     return False
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell-016
-BENCHMARKS = Registry("ftrl.benchmarks", "benchmark", home="ftrl.evaluation.benchmarks")
+BENCHMARKS = Registry("ftrl.benchmarks", "benchmark", home="ftrl.evaluation.benchmarks", kind=Bench)
 
 def add_benchmark(
     cls:type, # A subclass of `Bench`
