@@ -19,8 +19,9 @@ class Registry(Mapping):
         group:str, # Of entry points, such as `ftrl.worlds`
         noun:str, # What a record is called in errors
         home:str="", # A package whose modules add records when they are imported
+        kind:type=object, # What a record is; a class of that kind is called without arguments
     ):
-        self.group, self.noun, self.home = group, noun, home
+        self.group, self.noun, self.home, self.kind = group, noun, home, kind
         self.records, self.offered = {}, None
 
     def __getitem__(self, name:str):
@@ -28,7 +29,9 @@ class Registry(Mapping):
         if name in self.records:
             return self.records[name]
         if name in self.offered:
-            return self.add(name, _loaded_entry(self, name))
+            record = _loaded_entry(self, name)
+            # a decorator of ours in their module may have added it meanwhile
+            return self.records[name] if name in self.records else self.add(name, record)
         raise FtrlError(f"{self.noun} {name!r} is unknown; expected one of {', '.join(self)}")
 
     def __iter__(self)->Iterator[str]:
@@ -75,9 +78,26 @@ def discover(registry:Registry)->None:
 
 def _loaded_entry(registry:Registry, name:str):
     "A record that an installed package offers"
-    entry = registry.offered[name]
+    entry, kind = registry.offered[name], registry.kind
+    about = f"{registry.noun} {name!r} of the installed package"
     try:
-        return entry.load()
+        record = entry.load()
+        if isinstance(record, type) and issubclass(record, kind) and kind is not object:
+            record = record()
     except Exception as e:  # whatever their module does wrong
-        raise FtrlError(f"{registry.noun} {name!r} of the installed package cannot be loaded "
-                        f"from {entry.value!r}: {type(e).__name__}: {e}") from e
+        raise FtrlError(f"{about} cannot be loaded from {entry.value!r}: {type(e).__name__}: {e}") from e
+    if not isinstance(record, kind):
+        found = type(record).__name__
+        raise FtrlError(f"{about} is a {found}; expected {entry.value!r} to be a {kind.__name__}")
+    return record
+
+# %% ../nbs/02_registry.ipynb #cell-010
+@patch
+def items(self:Registry)->Iterator[tuple]:
+    "Names and records, without packages' records that cannot be loaded"
+    for name in self:
+        try:
+            record = self[name]
+        except FtrlError:
+            continue
+        yield name, record

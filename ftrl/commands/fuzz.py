@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from . import environments, evaluation, training  # each puts its commands into the program
 from .app import app
-from ..core import FtrlError, dumps, rng
-from ..files import save_rows
+from ..core import FtrlError, rng
+from ..files import read_json_lines, save_rows, write_json_lines
 
 _READERS = (environments, evaluation, training)
 
@@ -119,30 +119,34 @@ def _good_files(folder:Path)->dict[str, bytes]:
     "Small good files of every kind that a command reads, by name"
     from ftrl.environments.build import build
     envs = list(build(3, ["chemistry"]))
-    for name in ("envs.jsonl", "envs.jsonl.gz", "envs.parquet"):
+    stored = ["envs.jsonl", "envs.jsonl.gz", "envs.parquet"]
+    for name in stored:
         save_rows(envs, folder/name)
-    lines = (folder/"envs.jsonl").read_text().splitlines()
-    turns = [json.loads(line) | {"response": "I do not know."} for line in lines]
-    (folder/"turns.jsonl").write_text("".join(dumps(turn) + "\n" for turn in turns))
-    replies = [{"id": env.id, "turns": ["I do not know."]} for env in envs]
-    (folder/"replies.jsonl").write_text("".join(dumps(reply) + "\n" for reply in replies))
-    names = ("envs.jsonl", "envs.jsonl.gz", "envs.parquet", "turns.jsonl", "replies.jsonl")
+    said = "I do not know."
+    rows = read_json_lines(folder/"envs.jsonl")
+    turns = [row | {"response": said} for row in rows]
+    replies = [{"id": env.id, "turns": [said]} for env in envs]
+    write_json_lines(turns, folder/"turns.jsonl")
+    write_json_lines(replies, folder/"replies.jsonl")
+    names = [*stored, "turns.jsonl", "replies.jsonl"]
     return {name: (folder/name).read_bytes() for name in names}
 
 # %% ../../nbs/commands/04_fuzz.ipynb #cell-017
 def _commands(name:str, path:str, folder:Path)->list[list[str]]:
     "The commands that read a file of this kind"
-    out = f"{folder}/out"
-    replay = ["--model", f"replay:{path if name == 'replies.jsonl' else folder/'replies.jsonl'}"]
-    envs = f"{folder}/envs.jsonl" if name == "replies.jsonl" else path
+    to_file = ["--force", "--out", f"{folder}/out.jsonl"]
     if name == "turns.jsonl":
-        return [["score", path, "--force", "--out", f"{out}.jsonl"]]
-    played = [["collect", envs, *replay, "--force", "--out", f"{out}.jsonl"],
-              ["evaluate", "ftrl", "--data", envs, *replay, "--force", "--out", f"{out}.jsonl"]]
-    if name == "replies.jsonl":
+        return [["score", path, *to_file]]
+    of_replies = name == "replies.jsonl"
+    envs = f"{folder}/envs.jsonl" if of_replies else path
+    replies = path if of_replies else folder/"replies.jsonl"
+    replay = ["--model", f"replay:{replies}"]
+    played = [["collect", envs, *replay, *to_file],
+              ["evaluate", "ftrl", "--data", envs, *replay, *to_file]]
+    if of_replies:
         return played
-    return [*played, ["check", path], ["show", path, "-i", "1"], ["table", path],
-            ["export", path, "--force", "--out", f"{out}-verl"]]
+    looked_at = [["check", path], ["show", path, "-i", "1"], ["table", path]]
+    return [*played, *looked_at, ["export", path, "--force", "--out", f"{folder}/out-verl"]]
 
 # %% ../../nbs/commands/04_fuzz.ipynb #cell-018
 def fuzz_files(

@@ -66,7 +66,7 @@ Suite.grouped = False  # all items weigh the same
 class _Suites(Mapping):
     "The suites among the benchmarks"
     def __iter__(self)->Iterator[str]:
-        return (n for n in BENCHMARKS if isinstance(BENCHMARKS[n], Suite))
+        return (name for name, bench in BENCHMARKS.items() if isinstance(bench, Suite))
     def __len__(self)->int:
         return sum(1 for _ in self)
     def __contains__(self, name)->bool:

@@ -23,7 +23,7 @@ class Algorithm:
     advantage: Callable[["Rewarded"], "Tensor"]  # `[here]`, or `[here, length]`: one for every response token
     options: Mapping = field(default_factory=dict)  # of TRL's GRPOConfig, where its definition needs them
 
-ALGORITHMS = Registry("ftrl.algorithms", "algorithm")
+ALGORITHMS = Registry("ftrl.algorithms", "algorithm", kind=Algorithm)
 
 # %% ../../nbs/training/05_algorithm.ipynb #cell-007
 def _one_process(x:"Tensor")->"Tensor":

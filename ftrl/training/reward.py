@@ -26,7 +26,7 @@ class Reward:
     function: Callable[[int, int], float]  # (sub-answers solved, calls made) -> reward
     label: str
 
-REWARDS = Registry("ftrl.rewards", "reward")
+REWARDS = Registry("ftrl.rewards", "reward", kind=Reward)
 
 def _solve_f1(q:int, p:int)->float:
     return 2 * q / (p + 1)
