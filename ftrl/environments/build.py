@@ -52,8 +52,11 @@ class Recipe:
     difficulty: tuple | int = 0        # 0-4; several take turns
 
     def __post_init__(self):
-        worlds = (self.worlds,) if isinstance(self.worlds, (str, Path, World)) else self.worlds
-        worlds = worlds and tuple(str(w) if isinstance(w, Path) else w for w in worlds)
+        worlds = self.worlds
+        if isinstance(worlds, (str, Path, World)):
+            worlds = (worlds,)
+        if worlds:
+            worlds = tuple(str(w) if isinstance(w, Path) else w for w in worlds)
         scenarios = _among("scenario", self.scenarios, SCENARIOS)
         difficulty = _among("difficulty", self.difficulty, range(5))
         _among("split", self.split, ("train", "test", "world"))

@@ -19,9 +19,13 @@ from .world import View
 class _Telling:
     "Does a value contain a sub-answer of the plan? Asked of every fact, so their pieces are made once"
     def __init__(self, plan:Plan):
-        pieces = [[bare(piece) for piece in hop.answer.split(", ")] for hop in plan.hops]
-        self.single = [answer[0] for answer in pieces if len(answer) == 1]
-        self.lists = [answer for answer in pieces if len(answer) > 1]
+        self.single, self.lists = [], []
+        for hop in plan.hops:
+            pieces = [bare(piece) for piece in hop.answer.split(", ")]
+            if len(pieces) == 1:
+                self.single.append(pieces[0])
+            else:
+                self.lists.append(pieces)
 
     def __call__(self, value:str)->bool:
         text = bare(value)
@@ -33,11 +37,14 @@ class _Telling:
 # %% ../../nbs/environments/07_deploy.ipynb #cell-007
 def _subjects(tool, gold, view, r, size)->list[str]:
     "The gold subjects and some others, in any order"
-    widest = max((view.facts[i] for i in tool.asks), key=len)
-    others = r.sample(list(widest), min(size, len(widest)))
-    subjects = list(dict.fromkeys([subject for _, subject in gold] + others))
+    tables = [view.facts[ask] for ask in tool.asks]
+    widest = list(max(tables, key=len))
+    others = r.sample(widest, min(size, len(widest)))
+    wanted = [subject for _, subject in gold]
+    subjects = list(dict.fromkeys(wanted + others))
     return r.sample(subjects, len(subjects))
 
+# %% ../../nbs/environments/07_deploy.ipynb #cell-009
 def facts_for(
     tool:Tool, # The tool
     plan:Plan, # Whose answers must not turn up elsewhere
@@ -47,14 +54,17 @@ def facts_for(
 )->dict[str, dict[str, str]]: # What is asked -> subject -> value
     "The facts that a tool carries"
     gold = {(hop.ask.id, hop.given): None for hop in plan.hops if hop.id in tool.calls}
-    subjects, telling, table = _subjects(tool, gold, view, r, size), _Telling(plan), {}
+    subjects = _subjects(tool, gold, view, r, size)
+    telling, table = _Telling(plan), {}
     for ask in tool.asks:
-        values = {subject: view.facts[ask].get(subject) for subject in subjects}
-        table[choice(ask)] = {subject: value for subject, value in values.items()
-                              if value and ((ask, subject) in gold or not telling(value))}
+        kept = table[choice(ask)] = {}
+        for subject in subjects:
+            value = view.facts[ask].get(subject)
+            if value and ((ask, subject) in gold or not telling(value)):
+                kept[subject] = value
     return table
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-010
+# %% ../../nbs/environments/07_deploy.ipynb #cell-012
 _TESTS = {
     "string": "isinstance({n}, str) and {n}.strip()",
     "boolean": "isinstance({n}, bool)",
@@ -71,7 +81,7 @@ _LIMITS = (  # keyword of the schema, test, words; an upper bound on items is no
     ("maxItems", "len({n}) <= {limit}", ""),
     ("minItems", "len({n}) >= {limit}", " of at least {limit} items"))
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-011
+# %% ../../nbs/environments/07_deploy.ipynb #cell-013
 def _expected(n, schema)->tuple[str, str]:
     "A Python condition for a schema, and the words for it"
     if "enum" in schema:
@@ -87,7 +97,7 @@ def _expected(n, schema)->tuple[str, str]:
         words += told.format(limit=limit)
     return test, words
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-014
+# %% ../../nbs/environments/07_deploy.ipynb #cell-016
 _REFUSAL = """
 if {guard}not {test}:
     return "Error: {what} must be {words}."
@@ -99,19 +109,23 @@ def _lines(template, **parts)->list[str]:
 
 def _items(n, item, guard)->list[str]:
     "Lines that refuse wrong items of an array"
-    kinds = item["type"] if isinstance(item["type"], list) else [item["type"]]
-    tests = [f"({_TESTS[kind].format(n='item')})" for kind in kinds]
-    test = f"all({' or '.join(tests)} for item in {n})"
+    kinds = item["type"]
+    if not isinstance(kinds, list):
+        kinds = [kinds]
+    tests = [_TESTS[kind].format(n="item") for kind in kinds]
+    either = " or ".join(f"({test})" for test in tests)
     words = " or ".join(_WORDS[kind] for kind in kinds)
-    return _lines(_REFUSAL, guard=guard, test=test, what=f"every item of '{n}'", words=words)
+    what = f"every item of '{n}'"
+    return _lines(_REFUSAL, guard=guard, test=f"all({either} for item in {n})", what=what, words=words)
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-016
+# %% ../../nbs/environments/07_deploy.ipynb #cell-018
 def _field(n, field, schema, guard, needed)->list[str]:
     "Lines that refuse a wrong field of an object"
     test, words = _expected(f"{n}.get({field!r})", schema)
+    what = f"'{field}' in '{n}'"
     if not needed:
         guard += f"{field!r} in {n} and "
-    return _lines(_REFUSAL, guard=guard, test=f"({test})", what=f"'{field}' in '{n}'", words=words)
+    return _lines(_REFUSAL, guard=guard, test=f"({test})", what=what, words=words)
 
 def _parameter(n, schema, always)->list[str]:
     "Lines that refuse a wrong value of one parameter"
@@ -125,7 +139,7 @@ def _parameter(n, schema, always)->list[str]:
         lines += _field(n, field, inner, guard, field in needed)
     return lines
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-019
+# %% ../../nbs/environments/07_deploy.ipynb #cell-021
 _TOGETHER = """
 for what, given in ({pairs}):
     if {condition}:
@@ -134,9 +148,12 @@ for what, given in ({pairs}):
 
 def _together(names, condition, message)->list[str]:
     "Lines that check several parameters in one loop"
+    if not names:
+        return []
     pairs = " ".join(f"({name!r}, {name})," for name in names)
-    return _lines(_TOGETHER, pairs=pairs, condition=condition, message=message) if names else []
+    return _lines(_TOGETHER, pairs=pairs, condition=condition, message=message)
 
+# %% ../../nbs/environments/07_deploy.ipynb #cell-024
 def checks(
     parameters:dict, # A JSON Schema object
 )->list[str]:
@@ -153,7 +170,7 @@ def checks(
         lines += _parameter(n, schema, n in required or "default" in schema)
     return lines
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-022
+# %% ../../nbs/environments/07_deploy.ipynb #cell-027
 _WANTED = """
 wanted = {given}.strip().casefold()
 found = [name for name in facts[{what}] if name.casefold() == wanted]
@@ -168,19 +185,26 @@ if not found:
 value = facts[{what}][found[0]]
 """
 
+# %% ../../nbs/environments/07_deploy.ipynb #cell-029
 def _lookup(tool, facts, view)->list[str]:
     "Lines that find the value"
-    only = next(iter(facts))
-    what = tool.selector or repr(only)
-    told = f"{{{what}.replace('_', ' ')}}" if tool.selector else only.replace("_", " ")
-    given = f"{tool.key}[{tool.wrap!r}]" if tool.wrap else tool.key
+    if tool.selector:
+        what = tool.selector
+        told = f"{{{what}.replace('_', ' ')}}"
+    else:
+        only = next(iter(facts))
+        what = repr(only)
+        told = only.replace("_", " ")
+    given = tool.key
+    if tool.wrap:
+        given = f"{given}[{tool.wrap!r}]"
     lines = _lines(_WANTED, given=given, what=what)
     if tool.wrap:
         lines += _lines(_EXACT, key=tool.key, given=given)
     noun = view.kinds[tool.theme[0]].noun
     return lines + _lines(_FOUND, told=told, noun=noun, what=what)
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-025
+# %% ../../nbs/environments/07_deploy.ipynb #cell-032
 _AS_NUMBERS = """try:
     numbers = [float(str(n).split(' ')[0].replace(',', '')) for n in numbers]
 except ValueError:
@@ -198,39 +222,53 @@ def _may_be_text(tool)->bool:
     numbers = tool.properties.get("numbers")
     return numbers is not None and numbers["items"]["type"] != "number"
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-026
+# %% ../../nbs/environments/07_deploy.ipynb #cell-033
 def _formula(tool)->list[str]:
     "Lines that compute the value"
     which = tool.selector or repr(choice(tool.asks[0]))
-    lines = list(_AS_NUMBERS) if _may_be_text(tool) else []
-    lines += [f"import {module}" for module in _modules(tool)]
+    lines = []
+    if _may_be_text(tool):
+        lines += _AS_NUMBERS
+    for module in _modules(tool):
+        lines.append(f"import {module}")
     lines.append("formulas = {")
     for ask in tool.asks:
-        lines.append(f"    {choice(ask)!r}: lambda: {OPERATIONS[ask].formula},")
-    return lines + ["}", "try:", f"    value = formulas[{which}]()", *_COMPUTED]
+        formula = OPERATIONS[ask].formula
+        lines.append(f"    {choice(ask)!r}: lambda: {formula},")
+    lines += ["}", "try:", f"    value = formulas[{which}]()"]
+    return lines + _COMPUTED
 
 def _modules(tool)->list[str]:
     "What the formulas import"
     formulas = " ".join(OPERATIONS[ask].formula for ask in tool.asks)
     return [module for module in ("math", "datetime") if f"{module}." in formulas]
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-028
+# %% ../../nbs/environments/07_deploy.ipynb #cell-035
 def _literal(facts)->list[str]:
     "The table as Python lines"
-    rows = ",\n".join(f"    {dumps(what)}: {dumps(values)}" for what, values in facts.items())
-    return ["import json", *f"facts = json.loads({_quoted(rows)})".split("\n")]
+    rows = []
+    for what, values in facts.items():
+        rows.append(f"    {dumps(what)}: {dumps(values)}")
+    text = _quoted(",\n".join(rows))
+    assigned = f"facts = json.loads({text})"
+    return ["import json", *assigned.split("\n")]
 
 def _quoted(rows)->str:
     "JSON text as a raw Python string"
-    return f"r'''{{\n{rows}\n}}'''" if "'''" not in rows else repr(f"{{{rows}}}")
+    if "'''" in rows:
+        return repr(f"{{{rows}}}")
+    return f"r'''{{\n{rows}\n}}'''"
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-031
+# %% ../../nbs/environments/07_deploy.ipynb #cell-038
 def _signature(tool)->str:
     "The first line of the function"
-    required, given = tool.doc.parameters["required"], []
+    required = tool.doc.parameters["required"]
+    given = []
     for name, schema in tool.properties.items():
-        default = "" if name in required else f"={schema.get('default')!r}"
-        given.append(name + default)
+        if name in required:
+            given.append(name)
+        else:
+            given.append(f"{name}={schema.get('default')!r}")
     return f"def {tool.name}({', '.join(given)}):"
 
 def source(
@@ -249,7 +287,7 @@ def source(
     indented = [f"    {line}" for line in [*body, "return value"]]
     return "\n".join([_signature(tool), *indented]) + "\n"
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-034
+# %% ../../nbs/environments/07_deploy.ipynb #cell-041
 def _code(tool, plan, view, r, difficulty)->str:
     "The source of a tool, with its facts if it looks something up"
     facts = facts_for(tool, plan, view, r, 20 + 4 * difficulty) if tool.key else {}
@@ -277,7 +315,7 @@ def deploy(
     return Env(id, plan.scenario, view.world.name, seed, difficulty, view.split, plan.question, plan.answer,
                tuple(subquestions), docs, codes, distractors)
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-037
+# %% ../../nbs/environments/07_deploy.ipynb #cell-044
 def gold(
     env:Env, # An environment
 )->list[list[Call]]: # One list of parallel calls per turn; the final answer is `env.answer`

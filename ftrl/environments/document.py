@@ -116,24 +116,36 @@ def document(
     "Stage 2: a tool for one sub-question"
     if isinstance(hop.ask, Operation):
         return _service(hop, view, r)
-    relation, kind = hop.ask, view.kinds[hop.ask.domain]
-    subject = relation.name if relation.name.startswith(kind.name) else f"{kind.name}_{relation.name}"
+    relation = hop.ask
+    kind = view.kinds[relation.domain]
+    subject = relation.name
+    if not subject.startswith(kind.name):
+        subject = f"{kind.name}_{subject}"
     verb = r.choice(for_split(VERBS, view.split))
     what = relation.phrases[0].format(x=with_article(kind.noun))
     key = _key(kind, r)
-    doc = ToolDoc(tool_name(subject, view.split, r), f"{verb} {what}.", function({key: _subject(kind)}))
-    return Tool(doc, relation.theme, (relation.id,), {hop.id: {key: hop.given}}, key)
+    name = tool_name(subject, view.split, r)
+    doc = ToolDoc(name, f"{verb} {what}.", function({key: _subject(kind)}))
+    calls = {hop.id: {key: hop.given}}
+    return Tool(doc, relation.theme, (relation.id,), calls, key)
 
 # %% ../../nbs/environments/04_document.ipynb #cell-020
 def _service(hop, view, r)->Tool:
     "A tool for one computation"
-    operation, service = hop.ask, SERVICES[hop.ask.service]
-    given = service.parameter if service.many else with_article(service.parameter)
-    text = f"Computes {operation.phrase.format(x=given)}."
-    last_word = service.name.rpartition("_")[2]
-    subject = service.name if operation.name in service.name else f"{operation.name}_{last_word}"
-    doc = ToolDoc(tool_name(subject, view.split, r), text, function(service.parameters))
-    return Tool(doc, ("", service.name), (operation.id,), {hop.id: hop.given})
+    operation = hop.ask
+    service = SERVICES[operation.service]
+    given = service.parameter
+    if not service.many:
+        given = with_article(given)
+    computed = operation.phrase.format(x=given)
+    subject = service.name
+    if operation.name not in subject:
+        last_word = subject.rpartition("_")[2]
+        subject = f"{operation.name}_{last_word}"
+    name = tool_name(subject, view.split, r)
+    doc = ToolDoc(name, f"Computes {computed}.", function(service.parameters))
+    theme = ("", service.name)
+    return Tool(doc, theme, (operation.id,), {hop.id: hop.given})
 
 # %% ../../nbs/environments/04_document.ipynb #cell-025
 def shingles(
@@ -142,8 +154,11 @@ def shingles(
 )->frozenset[str]:
     "Words of a text and their sequences"
     words = re.findall(r"\w+", text.lower())
-    runs = [words[i:i + k] for k in range(1, most + 1) for i in range(len(words) - k + 1)]
-    return frozenset(map(" ".join, runs))
+    runs = []
+    for k in range(1, most + 1):
+        for i in range(len(words) - k + 1):
+            runs.append(" ".join(words[i:i + k]))
+    return frozenset(runs)
 
 def alike(a:frozenset, b:frozenset)->float:
     "Jaccard similarity"

@@ -25,9 +25,11 @@ def _description(theme, asks, view, r)->str:
     domain, family = theme
     if not domain:
         return f"Computes {SERVICES[family].description}."
-    things = joined([view.relations[i].label for i in asks], "or")
+    labels = [view.relations[ask].label for ask in asks]
+    things = joined(labels, "or")
     verb = r.choice(for_split(VERBS, view.split))
-    return f"{verb} facts about {with_article(view.kinds[domain].noun)}: {things}."
+    noun = with_article(view.kinds[domain].noun)
+    return f"{verb} facts about {noun}: {things}."
 
 # %% ../../nbs/environments/05_integrate.ipynb #cell-010
 _COLLECTIONS = {
@@ -54,8 +56,11 @@ def _selector(tool, view, r)->str:
 def _choices(theme, asks, view)->dict:
     "The schema of the parameter that chooses"
     domain = theme[0]
-    text = f"What to return about the {view.kinds[domain].noun}." if domain else "What to compute."
-    return {"type": "string", "description": text, "enum": [choice(i) for i in asks]}
+    text = "What to compute."
+    if domain:
+        text = f"What to return about the {view.kinds[domain].noun}."
+    choices = [choice(ask) for ask in asks]
+    return {"type": "string", "description": text, "enum": choices}
 
 # %% ../../nbs/environments/05_integrate.ipynb #cell-015
 def widen(

@@ -101,16 +101,21 @@ def audit(
 # %% ../../nbs/environments/14_report.ipynb #cell-020
 def _about(env)->list[str]:
     "Where an environment comes from"
-    return [f"scenario  {env.scenario}, world {env.world}, difficulty {env.difficulty}, split {env.split}"]
+    parts = [f"scenario  {env.scenario}", f"world {env.world}",
+             f"difficulty {env.difficulty}", f"split {env.split}"]
+    return [", ".join(parts)]
 
 def _asked(env)->Iterator[str]:
     "The sub-questions, two lines each"
     yield "sub-questions"
     for s in env.subquestions:
-        after = f"  (after {', '.join(s.depends_on)})" if s.depends_on else ""
+        before = ", ".join(s.depends_on)
+        after = f"  (after {before})" if before else ""
+        given = dumps(s.arguments)
         yield f"  {s.id}  {s.question}{after}"
-        yield f"      {s.tool}({dumps(s.arguments)}) -> {s.answer}"
+        yield f"      {s.tool}({given}) -> {s.answer}"
 
+# %% ../../nbs/environments/14_report.ipynb #cell-022
 def _open(unsolved)->Iterator[str]:
     "The sub-answers of a row without sub-questions"
     yield "sub-answers"
@@ -123,10 +128,11 @@ def _tools(t)->Iterator[str]:
     yield "tools"
     for doc in t.docs:
         mark = " " if doc.name in t.unsolved else "-"
-        yield f" {mark}{doc.name}({', '.join(doc.parameters.get('properties', {}))})"
+        parameters = ", ".join(doc.parameters.get("properties", {}))
+        yield f" {mark}{doc.name}({parameters})"
         yield f"      {doc.description}"
 
-# %% ../../nbs/environments/14_report.ipynb #cell-021
+# %% ../../nbs/environments/14_report.ipynb #cell-023
 def describe(
     x:Env | Row, # An environment, or any row
 )->str:
@@ -137,7 +143,7 @@ def describe(
     lines += ["", *_tools(t), "", "- a distractor" if t.env else "- solves nothing"]
     return "\n".join(lines)
 
-# %% ../../nbs/environments/14_report.ipynb #cell-024
+# %% ../../nbs/environments/14_report.ipynb #cell-026
 def _words(text)->list[str]:
     return re.findall(r"\w+", text.lower())
 
@@ -153,7 +159,7 @@ def grams(
     words = _words(text)
     return set(_runs(words, k)) if len(words) >= k else {" ".join(words)}
 
-# %% ../../nbs/environments/14_report.ipynb #cell-026
+# %% ../../nbs/environments/14_report.ipynb #cell-028
 _KINDS = (".gz", ".json", ".jsonl", ".csv", ".parquet")
 
 def _texts(path:Path)->Iterator[str]:
@@ -179,7 +185,7 @@ def _found(folder, ours)->set[str]:
                 hits.update(gram for gram in _runs(words, k) if gram in ours)
     return hits
 
-# %% ../../nbs/environments/14_report.ipynb #cell-027
+# %% ../../nbs/environments/14_report.ipynb #cell-029
 def contamination(
     questions:Iterable[str], # Of environments
     data=None, # Folder of benchmarks, one folder each; the local data when None
@@ -192,7 +198,7 @@ def contamination(
     folders = sorted(path for path in data.iterdir() if path.is_dir())
     return {folder.name: sorted(_found(folder, ours)) for folder in folders}
 
-# %% ../../nbs/environments/14_report.ipynb #cell-030
+# %% ../../nbs/environments/14_report.ipynb #cell-032
 SPLITS = """\
 - `train` never asks about a held-out thing or relation. `test` asks only about held-out things (a quarter
   of every kind with at least 40 members, by hash of the name; smaller kinds, such as continents, are shared)
@@ -214,7 +220,7 @@ def _held_out(split, worlds)->str:
         return f"{rule} Here {', '.join(away)} was named, which is marked so: now it is held out no more."
     return rule
 
-# %% ../../nbs/environments/14_report.ipynb #cell-032
+# %% ../../nbs/environments/14_report.ipynb #cell-034
 def _decade(n)->str:
     "The size of a data set as hubs name it"
     for limit, name in ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M")):
@@ -224,19 +230,20 @@ def _decade(n)->str:
 
 def _markdown(table)->list[str]:
     "A data frame as a Markdown table"
-    head = ["| scenario | " + " | ".join(table.columns) + " |", "|---" * (len(table.columns) + 1) + "|"]
-    lines = []
+    columns = " | ".join(["scenario", *table.columns])
+    rule = "|---" * (len(table.columns) + 1)
+    lines = [f"| {columns} |", f"{rule}|"]
     for name, row in zip(table.index, table.values):
         told = [name, *(f"{value:g}" for value in row)]
         lines.append(f"| {' | '.join(told)} |")
-    return head + lines
+    return lines
 
 def _head(n)->list[str]:
     "What a hub reads first"
     return ["---", "language: en", "task_categories: [text-generation]",
             "tags: [tool-use, reinforcement-learning, verifiable]", f"size_categories: [{_decade(n)}]", "---"]
 
-# %% ../../nbs/environments/14_report.ipynb #cell-034
+# %% ../../nbs/environments/14_report.ipynb #cell-036
 def card(
     report:dict, # What `write_envs` returned
     tally:Tally, # The sizes
@@ -257,7 +264,7 @@ def card(
         "## What is held out", "", SPLITS, _held_out(recipe["split"], worlds), "",
         "## Rejected on the way, by gate", "", *lost, ""])
 
-# %% ../../nbs/environments/14_report.ipynb #cell-037
+# %% ../../nbs/environments/14_report.ipynb #cell-039
 def _beside(out)->tuple[Path, Path]:
     "Where report and card go"
     stem = str(out).removesuffix(".gz").removesuffix(".jsonl")
@@ -288,7 +295,7 @@ class _Watch:
     def seconds(self)->float:
         return time.perf_counter() - self.start if self.start else 0.0
 
-# %% ../../nbs/environments/14_report.ipynb #cell-038
+# %% ../../nbs/environments/14_report.ipynb #cell-040
 def construct(
     out, # .jsonl or .jsonl.gz
     n:int, # How many environments
@@ -309,18 +316,22 @@ def construct(
     rate = (n - 1) / seconds if n > 1 and seconds else 0.0
     return report | {"table": watch.tally.table(), "seconds": seconds, "rate": rate}
 
-# %% ../../nbs/environments/14_report.ipynb #cell-039
+# %% ../../nbs/environments/14_report.ipynb #cell-041
 def _write_beside(out, report, tally, worlds)->None:
     "Complete the report in place, and write it and the card"
-    omitted = {world.name: dict(world.omitted) for world in worlds if getattr(world, "omitted", None)}
+    omitted = {}
+    for world in worlds:
+        if getattr(world, "omitted", None):
+            omitted[world.name] = dict(world.omitted)
     report["left out of tables"] = omitted
     report["by scenario"] = tally.table("scenario").to_dict("index")
     report["by world"] = tally.table("world").to_dict("index")
-    for path, text in zip(_beside(out), (dumps(report) + "\n", card(report, tally, worlds))):
+    texts = (dumps(report) + "\n", card(report, tally, worlds))
+    for path, text in zip(_beside(out), texts):
         with atomic(path) as temp:
             temp.write_text(text, encoding="utf-8")
 
-# %% ../../nbs/environments/14_report.ipynb #cell-042
+# %% ../../nbs/environments/14_report.ipynb #cell-044
 def _executed(code, name, arguments)->str:
     "A call as the paper's executor runs it: in this process, with whatever the code may do"
     try:
@@ -344,7 +355,7 @@ class Threads:
             content = pool.submit(_executed, *call).result(10)
         return SimpleNamespace(content=content)
 
-# %% ../../nbs/environments/14_report.ipynb #cell-044
+# %% ../../nbs/environments/14_report.ipynb #cell-046
 def _build_case(level, n, sandbox)->dict:
     "Both executors at one difficulty"
     def building(judge):

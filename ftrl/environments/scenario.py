@@ -88,10 +88,19 @@ def _next(view, r, chain, final, last)->Relation | None:
             options.append(x)
     return r.choice(options) if options else None
 
+def _ends_well(chain, seen, last)->bool:
+    "Does a chain end in something new, and by what was to be asked last?"
+    end = chain[-1]
+    return end.object not in seen and (last is None or end.relation is last)
+
 def _fact(view, relation, subject)->Fact | None:
     "What a relation says of a subject, if it can serve as a sub-answer"
-    found = view.facts[relation.id].get(subject) if relation else None
-    return Fact(relation, subject, found) if found is not None and verifiable(found) else None
+    if relation is None:
+        return None
+    found = view.facts[relation.id].get(subject)
+    if found is None or not verifiable(found):
+        return None
+    return Fact(relation, subject, found)
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-016
 def walk(
@@ -117,9 +126,7 @@ def walk(
         chain.append(fact)
         seen.add(subject)
         subject = fact.object
-    if subject in seen:
-        return None
-    return chain if last is None or relation is last else None
+    return chain if _ends_well(chain, seen, last) else None
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-019
 def _chains(view, r, n, length, alike, last, tries=60):
@@ -156,12 +163,16 @@ def phrase(view:View, chain:list[Fact], r:random.Random)->str:
 # %% ../../nbs/environments/03_scenario.ipynb #cell-025
 def _plainly(relation, x)->str:
     "The one wording of a sub-question"
-    return (relation.questions or (f"What is {relation.phrases[0]}?",))[0].format(x=x)
+    wordings = relation.questions or (f"What is {relation.phrases[0]}?",)
+    return wordings[0].format(x=x)
 
 def ask(relation:Relation, x:str, r:random.Random)->str:
     "A whole question about a thing or a description"
-    opened = [opener.format(p=r.choice(relation.phrases)) for opener in r.sample(OPENERS, 3)]
-    return r.choice((*relation.questions, *opened)).format(x=x)
+    wordings = list(relation.questions)
+    for opener in r.sample(OPENERS, 3):
+        described = r.choice(relation.phrases)
+        wordings.append(opener.format(p=described))
+    return r.choice(wordings).format(x=x)
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-027
 JOINS = {
@@ -233,7 +244,8 @@ def _worked(chains, hops, r)->Hop | None:
         return None
     given = fits(operation, told)
     answer = compute(operation, given)
-    words = operation.phrase.format(x=" and ".join(end.text for end in told))
+    named = " and ".join(end.text for end in told)
+    words = operation.phrase.format(x=named)
     before = tuple(hop.id for hop in ends)
     return Hop(f"s{len(hops) + 1}", operation, given, answer, f"What is {words}?", before)
 
@@ -256,7 +268,10 @@ def _size(text)->tuple[int, int]:
 
 def _sizes(text)->list[tuple[tuple[int, int], ...]]:
     "The choices at each difficulty"
-    return [tuple(map(_size, level.split())) for level in text.split("|")]
+    levels = []
+    for level in text.split("|"):
+        levels.append(tuple(map(_size, level.split())))
+    return levels
 
 SIZES = {scenario: _sizes(text) for scenario, text in _BY_LEVEL.items()}
 
@@ -296,7 +311,9 @@ def _ends(view, worked)->list[Relation]:
 
 def _last(view, how, n, r)->Relation | None:
     "What parallel branches ask last; None leaves it open"
-    pool = _once(view, _ends, how == "work") if n > 1 and how != "list" else ()
+    if n == 1 or how == "list":
+        return None
+    pool = _once(view, _ends, how == "work")
     return r.choice(pool) if pool else None
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-051
@@ -308,12 +325,15 @@ def _question(view, scenario, chains, how, r)->Plan | None:
     if how == "work":
         return _computed(scenario, chains, hops, what, r)
     if len(chains) == 1:
-        return Plan(scenario, _about_end(view, chains[0], r), hops[-1].answer, tuple(hops))
+        question = _about_end(view, chains[0], r)
+        return Plan(scenario, question, hops[-1].answer, tuple(hops))
     answer = _meet(chains, how)
     if answer is None:
         return None
-    return Plan(scenario, r.choice(JOINS[how]).format(x=what), answer, tuple(hops))
+    question = r.choice(JOINS[how]).format(x=what)
+    return Plan(scenario, question, answer, tuple(hops))
 
+# %% ../../nbs/environments/03_scenario.ipynb #cell-053
 def _computed(scenario, chains, hops, what, r)->Plan | None:
     "A plan with one more hop, which computes"
     extra = _worked(chains, hops, r)
@@ -328,7 +348,7 @@ def _about_end(view, chain, r)->str:
     subject = phrase(view, before, r) if before else called(view, end.relation, end.subject)
     return ask(end.relation, subject, r)
 
-# %% ../../nbs/environments/03_scenario.ipynb #cell-053
+# %% ../../nbs/environments/03_scenario.ipynb #cell-055
 def _draw(view, scenario, r, difficulty)->Plan | None:
     "One attempt at a plan"
     n, length = r.choice(SIZES[scenario][difficulty])
@@ -344,7 +364,7 @@ def _may_ask(view, plan)->bool:
         return True
     return any(hop.ask.id in view.held for hop in plan.hops)
 
-# %% ../../nbs/environments/03_scenario.ipynb #cell-056
+# %% ../../nbs/environments/03_scenario.ipynb #cell-058
 def decompose(
     view:View, # What may be asked
     scenario:str, # One of the four
@@ -363,7 +383,7 @@ def decompose(
             return plan
     return None
 
-# %% ../../nbs/environments/03_scenario.ipynb #cell-061
+# %% ../../nbs/environments/03_scenario.ipynb #cell-063
 def _plans(view, scenario, difficulty)->bool:
     "Does one in a dozen plans succeed?"
     name = ("holds", view.world.name, view.split, scenario, difficulty)

@@ -101,8 +101,21 @@ def _facts(world)->str:
 
 def _smaller(recipe, views)->dict[str, int]:
     "Questions that are smaller than their difficulty asks, and whose size they have"
-    sizes = {(s, level): size_for(views, s, level) for s in recipe.scenarios for level in recipe.difficulty}
-    return {f"{s} at {level}": size for (s, level), size in sizes.items() if size != level}
+    smaller = {}
+    for scenario in recipe.scenarios:
+        for level in recipe.difficulty:
+            size = size_for(views, scenario, level)
+            if size != level:
+                smaller[f"{scenario} at {level}"] = size
+    return smaller
+
+def _account(recipe, n, views, rejected)->dict:
+    "What there is to say of a build"
+    account = {"recipe": recipe.told(), "built": n, "rejected": dict(sorted(rejected.items()))}
+    smaller = _smaller(recipe, views)
+    if smaller:
+        account["smaller questions"] = smaller
+    return account
 
 # %% ../../nbs/environments/13_store.ipynb #cell-015
 def write_envs(
@@ -121,18 +134,14 @@ def write_envs(
     views, part = recipe.views(), _Part(out)
     askable(recipe, views)
     begun = out.exists() or part.path.exists()  # what came to nothing does not keep others out
-    facts = {view.world.name: _facts(view.world) for view in views}
-    with claim(out, force or not begun, command="build", **_settings(recipe, n), facts=facts) as mine:
-        if mine.done is not None:
-            return mine.done
-        if not mine.resumed:
+    with claim(out, force or not begun, command="build", **_settings(recipe, n, views)) as mine:
+        if mine.done is None:
+            if not mine.resumed:
+                part.remove()
+            rejected = _grow(part, recipe, n, progress, every, how)
+            _put(part, out)
+            mine.finish(**_account(recipe, n, views, rejected))
             part.remove()
-        rejected = _grow(part, recipe, n, progress, every, how)
-        report = {"recipe": recipe.told(), "built": n, "rejected": dict(sorted(rejected.items()))}
-        smaller = _smaller(recipe, views)
-        _put(part, out)
-        mine.finish(**report | ({"smaller questions": smaller} if smaller else {}))
-        part.remove()
         return mine.done
 
 # %% ../../nbs/environments/13_store.ipynb #cell-016
@@ -141,13 +150,15 @@ def _checked_out(out, recipe)->Path:
     out = Path(out)
     if not out.name.removesuffix(".gz").endswith(".jsonl"):
         raise FtrlError(f"{out}: expected a name ending in .jsonl or .jsonl.gz")
-    read = [w for w in recipe.worlds or () if isinstance(w, str)]
-    read += [w.source for w in recipe.worlds or () if isinstance(w, World)]
-    if any(Path(name).exists() and out.exists() and out.samefile(name) for name in read if name):
-        raise FtrlError(f"{out} is read as a world and would be replaced; choose another --out")
+    for world in recipe.worlds or ():
+        source = world.source if isinstance(world, World) else world
+        read = isinstance(source, str) and source and Path(source).exists()
+        if read and out.exists() and out.samefile(source):
+            raise FtrlError(f"{out} is read as a world and would be replaced; choose another --out")
     return out
 
-def _settings(recipe, n)->dict:
-    "What decides a build, beside its facts"
+def _settings(recipe, n, views)->dict:
+    "What decides a build"
     from ftrl import __version__
-    return recipe.told() | {"n": n, "version": __version__}
+    facts = {view.world.name: _facts(view.world) for view in views}
+    return recipe.told() | {"n": n, "version": __version__, "facts": facts}

@@ -49,9 +49,11 @@ def trial(
         x = Env.from_row(x)
     if isinstance(x, Env):
         return Trial(x.question, x.docs, x.codes, _unsolved(x), x.id, x)
-    asked = next((m["content"] for m in x.messages if m["role"] == "user"), "")
+    told = [m["content"] for m in x.messages if m["role"] == "user"]
+    asked = told[0] if told else ""
     question = asked.split("Question:", 1)[-1].strip()
-    return Trial(question, tuple(map(ToolDoc.from_schema, x.toolset)), x.code, x.unsolved, x.id)
+    docs = tuple(map(ToolDoc.from_schema, x.toolset))
+    return Trial(question, docs, x.code, x.unsolved, x.id)
 
 # %% ../../nbs/environments/08_trial.ipynb #cell-010
 _DEPTH = 40                  # levels of a schema or of arguments
@@ -91,11 +93,15 @@ def _made(schema)->int:
     "How many characters a probe's value may take; a schema may also be true or false"
     if not isinstance(schema, dict):
         return 10
+    least = schema.get("minItems", 0)
     given = [schema[k] for k in ("enum", "default") if k in schema]
     own = len(dumps(given)) if given else 10
-    fields = sum(map(_made, schema.get("properties", {}).values()))
-    items = max(3, schema.get("minItems", 0)) * _made(schema["items"]) if "items" in schema else 0
-    return own + fields + items + schema.get("minItems", 0)
+    parts = schema.get("properties", {}).values()
+    fields = sum(map(_made, parts))
+    items = 0
+    if "items" in schema:
+        items = max(3, least) * _made(schema["items"])
+    return own + fields + items + least
 
 # %% ../../nbs/environments/08_trial.ipynb #cell-016
 def _parts(schema)->Iterator[dict]:
@@ -148,7 +154,10 @@ def texts_in(
 
 def _gold_words(env)->list[str]:
     "What the gold calls hold and return: the things that the question is about"
-    words = [word for s in env.subquestions for word in (*texts_in(s.arguments), s.answer)]
+    words = []
+    for s in env.subquestions:
+        words += texts_in(s.arguments)
+        words.append(s.answer)
     return list(dict.fromkeys(words))
 
 # %% ../../nbs/environments/08_trial.ipynb #cell-022
@@ -168,13 +177,17 @@ def beyond(
 def _beyond_gold(env)->str:
     "Why gold calls are not tried"
     for s in env.subquestions:
-        if not isinstance(s.arguments, dict):
+        given = s.arguments
+        if not isinstance(given, dict):
             return f"gold arguments of {s.id} that are no object"
-        large = _size(s.arguments, _GIVEN) > _GIVEN or len(dumps(s.arguments)) > _WRITTEN
+        # what is too deep to be written has too many values by this count, and is not written
+        large = _size(given, _GIVEN) > _GIVEN or len(dumps(given)) > _WRITTEN
         if large:
             return f"gold arguments of {s.id} with more than {_GIVEN} values or {_WRITTEN:,} characters"
     asked = len(env.distractors) * len(_gold_words(env))
-    return f"more than {_ASKED:,} questions to distractors" if asked > _ASKED else ""
+    if asked > _ASKED:
+        return f"more than {_ASKED:,} questions to distractors"
+    return ""
 
 # %% ../../nbs/environments/08_trial.ipynb #cell-025
 def _kinds(schema)->list[str]:
@@ -207,8 +220,10 @@ def dummy(
 
 def _properties(schema)->dict:
     "The schemas of an object's fields"
-    given = schema.get("properties", {})
-    return {name: part if isinstance(part, dict) else {} for name, part in given.items()}
+    usable = {}
+    for name, part in schema.get("properties", {}).items():
+        usable[name] = part if isinstance(part, dict) else {}
+    return usable
 
 # %% ../../nbs/environments/08_trial.ipynb #cell-028
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -221,7 +236,8 @@ def blind(
     if "enum" in schema:
         return r.choice(schema["enum"])
     kind = schema.get("type", "string")
-    kind = r.choice(kind) if isinstance(kind, list) else kind
+    if isinstance(kind, list):
+        kind = r.choice(kind)
     if kind == "object":
         return {name: blind(part, r) for name, part in _properties(schema).items()}
     if kind == "array":
@@ -258,7 +274,8 @@ def _changed(value, schema, others)->Iterator:
     elif isinstance(value, (int, float)):
         yield from (value + 1, -value or 7)
     else:
-        yield from (f"{value}x", "unknown", *[o for o in others if o != value][:3])
+        unlike = [other for other in others if other != value]
+        yield from (f"{value}x", "unknown", *unlike[:3])
 
 # %% ../../nbs/environments/08_trial.ipynb #cell-034
 def _arguments(doc)->dict:
@@ -276,9 +293,11 @@ def _asked(schema, word, r):
     "Required arguments with one word wherever free text goes"
     if "enum" in schema:
         return r.choice(schema["enum"])
-    if schema.get("type") == "object":
-        return {name: _asked(part, word, r) for name, part in _properties(_needed(schema)).items()}
-    return word if schema.get("type") == "string" else blind(schema, r)
+    kind = schema.get("type")
+    if kind == "object":
+        parts = _properties(_needed(schema))
+        return {name: _asked(part, word, r) for name, part in parts.items()}
+    return word if kind == "string" else blind(schema, r)
 
 # %% ../../nbs/environments/08_trial.ipynb #cell-037
 def probe_calls(
@@ -286,26 +305,39 @@ def probe_calls(
 )->dict[str, list[Call]]: # Probe kind -> calls
     "What to execute"
     r = rng("probe", t.id)
-    schemas = {doc.name: _arguments(doc) for doc, why in zip(t.docs, t.unusable) if not why}
-    needed = {name: _needed(schema) for name, schema in schemas.items()}
-    asked = [*schemas.items(), *needed.items()]
-    calls = {"dummy": [Call(name, dummy(schema)) for name, schema in asked],
-             "random": [Call(name, blind(schema, r)) for name, schema in asked],
-             "empty": [Call(name, {}) for name in schemas]}
-    return calls | _gold_probes(t.env, schemas, r) if t.env else calls
+    schemas = {}
+    for doc, why in zip(t.docs, t.unusable):
+        if not why:
+            schemas[doc.name] = _arguments(doc)
+    needed = [(name, _needed(schema)) for name, schema in schemas.items()]
+    asked = [*schemas.items(), *needed]
+    calls = {
+        "dummy": [Call(name, dummy(schema)) for name, schema in asked],
+        "random": [Call(name, blind(schema, r)) for name, schema in asked],
+        "empty": [Call(name, {}) for name in schemas]}
+    if t.env is None:
+        return calls
+    return calls | _gold_probes(t.env, schemas, r)
 
+# %% ../../nbs/environments/08_trial.ipynb #cell-039
 def _gold_probes(env, schemas, r)->dict[str, list[Call]]:
     "Probes that start from the gold calls"
-    words, gold, changed = _gold_words(env), [], []
+    words = _gold_words(env)
+    gold, changed, distractors = [], [], []
     for s in env.subquestions:
         gold.append(Call(s.tool, s.arguments, s.id))
-        others = _changed(s.arguments, schemas.get(s.tool, {}), words)
-        changed += [Call(s.tool, other, s.id) for other in others]
-    able = [name for name in env.distractors if name in schemas]
-    distractors = [Call(name, _asked(schemas[name], word, r)) for name in able for word in words]
+        schema = schemas.get(s.tool, {})
+        for other in _changed(s.arguments, schema, words):
+            changed.append(Call(s.tool, other, s.id))
+    for name in env.distractors:
+        if name not in schemas:
+            continue
+        for word in words:
+            given = _asked(schemas[name], word, r)
+            distractors.append(Call(name, given))
     return {"gold": gold, "changed": changed, "distractor": distractors}
 
-# %% ../../nbs/environments/08_trial.ipynb #cell-040
+# %% ../../nbs/environments/08_trial.ipynb #cell-042
 def attempt(
     x:Env | Row | Trial, # What is judged
     sandbox=None, # A `Sandbox`; the shared one when None
@@ -313,7 +345,9 @@ def attempt(
     "Run all probes in one batch"
     from ftrl.sandbox.sandbox import shared
     t = x if isinstance(x, Trial) else trial(x)
-    plan = [(kind, call) for kind, calls in probe_calls(t).items() for call in calls if call.name in t.codes]
+    plan = []
+    for kind, calls in probe_calls(t).items():
+        plan += [(kind, call) for call in calls if call.name in t.codes]
     plan.sort(key=lambda step: step[1].name)
     jobs = [(t.codes[call.name], call.name, call.arguments) for _, call in plan]
     group = hash(tuple(t.codes.values()))  # the tools of one environment may share a process
