@@ -34,12 +34,15 @@ def _relation(id:str, r:dict, facts:dict[str, str])->Relation:
     shape = r.get("cardinality", "1:1" if "inverse" in r else "n:1")
     if shape == "1:1" and len(set(facts.values())) < len(facts):
         shape = "n:1"
-    return Relation(name, domain, _range_of(r), tuple(r["phrases"]), facts, shape, tuple(r.get("questions", ())), r.get("family", ""))
+    phrases, questions = tuple(r["phrases"]), tuple(r.get("questions", ()))
+    return Relation(name, domain, _range_of(r), phrases, facts, shape, questions, r.get("family", ""))
 
 def _why(db:Database, plan:dict)->str:
     "Why nothing can be asked"
-    reasons = [f"{k} {v}" for k, v in plan.get("left_out", {}).items()][:4] or ["no column has values that can be asked for"]
-    return f"{'; '.join(reasons)}; expected a table with a key or names and a few more columns"
+    reasons = [f"{place} {why}" for place, why in plan.get("left_out", {}).items()]
+    if not reasons:
+        reasons = ["no column has values that can be asked for"]
+    return f"{'; '.join(reasons[:4])}; expected a table with a key or names and a few more columns"
 
 # %% ../../nbs/environments/01_tables.ipynb #cell-009
 _NO_STEPS = "questions in several steps: no column's values recur, and none refers to another table"
@@ -66,9 +69,7 @@ def tables_world(
     made = [_relation(id, r, facts[id]) for id, r in plan["relations"].items() if facts[id]]
     if not made:
         raise FtrlError(f"{db.spec}: nothing can be asked; {_why(db, plan)}")
-    used = {k for r in made for k in (r.domain, r.range)}
-    kinds = [Kind(k, kind["plural"], kind.get("note", "")) for k, kind in plan["kinds"].items() if k in used]
-    out = World(plan["world"], plan.get("title", ""), kinds, made, db.spec)
+    out = World(plan["world"], plan.get("title", ""), _kinds(plan, made), made, db.spec)
     told = dumps([(r.id, r.phrases, list(r.facts.items())) for r in made])
     out.digest = hashlib.sha256(told.encode()).hexdigest()[:12]
     out.omitted = _omitted(db, plan, reader)
@@ -76,12 +77,18 @@ def tables_world(
         out.omitted[_NO_STEPS] += 1
     return out
 
+def _kinds(plan:dict, made:list[Relation])->list[Kind]:
+    "The kinds that relations speak of"
+    used = {r.domain for r in made} | {r.range for r in made}
+    return [Kind(k, kind["plural"], kind.get("note", "")) for k, kind in plan["kinds"].items() if k in used]
+
 # %% ../../nbs/environments/01_tables.ipynb #cell-012
 def _enough(db:Database, world:World)->World:
     "The world, if there is enough to ask about"
     if any(len(r.facts) > 1 for r in world.relations.values()):
         return world
-    raise FtrlError(f"{db.spec}: no column tells something of two rows; expected rows with names of their own, and better some hundred")
+    raise FtrlError(f"{db.spec}: no column tells something of two rows; "
+                    "expected rows with names of their own, and better some hundred")
 
 def make(
     spec:str, # A CSV, parquet, SQLite or DuckDB file, a folder of them, or a database address
@@ -116,9 +123,11 @@ def names_file(
     "Where the names file of some tables lies"
     data = file_of(spec)
     if data is None:
-        return Path(out).with_name(f"{_shown_name(spec)}.names.yaml") if out else Path(f"{_shown_name(spec)}.names.yaml")
+        name = f"{_shown_name(spec)}.names.yaml"
+        return Path(out).with_name(name) if out else Path(name)
     name = f"{data.resolve().name}.names.yaml"
-    beside = data.resolve().with_name(name) if data.resolve() == data.absolute() else data.with_name(name)
+    is_link = data.resolve() != data.absolute()
+    beside = data.with_name(name) if is_link else data.resolve().with_name(name)
     if beside.exists() or os.access(beside.parent, os.W_OK) or not out:
         return beside
     return Path(out).with_name(name)
@@ -129,15 +138,18 @@ _KEPT, _MOST = OrderedDict(), 16
 def _files(data:Path)->list[Path]:
     "The files behind a source; SQLite may keep the newest rows beside its own"
     inside = sorted(p for p in data.iterdir() if p.is_file()) if data.is_dir() else [data]
-    return [*inside, *(p for p in (data.with_name(f"{data.name}-wal"), names_file(str(data))) if p.is_file())]
+    newest = data.with_name(f"{data.name}-wal")
+    names = names_file(str(data))
+    return [*inside, *(p for p in (newest, names) if p.is_file())]
 
 def _digest(files:list[Path])->str:
     "What files are called and hold"
     total = hashlib.blake2b(digest_size=16)
     for path in files:
-        total.update(str(path.resolve()).encode("utf-8", "surrogateescape") + b"\0")
+        name = str(path.resolve()).encode("utf-8", "surrogateescape")
+        total.update(name + b"\0")
         with path.open("rb") as f:
-            for part in iter(lambda: f.read(1 << 20), b""):
+            while part := f.read(1 << 20):
                 total.update(part)
     return total.hexdigest()
 

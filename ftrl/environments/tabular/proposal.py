@@ -7,12 +7,13 @@ __all__ = ['Proposal', 'propose_names']
 
 # %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-002
 import re
-from collections import Counter
 from fastcore.basics import patch
 from .cells import show
-from .database import Database
-from .profile import Column, Profile, left_out, profile, references, without_key_word
-from .wording import identifier, kind_name, measured, members, phrases, plural, singular, words
+from .database import Database, Link
+from .profile import (
+  Column, Profile, column_references, left_out, profile, without_key_word)
+from .wording import (
+  identifier, kind_name, members, name_and_unit, phrases, plural, singular, words)
 from ..world import verifiable
 
 # %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-007
@@ -31,20 +32,22 @@ class Proposal:
                 self.left_out[f"{t}.{c}"] = why
             if p.columns:
                 self.judged[t] = p
-        self.links = references(db, self.judged)
+        self.links = column_references(db, self.judged)
         for t, p in self.judged.items():
             self.add_things(t, p)
 
-    def add_relation(self, domain:str, name:str, phrases:list[str], **how)->str:
-        "A relation, under a name of its own"
-        id, k = f"{domain}.{name}", 1
-        while id in self.relations:
-            k += 1
-            id = f"{domain}.{name}_{k}"
-        self.relations[id] = how | {"phrases": phrases}
-        return id
-
 # %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-008
+@patch
+def add_relation(self:Proposal, domain:str, name:str, phrases:list[str], **how)->str:
+    "A relation, under a name of its own"
+    id, k = f"{domain}.{name}", 1
+    while id in self.relations:
+        k += 1
+        id = f"{domain}.{name}_{k}"
+    self.relations[id] = how | {"phrases": phrases}
+    return id
+
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-010
 def _speaks(p:Profile)->bool:
     "Can a row be called by its name or key alone?"
     if p.name:
@@ -66,23 +69,30 @@ def add_things(self:Proposal, t:str, p:Profile)->None:
     if not _speaks(p):
         said = f"{p.noun} {{x}}"
         note = f"the word '{p.noun}' and {note}"
-    self.kinds[name] = {"plural": plural(p.noun), "table": t, "key": p.key, "name": by, "said": said, "note": note}
+    self.kinds[name] = {"plural": plural(p.noun), "table": t, "key": p.key,
+                        "name": by, "said": said, "note": note}
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-011
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-013
 def _recurring(c:Column)->set[str]:
     "The texts of a column that stand for a kind; none if they do not"
-    seen = Counter(c.texts)
-    fit = sum(n for v, n in seen.items() if verifiable(v) and len(v) <= 40 and not v.isdigit())
-    several = 2 <= len(seen) <= min(len(c.texts) / 2, 2000)
-    return set(seen) if c.type == "text" and several and fit >= .8 * len(c.texts) else set()
+    if c.type != "text":
+        return set()
+    texts = c.texts
+    seen = set(texts)
+    several = 2 <= len(seen) <= min(len(texts) / 2, 2000)
+    fit = {v for v in seen if verifiable(v) and len(v) <= 40 and not v.isdigit()}
+    mostly = sum(v in fit for v in texts) >= .8 * len(texts)
+    return seen if several and mostly else set()
 
 @patch
 def overlaps(self:Proposal, kind:dict, texts:set[str])->bool:
     "Are these the values of a kind there is?"
-    known = {v for t, c in kind["values"] for v in self.judged[t].columns[c].texts}
+    known = set()
+    for t, c in kind["values"]:
+        known |= set(self.judged[t].columns[c].texts)
     return len(known & texts) >= .3 * min(len(known), len(texts))
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-012
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-014
 @patch
 def value_kind(self:Proposal, t:str, c:Column)->str | None:
     "The kind that a column of recurring texts stands for"
@@ -99,7 +109,7 @@ def value_kind(self:Proposal, t:str, c:Column)->str | None:
         return name
     return None
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-015
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-017
 def _is_small(c:Column)->bool:
     "Could many of the numbers be mistaken for part of another?"
     told = [show(x, "number", "", c.digits) or "1" for x in c.values]
@@ -108,18 +118,23 @@ def _is_small(c:Column)->bool:
 @patch
 def add_value(self:Proposal, domain:str, c:Column)->None:
     "A relation whose object is a number, a date or a text"
-    how, label = {"column": c.name, "range": c.type}, c.label
+    label = c.label
+    how = {"column": c.name, "range": c.type}
     if c.type == "number":
-        label, unit = measured(label, c.whole, _is_small(c), max(c.numbers, default=None))
+        label, unit = name_and_unit(label, c.whole, _is_small(c), max(c.numbers, default=None))
         how |= {"unit": c.unit or unit, "digits": c.digits}
     self.add_relation(domain, identifier(label), phrases(label, c.type == "date"), **how)
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-018
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-020
 def _ordered(c:Column)->bool:
     "Do dates that are texts sort as they should? Not with offsets from UTC, nor days among moments"
     texts = [x for x in c.values if isinstance(x, str)]
     ways = {re.sub(r"\d", "9", x) for x in texts}
-    return len(ways) <= 1 and not any("+" in way or re.search(r"9-99(:?99)?$", way[10:]) for way in ways)
+    return len(ways) <= 1 and not any(map(_has_offset, ways))
+
+def _has_offset(way:str)->bool:
+    "Does a moment, all of its digits a 9, end with its offset from UTC?"
+    return "+" in way or re.search(r"9-99(:?99)?$", way[10:]) is not None
 
 @patch
 def comparable(self:Proposal, t:str, type:str)->list[Column]:
@@ -135,61 +150,69 @@ def comparable(self:Proposal, t:str, type:str)->list[Column]:
             out.append(c)
     return out
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-020
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-022
 @patch
 def ranks(self:Proposal, t:str)->list[tuple[str, str, str]]: # (column, "most" or "least", "highest price")
     "How rows of a table compare: by two numbers and a date at most"
     out = []
     for c in self.comparable(t, "number")[:2]:
-        label = measured(c.label, c.whole, False, max(c.numbers, default=None))[0]
+        largest = max(c.numbers, default=None)
+        label, unit = name_and_unit(c.label, c.whole, False, largest)
         out += [(c.name, "most", f"highest {label}"), (c.name, "least", f"lowest {label}")]
     for c in self.comparable(t, "date")[:1]:
         label = re.sub(r"(?<=.) (at|on)$", " date", c.label)
         out += [(c.name, "most", f"latest {label}"), (c.name, "least", f"earliest {label}")]
     return out
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-022
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-024
 @patch
 def add_group(self:Proposal, t:str, c:Column, to:str, stem:str, on:str)->None:
     "A relation into a kind, and what follows for that kind"
-    p, domain, own = self.judged[t], self.of.get(t), ""
+    p, domain = self.judged[t], self.of.get(t)
+    name, own = identifier(stem), ""
     ref = {"ref": on} if on else {}
     short = stem == self.kinds[to].get("table", to) or kind_name(stem) == to
-    tail = "" if short else f"_by_{identifier(stem)}"
+    tail = "" if short else f"_by_{name}"
     if domain:
-        own = self.add_relation(domain, identifier(stem), phrases(stem), column=c.name, range=to, **ref)
-    all_differ = len(set(c.texts)) == p.rows and c.name not in self.db.tables[t].mixed
-    if own and on and all_differ:
+        own = self.add_relation(domain, name, phrases(stem), column=c.name, range=to, **ref)
+    all_differ = len(set(c.texts)) == p.rows
+    mixed = c.name in self.db.tables[t].mixed
+    if own and on and all_differ and not mixed:
         self.relations[own]["cardinality"] = "1:1"
-        self.add_relation(to, identifier(p.noun) + tail, [f"the {p.noun} whose {stem} is {{x}}"], inverse=own)
+        phrase = f"the {p.noun} whose {stem} is {{x}}"
+        self.add_relation(to, identifier(p.noun) + tail, [phrase], inverse=own)
     else:
-        self.add_counts(t, c, to, members(plural(p.noun), stem), tail, ref)
+        rows = members(plural(p.noun), stem)
+        self.add_counts(t, c, to, rows, tail, ref)
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-023
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-025
 @patch
 def add_counts(self:Proposal, t:str, c:Column, to:str, rows:str, tail:str, ref:dict)->None:
     "How many rows refer to a thing, and which of them is first or last"
     noun, domain, place = self.judged[t].noun, self.of.get(t), [t, c.name]
-    more = {"family": identifier(plural(noun))} | ref
+    many = plural(noun)
+    more = {"family": identifier(many)} | ref
     name = f"{identifier(noun)}_count{tail}"
-    self.add_relation(to, name, [f"the number of {rows}"], count=place, unit=plural(noun), **more)
+    self.add_relation(to, name, [f"the number of {rows}"], count=place, unit=many, **more)
     if not domain:
         return
     for by, form, rank in self.ranks(t):
         name = identifier(f"{noun} with {rank}") + tail
-        how = {form: list(place), "by": by, "range": domain} | more
-        self.add_relation(to, name, [f"the {noun} with the {rank} among the {rows}"], **how)
+        phrase = f"the {noun} with the {rank} among the {rows}"
+        self.add_relation(to, name, [phrase], **{form: list(place)}, by=by, range=domain, **more)
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-026
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-028
 @patch
 def add_column(self:Proposal, t:str, c:Column)->None:
     "What can be asked of the rows of a table by one column"
-    p, domain, to = self.judged[t], self.of.get(t), self.links.get((t, c.name))
+    p, domain = self.judged[t], self.of.get(t)
+    to = self.links.get((t, c.name))
     if to and to.table in self.of:
         self.add_group(t, c, self.of[to.table], without_key_word(c.label), to.column)
         return
-    guessed_key = c.name == p.key and not p.table.key and c.type in ("number", "date")  # of such one may ask as well
-    if not domain or c.name == p.name or (c.name == p.key and not guessed_key):
+    guessed = not p.table.key and c.type in ("number", "date")  # of such a key one may ask as well
+    names = c.name == p.name or (c.name == p.key and not guessed)
+    if not domain or names:
         return
     kind = self.value_kind(t, c)
     if kind:
@@ -199,20 +222,31 @@ def add_column(self:Proposal, t:str, c:Column)->None:
     else:
         self.add_value(domain, c)
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-027
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-029
 @patch
 def add_lists(self:Proposal, t:str)->None:
     "A table that only links two kinds lists the one for the other"
-    ends = [(c, to) for (table, c), to in self.links.items() if table == t and to.table in self.of]
-    if t in self.of or len(ends) != 2 or ends[0][1].table == ends[1][1].table:
+    ends = {}
+    for (table, c), to in self.links.items():
+        if table == t and to.table in self.of:
+            ends[c] = to
+    linked = {to.table for to in ends.values()}
+    if t in self.of or len(ends) != 2 or len(linked) != 2:
         return
-    for (c, one), (item, other) in (ends, ends[::-1]):
-        kind, of = self.of[one.table], self.of[other.table]
-        many = self.kinds[of]["plural"]
-        how = {"list": [t, c], "ref": one.column, "item": item, "of": of, "at": other.column}
-        self.add_relation(kind, identifier(many), [f"the {many} linked with {{x}}"], range="text", cardinality="n:m", **how)
+    one, other = ends
+    self.add_list(t, one, ends[one], other, ends[other])
+    self.add_list(t, other, ends[other], one, ends[one])
 
-# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-029
+@patch
+def add_list(self:Proposal, t:str, column:str, to:Link, item:str, other:Link)->None:
+    "A relation that lists what a table links with a thing"
+    of = self.of[other.table]
+    many = self.kinds[of]["plural"]
+    how = {"range": "text", "cardinality": "n:m"}
+    how |= {"list": [t, column], "ref": to.column, "item": item, "of": of, "at": other.column}
+    self.add_relation(self.of[to.table], identifier(many), [f"the {many} linked with {{x}}"], **how)
+
+# %% ../../../nbs/environments/tabular/07_proposal.ipynb #cell-031
 def propose_names(
     db:Database, # The tables
     limit:int=20_000, # Rows to read of each table at most

@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from ...chat import chat_mark
 from .cells import show, sort_of
 from .database import Database
-from .names import form_of
+from .names import relation_form
 from ..world import VALUES, verifiable
 
 # %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-007
@@ -48,35 +48,37 @@ class Reader:
             self.follow()  # what they refer to, and what that refers to
         self.tops = {}
         for id, r in self.relations.items():
-            if form_of(r) in ("most", "least"):
+            if relation_form(r) in ("most", "least"):
                 self.tops[id] = self.top(id)
         self.names = {}
         for k in self.kinds:
             self.names[k] = self.named(k) if k in self.things else self.listed(k)
 
-    def planned(self, k:str)->_Rows:
-        "What will be read of a kind: references as text, values as they are"
-        kind = self.kinds[k]
-        everything = self.db.count(kind["table"]) <= self.limit
-        texts = dict.fromkeys([kind["key"], kind["name"]])
-        raw = {}
-        for id, r in self.relations.items():
-            own, is_column = _domain(id) == k, "column" in r
-            if own and is_column:
-                (raw if r["range"] in VALUES else texts)[r["column"]] = None
-            if own and not is_column and "ref" in r:
-                texts[r["ref"]] = None
-            if is_column and r["range"] == k:
-                texts[r["ref"]] = None
-            if r.get("of") == k:
-                texts[r["at"]] = None
-        return _Rows(kind["table"], kind["key"], kind["name"], everything, list(texts), list(raw))
-
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-009
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-010
 def _domain(id:str)->str:
     return id.split(".")[0]
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-010
+@patch
+def planned(self:Reader, k:str)->_Rows:
+    "What will be read of a kind: references as text, values as they are"
+    kind = self.kinds[k]
+    everything = self.db.count(kind["table"]) <= self.limit
+    texts = dict.fromkeys([kind["key"], kind["name"]])
+    raw = {}
+    for id, r in self.relations.items():
+        own, is_column = _domain(id) == k, "column" in r
+        if own and is_column:
+            kept = raw if r["range"] in VALUES else texts
+            kept[r["column"]] = None
+        if own and not is_column and "ref" in r:
+            texts[r["ref"]] = None
+        if is_column and r["range"] == k:
+            texts[r["ref"]] = None
+        if r.get("of") == k:
+            texts[r["at"]] = None
+    return _Rows(kind["table"], kind["key"], kind["name"], everything, list(texts), list(raw))
+
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-011
 @patch
 def load(self:Reader, k:str, where:str="", values=())->list[str]:
     "Read rows of a kind: a sample, or those with certain values; returns the values looked for"
@@ -98,7 +100,7 @@ def load(self:Reader, k:str, where:str="", values=())->list[str]:
             t.rows[key] = row
     return values
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-011
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-012
 @patch
 def follow(self:Reader)->None:
     "Read the rows that sampled rows refer to"
@@ -112,7 +114,7 @@ def follow(self:Reader)->None:
         if missing:
             to.sought |= set(self.load(r["range"], r["ref"], missing))
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-013
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-014
 @patch
 def column_texts(self:Reader, table:str, column:str)->set[str]:
     "The texts of a column that holds a kind of values, as they stand there"
@@ -122,14 +124,19 @@ def column_texts(self:Reader, table:str, column:str)->set[str]:
             return {x for x in t.cells(column).values() if x is not None}
     return set()
 
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-015
 @patch
 def top(self:Reader, id:str)->dict[str, tuple[str, object]]:
     "For each group, as text: the key and value of its extreme row"
-    r, domain = self.relations[id], self.things.get(_domain(id))
-    form, to = form_of(r), self.things[r["range"]]
+    r = self.relations[id]
+    form, to = relation_form(r), self.things[r["range"]]
     table, column = r[form]
-    texts = domain.cells(r["ref"]).values() if domain else self.column_texts(table, column)
-    groups = [text for text in texts if text]
+    domain = self.things.get(_domain(id))
+    if domain:
+        texts = domain.cells(r["ref"]).values()
+    else:
+        texts = self.column_texts(table, column)
+    groups = list(filter(None, texts))
     sign = 1 if form == "most" else -1
     found = self.db.extremes(table, column, r["by"], to.key, groups, sign)
     as_text = any(isinstance(value, str) for _, value in found.values())
@@ -140,11 +147,13 @@ def top(self:Reader, id:str)->dict[str, tuple[str, object]]:
         self.load(r["range"], to.key, missing)
     return found
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-015
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-017
 @patch
 def usable_names(self:Reader, k:str)->dict[str, str]:
     "Key -> name as it is said, of rows that have a key and a name"
-    t, out, said = self.things[k], {}, self.kinds[k].get("said", "{x}")
+    t = self.things[k]
+    said = self.kinds[k].get("said", "{x}")
+    out = {}
     for key, x in t.cells(t.name).items():
         name = show(x, "text")
         if key in t.twice:
@@ -157,7 +166,7 @@ def usable_names(self:Reader, k:str)->dict[str, str]:
             self.omitted[f"{k}: names missing or unfit"] += 1
     return out
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-016
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-018
 @patch
 def named(self:Reader, k:str)->dict[str, str]:
     "Key -> name of the things of a table"
@@ -173,7 +182,7 @@ def named(self:Reader, k:str)->dict[str, str]:
     self.omitted[f"{k}: names that several rows bear"] += len(names) - len(alone)
     return alone
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-017
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-019
 @patch
 def repeats(self:Reader, k:str, column:str)->set[str]:
     "Texts of a column, in lower case, that several rows of a table larger than the sample have"
@@ -191,7 +200,7 @@ def repeats(self:Reader, k:str, column:str)->set[str]:
         return self.db.repeated(t.table, column, texts)
     return self.db.once(("repeated", k, column), found)
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-019
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-021
 @patch
 def listed(self:Reader, k:str)->dict[str, str]:
     "Text as it stands -> name, of the things that are values"
@@ -206,13 +215,14 @@ def listed(self:Reader, k:str)->dict[str, str]:
         if bearers[name.casefold()] == 1 and name.lower() not in many:
             alone[x] = name
     self.omitted[f"{k}: values that differ only in case or blanks"] += len(names) - len(alone)
-    self.omitted[f"{k}: values that hold a mark of chat templates"] += sum(1 for text in raw if chat_mark(text))
+    self.omitted[f"{k}: values that hold a mark of chat templates"] += sum(1
+                                                                           for text in raw if chat_mark(text))
     return alone
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-020
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-022
 @patch
 def target(self:Reader, k:str, column:str)->dict[str, str | None]:
-    "What refers to a thing -> its name; None where two things answer to it, or the thing has no name of its own"
+    "What refers to a thing -> its name; None where two things answer to it, or it has no name of its own"
     t, out = self.things[k], {}
     many = self.repeats(k, column) if column != t.key else set()
     for key, x in t.cells(column).items():
@@ -222,13 +232,15 @@ def target(self:Reader, k:str, column:str)->dict[str, str | None]:
         out[x] = None if shared else self.names[k].get(key)
     return out
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-023
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-025
 def _why_not(x, range:str)->str:
     "Why a cell is not told"
     if sort_of(x) == "text" and chat_mark(str(x)):
         return "values that hold a mark of chat templates"
-    other = range != "text" and sort_of(x) != range and not (range == "date" and sort_of(x) == "moment")
-    return "values of another type" if other else "values too short, too long or not exact"
+    fit = {"number": ["number"], "date": ["date", "moment"]}
+    if range in fit and sort_of(x) not in fit[range]:
+        return "values of another type"
+    return "values too short, too long or not exact"
 
 @patch
 def value_facts(self:Reader, id:str, r:dict)->dict[str, str]:
@@ -247,7 +259,7 @@ def value_facts(self:Reader, id:str, r:dict)->dict[str, str]:
             self.omitted[f"{id}: {_why_not(x, to)}"] += 1
     return out
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-026
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-028
 @patch
 def reference_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "Facts that lead to another thing"
@@ -276,14 +288,14 @@ def column_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "Facts of a column: values, or references"
     return self.value_facts(id, r) if r["range"] in VALUES else self.reference_facts(id, r)
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-029
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-031
 @patch
 def group_names(self:Reader, id:str, r:dict)->dict[str, str]:
     "The value by which a table refers to each thing -> the thing's name"
     k = _domain(id)
     if k in self.things:
         return {x: name for x, name in self.target(k, r["ref"]).items() if name}
-    there = self.column_texts(*r[form_of(r)])
+    there = self.column_texts(*r[relation_form(r)])
     return {x: name for x, name in self.names[k].items() if x in there}
 
 @patch
@@ -291,12 +303,19 @@ def count_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "How many rows refer to a thing; one is not counted, `1 orders` is no English"
     groups = self.group_names(id, r)
     sizes = self.db.sizes(*r["count"], list(groups))
-    return {groups[g]: f"{n:,} {r.get('unit', 'rows')}" for g, n in sizes.items() if n > 1}
+    unit = r.get("unit", "rows")
+    out = {}
+    for g, n in sizes.items():
+        if n > 1:
+            out[groups[g]] = f"{n:,} {unit}"
+    return out
 
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-033
 @patch
 def extreme_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "The thing with the largest or smallest value"
-    groups, names, out = self.group_names(id, r), self.names[r["range"]], {}
+    groups = self.group_names(id, r)
+    names, out = self.names[r["range"]], {}
     for g, (key, value) in self.tops[id].items():
         certain = show(value, "number", digits=40) or show(value, "date")
         if g in groups and certain and key in names:
@@ -304,14 +323,16 @@ def extreme_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     self.omitted[f"{id}: no single one, or one without a name of its own"] += len(groups) - len(out)
     return out
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-031
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-035
 @patch
 def list_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "Two to five things that a table links with a thing"
-    groups, (table, column) = self.group_names(id, r), r["list"]
+    groups = self.group_names(id, r)
+    table, column = r["list"]
     sizes = self.db.sizes(table, column, list(groups))
     few = [g for g, n in sizes.items() if 2 <= n <= 5]
-    of, found, out = self.target(r["of"], r["at"]), {}, {}
+    of = self.target(r["of"], r["at"])
+    found, out = {}, {}
     for g, x in self.db.read(table, [], [column, r["item"]], where=column, values=few):
         found.setdefault(g, set()).add(of.get(x))
     for g, things in found.items():
@@ -325,13 +346,13 @@ def _fits_list(thing:str)->bool:
     "Can it stand in a list that commas part?"
     return "," not in thing and verifiable(thing)
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-033
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-037
 def turned(
     facts:dict[str, str], # Subject -> object
 )->dict[str, str]:
     "Facts from the other side, where they are one to one"
-    n = Counter(facts.values())
-    return {o: s for s, o in sorted(facts.items()) if n[o] == 1}
+    times = Counter(facts.values())
+    return {thing: subject for subject, thing in sorted(facts.items()) if times[thing] == 1}
 
 @patch
 def facts(self:Reader)->dict[str, dict[str, str]]:
@@ -340,7 +361,7 @@ def facts(self:Reader)->dict[str, dict[str, str]]:
             "least": self.extreme_facts, "list": self.list_facts}
     found = {}
     for id, r in self.relations.items():
-        form = form_of(r)
+        form = relation_form(r)
         if form != "inverse":
             found[id] = dict(sorted(tell[form](id, r).items()))
     for id, r in self.relations.items():

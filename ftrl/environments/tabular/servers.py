@@ -10,7 +10,8 @@ import hashlib, sqlite3, unicodedata, warnings
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 from ...core import FtrlError
-from .database import Database, Link, Table, masked, need, sql_table, told, unreadable
+from .database import (
+  Database, Link, Table, masked, required, sql_table, told, unreadable)
 
 # %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-005
 def _links(inspector, table:str)->dict[str, Link]:
@@ -29,14 +30,16 @@ def _reflect(inspector, table:str, typed:bool)->Table:
         types = {c["name"]: c["type"] for c in inspector.get_columns(table)}
     key = inspector.get_pk_constraint(table)["constrained_columns"]
     unique = [u["column_names"] for u in inspector.get_unique_constraints(table)]
+    alone = tuple(names[0] for names in unique if len(names) == 1)
     skipped = unreadable({c: type(t).__name__ for c, t in types.items()})
+    columns = {c: c for c in types if c not in skipped}
     clause = sql_table(table, types if typed else dict.fromkeys(types))
-    return Table(table, {c: c for c in types if c not in skipped}, clause, key[0] if len(key) == 1 else "",
-                 tuple(names[0] for names in unique if len(names) == 1), _links(inspector, table), skipped)
+    one_key = key[0] if len(key) == 1 else ""
+    return Table(table, columns, clause, one_key, alone, _links(inspector, table), skipped)
 
 # %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-006
 def _reading_only(connection):
-    "A PostgreSQL session that writes nothing, sees one moment of the data, and gives rows and times in the same way each time"
+    "A PostgreSQL session that writes nothing, sees one moment of the data, and answers alike each time"
     connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     connection.exec_driver_sql("set synchronize_seqscans = off")
     connection.exec_driver_sql("set timezone = 'UTC'")
@@ -51,7 +54,7 @@ def open_engine(
     secrets:tuple[str, ...]=(), # What errors must not tell
 )->Database:
     "What SQLAlchemy can reach"
-    sa = need("sqlalchemy")
+    sa = required("sqlalchemy")
     unicode = True
     with told(spec, secrets):
         connection = engine.connect()
@@ -62,8 +65,10 @@ def open_engine(
         inspector = sa.inspect(connection)
         tables = {t: _reflect(inspector, t, typed) for t in sorted(inspector.get_table_names())}
     def close():
-        connection.close(), engine.dispose()
-    return Database(name, spec, tables, connection.execute, engine.dialect.name, close, secrets=secrets, unicode=unicode)
+        connection.close()
+        engine.dispose()
+    dialect = engine.dialect.name
+    return Database(name, spec, tables, connection.execute, dialect, close, secrets=secrets, unicode=unicode)
 
 # %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-009
 def _lent(c:sqlite3.Connection)->None:
@@ -92,7 +97,7 @@ def open_sqlite(
     path:Path, # The file
 )->Database:
     "A SQLite file"
-    sa = need("sqlalchemy")
+    sa = required("sqlalchemy")
     engine = sa.create_engine("sqlite://", creator=lambda: _read_only(path), poolclass=sa.pool.StaticPool)
     return open_engine(engine, path.stem, str(path), typed=False)
 
@@ -101,19 +106,25 @@ def address_secrets(
     url, # SQLAlchemy's URL
 )->tuple[str, ...]:
     "The passwords of an address, as they are and as an address writes them"
-    options = [(k, v) for k, vs in url.query.items() for v in ([vs] if isinstance(vs, str) else vs)]
-    found = [v for k, v in options if masked(f"{k}=x") != f"{k}=x"]
-    if url.password:
-        found.append(str(url.password))
-    return tuple(sorted({form for s in found for form in (s, quote(s), quote_plus(s))}))
+    found = [str(url.password)] if url.password else []
+    for name, value in url.query.items():
+        hidden = masked(f"{name}=x") != f"{name}=x"
+        if hidden:
+            found += [value] if isinstance(value, str) else value
+    forms = set()
+    for secret in found:
+        forms |= {secret, quote(secret), quote_plus(secret)}
+    return tuple(sorted(forms))
 
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-016
 def parsed_address(
     spec:str, # "postgresql://user@host/name"
 ):
     "SQLAlchemy's URL, with the driver that this package brings"
-    sa = need("sqlalchemy")
+    sa = required("sqlalchemy")
     if spec.count("@") > 1:  # SQLAlchemy would take a part of the password for the host, and tell it
-        raise FtrlError(f"{masked(spec)}: more than one @; expected %40 for an @ inside a password or an option")
+        raise FtrlError(f"{masked(spec)}: more than one @; "
+                        "expected %40 for an @ inside a password or an option")
     try:
         url = sa.engine.make_url(spec)
     except Exception as e:  # its message repeats the address
@@ -121,14 +132,14 @@ def parsed_address(
             raise ValueError(f"no address of a database ({type(e).__name__})") from None
     return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
 
-# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-015
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-017
 def open_address(
     url, # SQLAlchemy's URL
 )->Database:
     "A database by its address"
     if url.drivername == "postgresql+psycopg":
-        need("psycopg")
+        required("psycopg")
     shown, secrets = masked(url.render_as_string(hide_password=True)), address_secrets(url)
     with told(shown, secrets):
-        engine = need("sqlalchemy").create_engine(url)
+        engine = required("sqlalchemy").create_engine(url)
     return open_engine(engine, url.database or url.host or url.drivername, shown, secrets=secrets)

@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
 from ...core import FtrlError
-from .database import Database, Link, Table, masked, need, sql_table, told, unreadable
-from .delimited import AMBIGUOUS, Layout, Notation, layout, notation
+from .database import (
+  Database, Link, Table, masked, required, sql_table, told, unreadable)
+from .delimited import AMBIGUOUS, FileLayout, Notation, layout, notation
 from .servers import open_address, open_sqlite, parsed_address
 from .wording import sign_unit
 
 # %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-005
 _CLOSED = ("set python_enable_replacements = false", "set autoload_known_extensions = false",
-           "set autoinstall_known_extensions = false", "set enable_external_access = false", "set lock_configuration = true")
+           "set autoinstall_known_extensions = false", "set enable_external_access = false",
+           "set lock_configuration = true")
 
 def _ident(name:str)->str:
     return '"' + name.replace('"', '""') + '"'
@@ -38,7 +40,7 @@ class _Session:
     def open(self):
         "Connect, within a memory limit"
         config = {"memory_limit": "600MB", "temp_directory": f"{self.room}/spill", "threads": 2}
-        self.connection = need("duckdb").connect(f"{self.room}/work.duckdb", config=config)
+        self.connection = required("duckdb").connect(f"{self.room}/work.duckdb", config=config)
         with suppress(Exception):
             self.ask("set enable_progress_bar = false")  # Jupyter without widgets has none
         return self
@@ -60,7 +62,7 @@ class _Session:
 @patch
 def execute(self:_Session, statement)->list[tuple]:
     "The rows of a SQLAlchemy statement"
-    dialect = need("sqlalchemy.dialects.postgresql").dialect(paramstyle="qmark")
+    dialect = required("sqlalchemy.dialects.postgresql").dialect(paramstyle="qmark")
     c = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
     return self.ask(str(c), [c.params[k] for k in c.positiontup])
 
@@ -113,21 +115,24 @@ def _attached(session:_Session, path:Path)->tuple[dict[str, Table], dict[str, st
     session.ask("use ftrl_source")
     session.shut()
     left, keys, types = _unusable_views(session), _keys(session), {}
-    for table, column, kind in session.ask(f"select table_name, column_name, data_type from duckdb_columns() {_HERE} "
-                                           "and not internal order by table_name, column_index"):
+    rows = session.ask(f"select table_name, column_name, data_type from duckdb_columns() {_HERE} "
+                       "and not internal order by table_name, column_index")
+    for table, column, kind in rows:
         if f"table {table}" not in left:
             types.setdefault(table, {})[column] = kind
     tables = {}
     for table, columns in types.items():
         skipped = unreadable(columns)
-        tables[table] = Table(table, {c: c for c in columns if c not in skipped},
-                              sql_table(table, dict.fromkeys(columns)), skipped=skipped, **keys.get(table, {}))
+        kept = {c: c for c in columns if c not in skipped}
+        clause = sql_table(table, dict.fromkeys(columns))
+        tables[table] = Table(table, kept, clause, skipped=skipped, **keys.get(table, {}))
     return tables, left
 
 # %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-015
-def _batches(path:Path, plan:Layout, lost:Counter, size:int=20_000)->Iterator[list[tuple]]:
+def _batches(path:Path, plan:FileLayout, lost:Counter, size:int=20_000)->Iterator[list[tuple]]:
     "Records in columns, a batch at a time; lines that do not fit are counted in `lost`"
-    width, batch = len(plan.columns), []
+    width = len(plan.columns)
+    batch = []
     for r in plan.records(path):
         if r.fields is None or len(r.fields) != width:
             lost["lines"] += r.lines
@@ -140,18 +145,19 @@ def _batches(path:Path, plan:Layout, lost:Counter, size:int=20_000)->Iterator[li
     if batch:
         yield list(zip(*batch))
 
-def _refused(path:Path, plan:Layout, lost:Counter)->None:
+def _refused(path:Path, plan:FileLayout, lost:Counter)->None:
     "Refuse a file of which more than a tenth cannot be read"
     if lost["lines"] <= lost["rows"] / 9:
         return
     total = lost["rows"] + lost["lines"]
-    raise FtrlError(f"{path}: {lost['lines']} of {total} lines cannot be read, the first is line {lost['first']}; "
+    lines, first = lost["lines"], lost["first"]
+    raise FtrlError(f"{path}: {lines} of {total} lines cannot be read, the first is line {first}; "
                     f"expected UTF-8 text with {len(plan.header)} fields in each line")
 
 # %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-016
-def _load_text(session:_Session, path:Path, plan:Layout, raw:str)->Counter:
+def _load_text(session:_Session, path:Path, plan:FileLayout, raw:str)->Counter:
     "Load a CSV file as text, trimmed and in one form of Unicode; empty cells are missing"
-    pa, lost = need("pyarrow"), Counter()
+    pa, lost = required("pyarrow"), Counter()
     names = [f"c{i}" for i in range(len(plan.header))]
     declared = ", ".join(f"{c} VARCHAR" for c in names)
     cells = ", ".join(f"nullif(nfc_normalize(trim({c})), '')" for c in names)
@@ -174,15 +180,21 @@ def _sizes(session:_Session, raw:str, columns:list[str], at_once:int=40)->dict[s
     out = {}
     for i in range(0, len(columns), at_once):  # the memory of a query grows with its columns
         part = columns[i:i + at_once]
-        counts = ", ".join(f"count({c}), count_if({c} in ({_VOID_SQL}))" for c in part)
-        row = session.ask(f"select {counts} from {raw}")[0]
-        out |= dict(zip(part, zip(row[::2], row[1::2])))
+        counts = [f"count({c}), count_if({c} in ({_VOID_SQL}))" for c in part]
+        row, = session.ask(f"select {', '.join(counts)} from {raw}")
+        values, missing = row[::2], row[1::2]
+        out |= dict(zip(part, zip(values, missing)))
     return out
 
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-020
 def _void_words(session:_Session, raw:str, column:str)->dict[str, int]:
     "The words of a column that say a value is missing, and how often"
-    found = session.ask(f"select {column}, count(*) from {raw} where {column} in ({_VOID_SQL}) group by 1 order by 1")
-    return {word: n for word, n in found if word != "NA" or not _are_codes(session, raw, column)}
+    counted = f"select {column}, count(*) from {raw} where {column} in ({_VOID_SQL})"
+    found = session.ask(f"{counted} group by 1 order by 1")
+    words = dict(found)
+    if "NA" in words and _are_codes(session, raw, column):
+        del words["NA"]
+    return words
 
 def _are_codes(session:_Session, raw:str, column:str)->bool:
     "Are nearly all other values codes of two capital letters?"
@@ -191,7 +203,7 @@ def _are_codes(session:_Session, raw:str, column:str)->bool:
     n, fit = session.ask(f"select count(*), {codes} from ({others})")[0]
     return n > 2 and fit >= .8 * n
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-021
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-022
 _NEARLY = .95
 _DAY = r"[12][0-9]{3}-[01][0-9]-[0-3][0-9]"
 _MOMENT = _DAY + r"[ T][0-2][0-9]:[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?"
@@ -213,7 +225,7 @@ def _plain_sql(cell:str, how:Notation)->str:
         cell = f"replace(replace({cell}, '.', ''), ',', '.')"
     return f"replace({cell}, ',', '')" if how.comma == "thousands" else cell
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-022
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-023
 @dataclass(frozen=True)
 class _Digits:
     "The longest numbers of a column"
@@ -229,9 +241,10 @@ def _digits_of(session:_Session, raw:str, plain:str, fit:str)->_Digits:
     left = f"max(length(ltrim(split_part({plain}, '.', 1), '+-0')))"
     right = f"max(length(split_part({plain}, '.', 2)))"
     powers = f"count_if({plain} ilike '%e%')"
-    return _Digits(*session.ask(f"select count(*), {whole}, {left}, {right}, {powers} from {raw} where {fit}")[0])
+    found = session.ask(f"select count(*), {whole}, {left}, {right}, {powers} from {raw} where {fit}")
+    return _Digits(*found[0])
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-023
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-024
 def _number_type(session:_Session, raw:str, plain:str, fit:str)->str:
     "The type that holds all numbers of a column to the last digit; none if there is none"
     d = _digits_of(session, raw, plain, fit)
@@ -248,7 +261,7 @@ def _number_type(session:_Session, raw:str, plain:str, fit:str)->str:
     same = f"bool_and({through_float} = try_cast({plain} as {decimal}))"
     return "DOUBLE" if session.ask(f"select {same} from {raw} where {fit}")[0][0] else decimal
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-024
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-025
 def _as_number(session:_Session, raw:str, cell:str, n:int)->_Column | None:
     "A column as numbers, if that is what it holds"
     some = f"select {cell} from {raw} where {cell} is not null limit 5000"
@@ -268,17 +281,18 @@ def _as_number(session:_Session, raw:str, cell:str, n:int)->_Column | None:
     unit = sign_unit(how.sign) if how.sign else ""
     return _Column(f"case when {fit} then try_cast({value} as {kind}) end", fits, n, unit)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-025
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-026
 def _as_date(session:_Session, raw:str, cell:str, n:int)->_Column | None:
     "A column as days or moments, if that is what it holds"
     for kind, pattern in (("DATE", _DAY), ("TIMESTAMP", _MOMENT)):
-        value = f"case when regexp_full_match({cell}, {_literal(pattern)}) then try_cast({cell} as {kind}) end"
+        fit = f"regexp_full_match({cell}, {_literal(pattern)})"
+        value = f"case when {fit} then try_cast({cell} as {kind}) end"
         fits = session.ask(f"select count({value}) from {raw}")[0][0]
         if fits >= _NEARLY * n:
             return _Column(value, fits, n)
     return None
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-026
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-027
 def _typed_column(session:_Session, raw:str, cell:str, n:int)->_Column:
     "What a column of text with so many values becomes"
     text = _Column(cell, n, n)
@@ -294,24 +308,36 @@ def _without_void(session:_Session, raw:str, cell:str)->dict[str, int]:
         session.ask(f"update {raw} set {cell} = null where {cell} in ({words})")
     return void
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-027
-def _typed_table(session:_Session, raw:str, plan:Layout, name:str, own:str, omitted:dict)->Table:
-    "A table of typed columns from one of text; columns are judged one at a time, so memory does not grow with them"
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-028
+def _typed_columns(session:_Session, raw:str, plan:FileLayout, name:str, omitted:dict)->dict[str, _Column]:
+    "What each column becomes, judged one at a time, so that memory does not grow with them"
     cells = {c: f"c{i}" for i, c in enumerate(plan.columns)}
-    sizes, typed = _sizes(session, raw, list(cells.values())), {}
+    sizes = _sizes(session, raw, list(cells.values()))
+    typed = {}
     for c, cell in cells.items():
         n, missing = sizes[cell]
         void = _without_void(session, raw, cell) if missing else {}
-        omitted |= {f"{name}.{c}: cells that say {word}, read as missing": k for word, k in void.items()}
+        for word, k in void.items():
+            omitted[f"{name}.{c}: cells that say {word}, read as missing"] = k
         typed[c] = _typed_column(session, raw, cell, n - sum(void.values()))
-    values = ", ".join(f"{t.cell} as {_ident(c)}" for c, t in typed.items())
-    session.ask(f"create table {own} as select {values} from {raw}")
-    skipped = {c: t.skipped for c, t in typed.items() if t.skipped}
-    kept = {c: given for c, given in plan.columns.items() if c not in skipped}
-    units = {c: t.unit for c, t in typed.items() if t.unit}
-    mixed = {c: t.values - t.fits for c, t in typed.items() if t.fits < t.values}
-    clause = sql_table(own, dict.fromkeys(typed))
-    return Table(name, kept, clause, skipped=skipped, units=units, mixed=mixed, omitted=omitted)
+    return typed
+
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-030
+def _typed_table(session:_Session, raw:str, plan:FileLayout, name:str, own:str, omitted:dict)->Table:
+    "A table of typed columns from one of text"
+    typed = _typed_columns(session, raw, plan, name, omitted)
+    values = [f"{t.cell} as {_ident(c)}" for c, t in typed.items()]
+    session.ask(f"create table {own} as select {', '.join(values)} from {raw}")
+    table = Table(name, dict(plan.columns), sql_table(own, dict.fromkeys(typed)), omitted=omitted)
+    for c, t in typed.items():
+        if t.skipped:
+            table.skipped[c] = t.skipped
+            del table.columns[c]
+        if t.unit:
+            table.units[c] = t.unit
+        if t.fits < t.values:
+            table.mixed[c] = t.values - t.fits
+    return table
 
 def _csv_table(session:_Session, path:Path, name:str, own:str)->Table:
     "Load a CSV file as a table of typed columns"
@@ -322,7 +348,7 @@ def _csv_table(session:_Session, path:Path, name:str, own:str)->Table:
     session.ask(f"drop table {raw}")
     return table
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-033
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-036
 def _parquet_cell(column:str, kind:str, whole:bool)->str:
     "SQL for a column of a parquet file"
     c = _ident(column)
@@ -335,14 +361,18 @@ def _parquet_cell(column:str, kind:str, whole:bool)->str:
 def _whole_floats(session:_Session, source:str, types:dict[str, str])->set[str]:
     "Columns of floats that are whole numbers throughout"
     floats = [c for c, kind in types.items() if kind in ("DOUBLE", "FLOAT")]
-    tests = [f"bool_and({c} = floor({c}) and abs({c}) < 1e15)" for c in map(_ident, floats)]
-    answer = session.ask(f"select {', '.join(tests) or 'count(*)'} from {source}")[0]  # one row, also of an empty file
+    if not floats:
+        return set()
+    tests = []
+    for c in map(_ident, floats):
+        tests.append(f"bool_and({c} = floor({c}) and abs({c}) < 1e15)")
+    answer, = session.ask(f"select {', '.join(tests)} from {source}")
     return {c for c, whole in zip(floats, answer) if whole}
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-034
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-037
 def _parquet_table(session:_Session, link:Path, name:str, own:str)->Table:
     "A view of a parquet file"
-    labels = need("pyarrow.parquet").read_schema(link).names
+    labels = required("pyarrow.parquet").read_schema(link).names
     source = f"read_parquet({_literal(link)})"
     types = {c: kind for c, kind, *_ in session.ask(f"describe select * from {source}")}
     whole = _whole_floats(session, source, types)
@@ -353,7 +383,7 @@ def _parquet_table(session:_Session, link:Path, name:str, own:str)->Table:
     clause = sql_table(own, dict.fromkeys(types))
     return Table(name, columns, clause, skipped=skipped)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-036
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-039
 _FLAT = re.compile(r"\.((csv|tsv|txt)(\.gz)?|parquet)$", re.I)
 
 def _is_parquet(path:Path)->bool:
@@ -383,7 +413,7 @@ def _link_parquets(session:_Session, files:list[Path])->dict[Path, Path]:
     session.shut()
     return links
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-037
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-040
 def _fill(session:_Session, spec:str, files:list[Path])->tuple[dict[str, Table], dict[str, str]]:
     "Load files; each is a table, or left out with the reason"
     links, tables, left = _link_parquets(session, files), {}, {}
@@ -406,7 +436,7 @@ def _fill(session:_Session, spec:str, files:list[Path])->tuple[dict[str, Table],
     reasons = "; ".join(f"{file}: {why}" for file, why in left.items())
     raise FtrlError(f"{spec}: no file can be read ({reasons[:300]}); expected tables")
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-038
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-041
 def _folder_files(folder:Path, spec:str)->tuple[list[Path], dict[str, str]]:
     "The tables of a folder, and what looks like one and is none"
     root, files, left = folder.resolve(), [], {}
@@ -431,7 +461,7 @@ def _flat(name:str, spec:str, files:list[Path], left:dict[str, str])->Database:
         return tables, left | unread
     return _duckdb(name, spec, fill)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-041
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-044
 def _open_file(path:Path, spec:str)->Database:
     "A file by its first bytes"
     if not stat.S_ISREG(path.stat().st_mode):
@@ -448,7 +478,7 @@ def _open_file(path:Path, spec:str)->Database:
         raise FtrlError(f"{spec}: unknown kind of file; expected CSV, parquet, SQLite or DuckDB")
     return _flat(_own_name(path, ()), spec, [path], {})
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-042
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-045
 def file_of(
     spec:str, # A path or an address
 )->Path | None: # None where it is a server's
