@@ -181,9 +181,9 @@ def interventions(
     run, # A run directory with intervene/VARIANT.jsonl
 ):
     "Solve-F1 when blocks of the update are put back or put in alone, and on the way between"
-    from ftrl.weights.intervene import outcome
+    from ftrl.weights.intervene import worth
     need(run, "intervene/*.jsonl", _INTERVENE)
-    table = outcome(Path(run)/"intervene")
+    table = worth(Path(run)/"intervene")
     blocks = table[(table.kind != "blend") & (table.block != "all")].block.nunique()
     tall = max(3.2, .42 * blocks + 1.6)
     fig, (left, right) = sheet("Which updates carry the gain", 10.5, tall, ncols=2, width_ratios=[1.5, 1])

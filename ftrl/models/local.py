@@ -34,12 +34,14 @@ def has_bf16(
 def _place(device:str | None=None, dtype:str | None=None)->tuple:
     "Device and number format: what was asked, or what this machine does best"
     import torch
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not device:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype is None:
         dtype = "bfloat16" if has_bf16(device) else "float32"
-    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
         raise FtrlError(f"dtype {dtype!r} is unknown; expected bfloat16 or float32")
-    return device, getattr(torch, dtype)
+    return device, found
 
 # %% ../../nbs/models/05_local.ipynb #cell-008
 def generated_text(
@@ -48,8 +50,9 @@ def generated_text(
     stop:list[int] | set[int], # Ids that end a turn
 )->str:
     "The text of generated tokens, without the token that ends the turn"
-    ended = bool(ids) and ids[-1] in stop
-    return tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if ids and ids[-1] in stop:
+        ids = ids[:-1]
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 # %% ../../nbs/models/05_local.ipynb #cell-011
 class Local(LLM):
@@ -64,20 +67,31 @@ class Local(LLM):
         chat_template_kwargs:dict | None=None, # What else the template takes
         engine:bool=True, # False: always transformers' `generate`
     ):
-        self.model, self.tokenizer, self.name, self.batch = model.eval(), prepare(tokenizer), name, batch
-        self.form, self.template = form_of(tokenizer), template_options(thinking, chat_template_kwargs)
+        self.model = model.eval()
+        self.tokenizer = prepare(tokenizer)
+        self.name = name
+        self.batch = batch
+        self.form = form_of(tokenizer)
+        self.template = template_options(thinking, chat_template_kwargs)
         if thinking is not None and "enable_thinking" not in template_of(tokenizer):
             warnings.warn(f"{name}: its chat template has no switch for reasoning; it is played as it is")
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.padding_side = "left"
         self.context = getattr(model.config, "max_position_embeddings", 1 << 20)
-        ends = model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        self.stop = sorted({*ends, tokenizer.eos_token_id} - {None})
-        self.waiting, self.ready, self.engine = {}, [], self._engine(memory) if engine else None
+        self.stop = _ends(model, tokenizer)
+        self.waiting, self.ready = {}, []
+        self.engine = self._engine(memory) if engine else None
 
-# %% ../../nbs/models/05_local.ipynb #cell-012
+# %% ../../nbs/models/05_local.ipynb #cell-013
+def _ends(model, tokenizer)->list[int]:
+    "Ids that end a turn; the tokenizer is made ready for batches"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    ends = model.generation_config.eos_token_id
+    if not isinstance(ends, list):
+        ends = [ends]
+    return sorted({*ends, tokenizer.eos_token_id} - {None})
+
+# %% ../../nbs/models/05_local.ipynb #cell-014
 @patch
 def _engine(self:Local, memory:float | None):
     "The engine, if it knows this family of models"
@@ -92,6 +106,7 @@ def _engine(self:Local, memory:float | None):
         free = 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     return Engine(self.model, self.stop, memory or free / 1e9, self.batch)
 
+# %% ../../nbs/models/05_local.ipynb #cell-016
 @patch
 def ids(self:Local, request:Request)->list[int]:
     "The prompt of a request as token ids"
@@ -102,11 +117,12 @@ def ids(self:Local, request:Request)->list[int]:
 def _reply(self:Local, request:Request, read:int, ids:list[int], limit:int)->Reply:
     "Generated ids as a reply"
     text = generated_text(self.tokenizer, ids, self.stop)
-    cut = len(ids) >= limit and ids[-1] not in self.stop
+    full = len(ids) >= limit
+    cut = full and ids[-1] not in self.stop
     at, tools = len(request.messages), request.tools
     return answer(text, at, tools, self.form, tokens=len(ids), truncated=cut, prompt_tokens=read)
 
-# %% ../../nbs/models/05_local.ipynb #cell-014
+# %% ../../nbs/models/05_local.ipynb #cell-018
 @patch
 def _prompt(self:Local, request:Request, max_new_tokens:int)->tuple[list[int], int] | Reply:
     "Ids of a prompt and how many may follow; or the reply where there is nothing to generate"
@@ -115,7 +131,9 @@ def _prompt(self:Local, request:Request, max_new_tokens:int)->tuple[list[int], i
     except FtrlError as e:
         return failed(str(e))
     limit = min(max_new_tokens, self.context - len(ids))
-    return (ids, limit) if limit > 0 else answer("", truncated=True, prompt_tokens=len(ids))
+    if limit < 1:
+        return answer("", truncated=True, prompt_tokens=len(ids))
+    return ids, limit
 
 @patch
 def submit(self:Local, key, request, max_new_tokens=1024, temperature=0.0, seed=0, keep=True):
@@ -129,7 +147,7 @@ def submit(self:Local, key, request, max_new_tokens=1024, temperature=0.0, seed=
     self.waiting[key] = request, len(ids), limit
     self.engine.submit(key, ids, limit, temperature, seed, keep)
 
-# %% ../../nbs/models/05_local.ipynb #cell-015
+# %% ../../nbs/models/05_local.ipynb #cell-019
 @patch
 def poll(self:Local):
     "Generate until a reply is whole"
@@ -141,7 +159,7 @@ def poll(self:Local):
         done.append((key, self._reply(request, read, ids, limit)))
     return done
 
-# %% ../../nbs/models/05_local.ipynb #cell-016
+# %% ../../nbs/models/05_local.ipynb #cell-020
 @patch
 def release(self:Local, key):
     "Forget a conversation's cache"
@@ -160,27 +178,33 @@ def chat(self:Local, requests, max_new_tokens=1024, temperature=0.0, seed=0):
         got.update(self.poll())
     return [got["chat", i] for i in range(len(requests))]
 
-# %% ../../nbs/models/05_local.ipynb #cell-018
+# %% ../../nbs/models/05_local.ipynb #cell-022
 @patch
 def _batches(self:Local, requests, max_new_tokens, temperature, seed)->list[Reply]:
     "Answer all requests through transformers' generate"
     replies = [self._prompt(r, max_new_tokens) for r in requests]
-    prompts = {i: x[0] for i, x in enumerate(replies) if not isinstance(x, Reply)}
+    prompts = {}
+    for i, found in enumerate(replies):
+        if not isinstance(found, Reply):
+            prompts[i], _ = found
     order = sorted(prompts, key=lambda i: -len(prompts[i]))
     for at in range(0, len(order), self.batch):
         part = order[at:at + self.batch]
-        new = self._generate([prompts[i] for i in part], max_new_tokens, temperature, seed + at)
+        asked = [prompts[i] for i in part]
+        new = self._generate(asked, max_new_tokens, temperature, seed + at)
         for i, ids in zip(part, new):
-            replies[i] = self._reply(requests[i], len(prompts[i]), ids, max_new_tokens)
+            read = len(prompts[i])
+            replies[i] = self._reply(requests[i], read, ids, max_new_tokens)
     return replies
 
-# %% ../../nbs/models/05_local.ipynb #cell-019
+# %% ../../nbs/models/05_local.ipynb #cell-023
 @patch
 def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list[int]]:
     "New token ids of one batch, up to and including the end of the turn"
     import torch
     from transformers import set_seed
-    batch = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self.model.device)
+    batch = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
+    batch = batch.to(self.model.device)
     how = {"do_sample": False}
     if temperature:
         how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -190,7 +214,8 @@ def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list
         out = self.model.generate(**batch, max_new_tokens=max_new_tokens, eos_token_id=self.stop,
                                   pad_token_id=self.tokenizer.pad_token_id, **how)
     prompt = batch["input_ids"].shape[1]
-    return [self._to_end(ids) for ids in out[:, prompt:].tolist()]
+    written = out[:, prompt:].tolist()
+    return [self._to_end(ids) for ids in written]
 
 @patch
 def _to_end(self:Local, ids:list[int])->list[int]:
@@ -200,7 +225,7 @@ def _to_end(self:Local, ids:list[int])->list[int]:
             return ids[:i + 1]
     return ids
 
-# %% ../../nbs/models/05_local.ipynb #cell-021
+# %% ../../nbs/models/05_local.ipynb #cell-025
 _TEMPLATE_SECONDS = 10.0
 
 def _within(run:Callable, seconds:float, what:str):
@@ -216,22 +241,27 @@ def _within(run:Callable, seconds:float, what:str):
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(TimeoutError))
-        raise FtrlError(f"{what} does not end: {seconds:g} s were not enough; expected a template without endless loops")
-    if isinstance(found[0], BaseException):
-        raise found[0]
-    return found[0]
+        which, why = ctypes.c_ulong(thread.ident), ctypes.py_object(TimeoutError)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(which, why)
+        raise FtrlError(f"{what} does not end: {seconds:g} s were not enough; "
+                        "expected a template without endless loops")
+    result, = found
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
-# %% ../../nbs/models/05_local.ipynb #cell-022
+# %% ../../nbs/models/05_local.ipynb #cell-026
 def check_template(
     tokenizer, # Prepared or not
     where:str, # Names the model in errors
 )->None:
     "Refuse a chat template that cannot write a question, or goes on for ever"
     asked = [{"role": "user", "content": "2 + 3?"}]
-    added = message(Turn("", (Call("add", {"a": 2, "b": 3}),)), 1)
-    told = tool_message(added["tool_calls"][0]["id"], "5")
-    schema = {"type": "function", "function": {"name": "add", "description": "Add.", "parameters": {"type": "object"}}}
+    call = Call("add", {"a": 2, "b": 3}, "call00100")
+    added = message(Turn("", (call,)), 1)
+    told = tool_message(call.id, "5")
+    function = {"name": call.name, "description": "Add.", "parameters": {"type": "object"}}
+    schema = {"type": "function", "function": function}
     what = f"the chat template of {where}"
     _within(lambda: render(asked, None, tokenizer), _TEMPLATE_SECONDS, what)
     for talk in ([*asked], [*asked, added, told]):
@@ -241,7 +271,7 @@ def check_template(
             if "does not end" in str(e):
                 raise
 
-# %% ../../nbs/models/05_local.ipynb #cell-025
+# %% ../../nbs/models/05_local.ipynb #cell-029
 def _one_line(e:Exception)->str:
     "The first line of an error"
     lines = str(e).strip().splitlines() or [type(e).__name__]
@@ -262,20 +292,23 @@ def load_tokenizer(
     check_template(tokenizer, spec)
     return tokenizer
 
-# %% ../../nbs/models/05_local.ipynb #cell-026
+# %% ../../nbs/models/05_local.ipynb #cell-030
 def _weights(spec:str, **how):
     "A transformers model, whole"
     from transformers import AutoModelForCausalLM
+    load = AutoModelForCausalLM.from_pretrained
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(model_path(spec), output_loading_info=True, **how)
+        model, found = load(model_path(spec), output_loading_info=True, **how)
     except FtrlError:
         raise
     except Exception as e:
-        raise FtrlError(f"model {spec} cannot be loaded ({type(e).__name__}: {_one_line(e)})") from e
+        why = f"{type(e).__name__}: {_one_line(e)}"
+        raise FtrlError(f"model {spec} cannot be loaded ({why})") from e
     missing = sorted(found.get("missing_keys", ()))
     if not missing:
         return model
-    raise FtrlError(f"model {spec}: {len(missing)} weights are missing, first `{missing[0]}`; copy the folder again")
+    raise FtrlError(f"model {spec}: {len(missing)} weights are missing, first `{missing[0]}`; "
+                    "copy the folder again")
 
 def _in_cache(spec:str)->bool:
     "Is a hub id in the hub's cache?"
@@ -287,7 +320,7 @@ def _in_cache(spec:str)->bool:
         return False
     return isinstance(found, str)
 
-# %% ../../nbs/models/05_local.ipynb #cell-028
+# %% ../../nbs/models/05_local.ipynb #cell-032
 def load_local(
     spec:str, # smollm2, a directory, or a hub id
     device:str | None=None, # Default: the GPU, if there is one
@@ -300,8 +333,9 @@ def load_local(
     here = os.path.isdir(where)
     cached = here or hub_unreachable()
     if cached and not here and not _in_cache(where):
-        raise FtrlError(f"model {spec} cannot be loaded (it is neither a directory nor in the hub's cache, and the hub is out of "
-                        "reach); give a directory or hub id, smollm2, vllm:ID, openai:NAME or replay:FILE")
+        raise FtrlError(f"model {spec} cannot be loaded (it is neither a directory nor in the hub's cache, "
+                        "and the hub is out of reach); give a directory or hub id, smollm2, vllm:ID, "
+                        "openai:NAME or replay:FILE")
     tokenizer = load_tokenizer(spec, local_files_only=cached)
     model = _weights(spec, dtype=dtype, local_files_only=cached).to(device)
     name = Path(spec).resolve().name if os.path.isdir(spec) else spec

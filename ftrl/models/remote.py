@@ -59,30 +59,41 @@ class OpenAI(LLM):
         self.name, self.model = f"openai:{model}", model
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
         self.key = api_key or os.environ.get("OPENAI_API_KEY") or ""
-        self.workers, self.patience, self.timeout, self.price = workers, patience, timeout, price
+        self.patience, self.timeout, self.price = patience, timeout, price
         self.template = template_options(thinking, chat_template_kwargs)
-        self.pause, self.next = 60 / per_minute if per_minute else 0.0, 0.0
-        self.fields = {"max_tokens", "seed", "temperature", "response_format"}  # without those the server refused
-        self.client, self.lock, self.box = None, threading.Lock(), _Box()
-        self.todo, self.working = deque(), 0  # Requests that no thread has taken up; threads at work
+        # without those that the server refused
+        self.fields = {"max_tokens", "seed", "temperature", "response_format"}
         self.usage = {"requests": 0, "retries": 0, "read": 0, "written": 0, "cost": 0.0}
+        self._start(workers, per_minute)
 
-# %% ../../nbs/models/07_remote.ipynb #cell-008
+# %% ../../nbs/models/07_remote.ipynb #cell-009
+@patch
+def _start(self:OpenAI, workers:int, per_minute:float | None)->None:
+    "Nothing asked yet"
+    self.workers, self.working = workers, 0  # Threads there may be, and are
+    self.todo = deque()                      # Requests that no thread has taken up
+    self.box, self.client = _Box(), None
+    self.pause = 60 / per_minute if per_minute else 0.0
+    self.next = 0.0                          # The moment of the next request
+    self.lock = threading.Lock()
+
+# %% ../../nbs/models/07_remote.ipynb #cell-010
 @patch
 def _connected(self:OpenAI):
     "The client, made on first use"
     import openai
     if not (self.base_url or self.key):
-        raise FtrlError(f"no endpoint for {self.name}; set OPENAI_API_KEY, or OPENAI_BASE_URL to an OpenAI-compatible server "
-                        "such as http://localhost:8000/v1")
+        raise FtrlError(f"no endpoint for {self.name}; set OPENAI_API_KEY, or OPENAI_BASE_URL to an "
+                        "OpenAI-compatible server such as http://localhost:8000/v1")
+    times = openai.Timeout(self.timeout, connect=min(10.0, self.timeout))
     with self.lock:
         if self.client is None:
-            self.client = openai.OpenAI(base_url=self.base_url, api_key=self.key or "none", max_retries=0,
-                                        timeout=openai.Timeout(self.timeout, connect=min(10.0, self.timeout)),
+            self.client = openai.OpenAI(base_url=self.base_url, api_key=self.key or "none",
+                                        max_retries=0, timeout=times,
                                         http_client=bounded_client(self.patience))
     return self.client
 
-# %% ../../nbs/models/07_remote.ipynb #cell-010
+# %% ../../nbs/models/07_remote.ipynb #cell-012
 @patch
 def _masked(self:OpenAI, x):
     "A JSON value without our key and without the password of our address"
@@ -92,8 +103,8 @@ def _masked(self:OpenAI, x):
         return [self._masked(v) for v in x]
     if not isinstance(x, str):
         return x
-    secrets = [self.key, *re.findall(r"//[^/@]*:([^/@]+)@", self.base_url or "")]
-    for secret in secrets:
+    passwords = re.findall(r"//[^/@]*:([^/@]+)@", self.base_url or "")
+    for secret in (self.key, *passwords):
         # placeholders for servers without keys (none, EMPTY, ollama) are words that may well be said
         if len(secret) < 6 or secret == "ollama":
             continue
@@ -107,9 +118,10 @@ def _short(self:OpenAI, e:Exception)->str:
     if cause not in text:
         text += f" ({cause})"
     text = " ".join(text.split())
-    return self._masked(f"{type(e).__name__}: {self._masked(text)[:200]}")
+    shown = self._masked(text)[:200]
+    return self._masked(f"{type(e).__name__}: {shown}")
 
-# %% ../../nbs/models/07_remote.ipynb #cell-013
+# %% ../../nbs/models/07_remote.ipynb #cell-015
 @patch
 def _fields(self:OpenAI, asked:_Asked)->dict:
     "What is sent beside model and messages, as far as this server takes it"
@@ -129,7 +141,7 @@ def _fields(self:OpenAI, asked:_Asked)->dict:
         sent["extra_body"] = {"chat_template_kwargs": self.template}
     return sent
 
-# %% ../../nbs/models/07_remote.ipynb #cell-014
+# %% ../../nbs/models/07_remote.ipynb #cell-016
 @patch
 def _once(self:OpenAI, asked:_Asked, sent:dict)->Reply:
     "One try"
@@ -142,23 +154,26 @@ def _once(self:OpenAI, asked:_Asked, sent:dict)->Reply:
     raw = create(model=self.model, messages=messages, **sent)
     return self._read(json.loads(raw.http_response.content), asked)
 
-# %% ../../nbs/models/07_remote.ipynb #cell-016
+# %% ../../nbs/models/07_remote.ipynb #cell-018
 @patch
 def _read(self:OpenAI, body, asked:_Asked)->Reply:
     "A chat completion as a reply"
     body = self._masked(body)
     choices = body.get("choices") if isinstance(body, dict) else None
-    if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
-        raise ValueError(f"no chat completion, but {json.dumps(body)[:120]}")
-    read, written = _used(body, "prompt_tokens"), _used(body, "completion_tokens")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(first, dict):
+        got = json.dumps(body)[:120]
+        raise ValueError(f"no chat completion, but {got}")
+    read = _used(body, "prompt_tokens")
+    written = _used(body, "completion_tokens")
     self._count(read, written)
-    message, request = choices[0].get("message"), asked.request
-    cut = choices[0].get("finish_reason") == "length"
+    message, request = first.get("message"), asked.request
     if not isinstance(message, dict):
         return failed("the server answered with a choice that holds no message")
-    return native(message, len(request.messages), request.tools, tokens=written, prompt_tokens=read, truncated=cut)
+    return native(message, len(request.messages), request.tools, tokens=written, prompt_tokens=read,
+                  truncated=first.get("finish_reason") == "length")
 
-# %% ../../nbs/models/07_remote.ipynb #cell-017
+# %% ../../nbs/models/07_remote.ipynb #cell-019
 def _used(body:dict, name:str)->int:
     "A number of tokens that a server reports; 0 where it reports none"
     usage = body.get("usage")
@@ -168,13 +183,15 @@ def _used(body:dict, name:str)->int:
 @patch
 def _count(self:OpenAI, read:int, written:int)->None:
     "Keep account of what was paid"
+    for_reading, for_writing = self.price
+    cost = (read * for_reading + written * for_writing) / 1e6
     with self.lock:
         self.usage["requests"] += 1
         self.usage["read"] += read
         self.usage["written"] += written
-        self.usage["cost"] += (read * self.price[0] + written * self.price[1]) / 1e6
+        self.usage["cost"] += cost
 
-# %% ../../nbs/models/07_remote.ipynb #cell-019
+# %% ../../nbs/models/07_remote.ipynb #cell-021
 @patch
 def _without(self:OpenAI, e:Exception, sent:dict)->bool:
     "Leave out the optional field that a refusal names; is there one?"
@@ -202,29 +219,33 @@ def _leave_out(self:OpenAI, name:str, renamed:bool, why:str)->None:
     if not renamed:
         warnings.warn(f"{self.name}: the server takes no `{name}`; it is left out ({why})")
 
-# %% ../../nbs/models/07_remote.ipynb #cell-021
+# %% ../../nbs/models/07_remote.ipynb #cell-023
 _FIRST = 15.0  # seconds to wait for a server that has not answered yet
 
 @patch
 def _hopeless(self:OpenAI, e:Exception, waited:float)->None:
     "Raise what will not pass"
     import openai
-    where = f"{self.name} at {self._masked(self.base_url or 'api.openai.com')}"
+    address = self._masked(self.base_url or "api.openai.com")
+    where, why = f"{self.name} at {address}", self._short(e)
     if isinstance(e, (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)):
-        raise FtrlError(f"{where}: {self._short(e)}; check OPENAI_BASE_URL, OPENAI_API_KEY and the name") from e
+        raise FtrlError(f"{where}: {why}; check OPENAI_BASE_URL, OPENAI_API_KEY and the name") from e
     http, cause = http_library(), e.__cause__ or e
     if isinstance(cause, (http.UnsupportedProtocol, http.InvalidURL)):
-        raise FtrlError(f"{where}: {self._short(e)}; expected an address such as http://localhost:8000/v1") from e
+        raise FtrlError(f"{where}: {why}; expected an address such as http://localhost:8000/v1") from e
     nobody = isinstance(cause, http.ConnectError) and not self.usage["requests"]
     if nobody and waited > min(_FIRST, self.patience):
-        raise FtrlError(f"{where}: nobody answers ({self._short(e)}); start the server, or check OPENAI_BASE_URL") from e
+        raise FtrlError(f"{where}: nobody answers ({why}); start the server, or check OPENAI_BASE_URL") from e
 
 def _told_to_wait(e:Exception)->float | None:
     "The seconds in an answer's Retry-After; a date or anything odd is none"
-    told = getattr(getattr(e, "response", None), "headers", {}).get("retry-after", "")
-    return min(float(told), 60.0) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?", told) else None
+    headers = getattr(getattr(e, "response", None), "headers", {})
+    told = headers.get("retry-after", "")
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?", told):
+        return None
+    return min(float(told), 60.0)
 
-# %% ../../nbs/models/07_remote.ipynb #cell-023
+# %% ../../nbs/models/07_remote.ipynb #cell-025
 @patch
 def _ask(self:OpenAI, asked:_Asked)->Reply:
     "One request, tried until it is answered, hopeless, or patience is out"
@@ -244,26 +265,27 @@ def _ask(self:OpenAI, asked:_Asked)->Reply:
             return failed("the server's reply is JSON nested too deeply")
         except (Unwanted, openai.APIError, ValueError, OSError, http.HTTPError, http.InvalidURL) as e:
             trouble = e
-        if isinstance(trouble, Unwanted) or isinstance(trouble.__cause__, Unwanted):
-            return failed(self._short(trouble))
         pause = _told_to_wait(trouble) or wait * random.uniform(0.75, 1.25)
         wait = min(2 * wait, 15)
-        if not self._patient(trouble, time.monotonic() - began + pause):
-            return failed(f"no answer in {self.patience:g} s: {self._short(trouble)}")
+        end = self._given_up(trouble, time.monotonic() - began + pause)
+        if end:
+            return end
         time.sleep(pause)
 
-# %% ../../nbs/models/07_remote.ipynb #cell-024
+# %% ../../nbs/models/07_remote.ipynb #cell-026
 @patch
-def _patient(self:OpenAI, e:Exception, waited:float)->bool:
-    "Shall it be tried again? Raises what will not pass"
+def _given_up(self:OpenAI, e:Exception, waited:float)->Reply | None:
+    "The reply if it shall not be tried again; raises what will not pass"
+    if isinstance(e, Unwanted) or isinstance(e.__cause__, Unwanted):
+        return failed(self._short(e))
     self._hopeless(e, waited)
     if waited > self.patience:
-        return False
+        return failed(f"no answer in {self.patience:g} s: {self._short(e)}")
     with self.lock:
         self.usage["retries"] += 1
-    return True
+    return None
 
-# %% ../../nbs/models/07_remote.ipynb #cell-026
+# %% ../../nbs/models/07_remote.ipynb #cell-028
 @patch
 def _put(self:OpenAI, asked:_Asked)->None:
     "Give a request to the threads"
@@ -281,7 +303,7 @@ def _staff(self:OpenAI)->None:
         self.working += 1
     threading.Thread(target=self._work, daemon=True).start()
 
-# %% ../../nbs/models/07_remote.ipynb #cell-027
+# %% ../../nbs/models/07_remote.ipynb #cell-029
 @patch
 def _work(self:OpenAI)->None:
     "Answer requests until there are none"
@@ -302,7 +324,7 @@ def _work(self:OpenAI)->None:
             asked.done = True
             asked.box.replies.put((asked, reply))
 
-# %% ../../nbs/models/07_remote.ipynb #cell-028
+# %% ../../nbs/models/07_remote.ipynb #cell-030
 @patch
 def _collect(self:OpenAI, box:_Box)->list[tuple]:
     "Replies that are there; waits for one"
@@ -321,7 +343,7 @@ def _collect(self:OpenAI, box:_Box)->list[tuple]:
             raise reply
     return [(asked.key, reply) for asked, reply in found]
 
-# %% ../../nbs/models/07_remote.ipynb #cell-029
+# %% ../../nbs/models/07_remote.ipynb #cell-031
 @patch
 def _overdue(self:OpenAI, box:_Box)->list[tuple]:
     "Requests whose thread is held beyond all limits, as failed"
@@ -336,7 +358,7 @@ def _overdue(self:OpenAI, box:_Box)->list[tuple]:
         self._staff()
     return [(a, failed(f"no answer in {most:g} s: the server holds the connection")) for a in late]
 
-# %% ../../nbs/models/07_remote.ipynb #cell-031
+# %% ../../nbs/models/07_remote.ipynb #cell-033
 @patch
 def _abandon(self:OpenAI, box:_Box)->None:
     "Nobody waits for the requests of this box any more"
@@ -351,7 +373,7 @@ def _abandon(self:OpenAI, box:_Box)->None:
         box.replies.get()
     self._staff()
 
-# %% ../../nbs/models/07_remote.ipynb #cell-032
+# %% ../../nbs/models/07_remote.ipynb #cell-034
 @patch
 def submit(self:OpenAI, key, request, max_new_tokens=1024, temperature=0.0, seed=0):
     "Ask in a thread"

@@ -26,11 +26,13 @@ class VLLM(LLM):
         try:
             from vllm import EngineArgs, LLMEngine
         except ImportError as e:
-            raise FtrlError("vllm is not installed; run `pip install ftrl[vllm]` on a machine with GPUs") from e
+            raise FtrlError("vllm is not installed; "
+                            "run `pip install ftrl[vllm]` on a machine with GPUs") from e
         self.engine = LLMEngine.from_engine_args(EngineArgs(model=model_path(model), **engine))
         self.tokenizer = prepare(self.engine.get_tokenizer())
         check_template(self.tokenizer, model)
-        self.name, self.form = f"vllm:{model}", form_of(self.tokenizer)
+        self.name = f"vllm:{model}"
+        self.form = form_of(self.tokenizer)
         self.template = template_options(thinking, chat_template_kwargs)
         self.context = self.engine.model_config.max_model_len
         self.asked, self.count, self.ready = {}, 0, []
@@ -48,7 +50,9 @@ def submit(self:VLLM, key, request, max_new_tokens=1024, temperature=0.0, seed=0
     limit = min(max_new_tokens, self.context - len(ids))
     if limit < 1:
         return self.ready.append((key, answer("", truncated=True)))
-    draw = rng(seed, key, len(ids)).randrange(1 << 31) if temperature else None
+    draw = None
+    if temperature:
+        draw = rng(seed, key, len(ids)).randrange(1 << 31)
     how = SamplingParams(temperature=temperature, max_tokens=limit, seed=draw,
                          skip_special_tokens=False, spaces_between_special_tokens=False)
     self.count += 1
@@ -69,5 +73,8 @@ def _reply(self:VLLM, x)->tuple:
     "A finished request as a key and a reply"
     key, request, read = self.asked.pop(x.request_id)
     out = x.outputs[0]
-    return key, answer(out.text, len(request.messages), request.tools, self.form, tokens=len(out.token_ids),
-                       prompt_tokens=read, truncated=out.finish_reason == "length")
+    cut = out.finish_reason == "length"
+    at, tools = len(request.messages), request.tools
+    reply = answer(out.text, at, tools, self.form, tokens=len(out.token_ids),
+                   truncated=cut, prompt_tokens=read)
+    return key, reply

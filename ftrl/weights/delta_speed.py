@@ -17,8 +17,9 @@ def _layer_shapes(at:str, hidden:int, inner:int, narrow:int)->dict[str, tuple]:
     "The weights of one layer"
     shapes = {}
     for head, n in {"q": hidden, "k": narrow, "v": narrow}.items():
-        shapes[f"{at}.self_attn.{head}_proj.weight"] = n, hidden
-        shapes[f"{at}.self_attn.{head}_proj.bias"] = n,
+        module = f"{at}.self_attn.{head}_proj"
+        shapes[f"{module}.weight"] = n, hidden
+        shapes[f"{module}.bias"] = n,
     shapes[f"{at}.self_attn.o_proj.weight"] = hidden, hidden
     shapes[f"{at}.mlp.gate_proj.weight"] = inner, hidden
     shapes[f"{at}.mlp.up_proj.weight"] = inner, hidden
@@ -27,14 +28,24 @@ def _layer_shapes(at:str, hidden:int, inner:int, narrow:int)->dict[str, tuple]:
     shapes[f"{at}.post_attention_layernorm.weight"] = hidden,
     return shapes
 
-def _shapes(layers:int, hidden:int=3584, inner:int=18944, narrow:int=512, vocabulary:int=152064)->dict[str, tuple]:
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-006
+def _shapes(
+    layers:int,
+    hidden:int=3584,
+    inner:int=18944,
+    narrow:int=512,
+    vocabulary:int=152064,
+)->dict[str, tuple]:
     "The weights of Qwen2.5-7B, with fewer layers"
-    shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    table = vocabulary, hidden
+    shapes = {"model.embed_tokens.weight": table}
     for i in range(layers):
         shapes |= _layer_shapes(f"model.layers.{i}", hidden, inner, narrow)
-    return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
+    shapes["model.norm.weight"] = hidden,
+    shapes["lm_head.weight"] = table
+    return shapes
 
-# %% ../../nbs/weights/03_delta_speed.ipynb #cell-008
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-009
 def _shards(shapes:dict[str, tuple], most:int)->list[list[str]]:
     "Names of weights by shard"
     shards, size = [[]], 0
@@ -47,41 +58,53 @@ def _shards(shapes:dict[str, tuple], most:int)->list[list[str]]:
         size += n
     return shards
 
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-011
 def _write_shard(file:Path, shapes:dict[str, tuple], values)->None:
     "One safetensors file of bf16 weights"
     head, end = {}, 0
     for name, shape in shapes.items():
-        begin, end = end, end + 2 * math.prod(shape)
+        begin = end
+        end += 2 * math.prod(shape)
         head[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
     head = json.dumps(head).encode()
+    size = len(head).to_bytes(8, "little")
     with open(file, "wb") as f:
-        f.write(len(head).to_bytes(8, "little") + head)
+        f.write(size)
+        f.write(head)
         for at in range(0, end, values.nbytes):
-            f.write(values[:(end - at) // 2].data)
+            left = (end - at) // 2
+            f.write(values[:left].data)
 
-# %% ../../nbs/weights/03_delta_speed.ipynb #cell-009
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-012
 def _write(folder:Path, shapes:dict[str, tuple], values, most:int=4 << 30)->None:
     "A sharded bf16 checkpoint whose weights repeat a pool of values"
     folder.mkdir(parents=True)
     shards, files = _shards(shapes, most), {}
+    n = len(shards)
     for i, names in enumerate(shards, 1):
-        file = f"model-{i:05}-of-{len(shards):05}.safetensors"
-        _write_shard(folder/file, {name: shapes[name] for name in names}, values)
+        file = f"model-{i:05}-of-{n:05}.safetensors"
+        held = {name: shapes[name] for name in names}
+        _write_shard(folder/file, held, values)
         files |= dict.fromkeys(names, file)
-    (folder/"model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    index = json.dumps({"weight_map": files})
+    (folder/"model.safetensors.index.json").write_text(index)
 
-# %% ../../nbs/weights/03_delta_speed.ipynb #cell-011
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-014
 def _two_checkpoints(folder:Path, shapes:dict[str, tuple], seed:int=0)->list[Path]:
     "Two random checkpoints, the second a small step from the first; their files"
     import torch
     g = torch.Generator().manual_seed(seed)
-    x = torch.randn((1 << 24) + 1, generator=g)
-    y = x + 1e-3 * torch.randn(len(x), generator=g)
+    size = (1 << 24) + 1
+    x = torch.randn(size, generator=g)
+    step = torch.randn(size, generator=g)
+    y = x + 1e-3 * step
     for name, t in (("base", x), ("tuned", y)):
-        _write(folder/name, shapes, (0.02 * t).bfloat16().view(torch.int16).numpy())
+        values = (0.02 * t).bfloat16()
+        bits = values.view(torch.int16).numpy()
+        _write(folder/name, shapes, bits)
     return sorted(folder.glob("*/*.safetensors"))
 
-# %% ../../nbs/weights/03_delta_speed.ipynb #cell-014
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-017
 def _drop(files:list[Path])->None:
     "Forget files in the page cache"
     for p in files:
@@ -106,10 +129,11 @@ def _speed(name:str, base:Path, tuned:Path, files:list[Path], cold:bool)->dict:
     else:
         times = compare(contestants, n=3)
     total = sum(p.stat().st_size for p in files)
-    ours, peer = (total / statistics.median(times[name]) / 1e9 for name in contestants)
-    return case(name, "GB/s", ours, peer, better="higher", bytes=total)
+    def rate(who):
+        return total / statistics.median(times[who]) / 1e9
+    return case(name, "GB/s", rate("ours"), rate("peer"), better="higher", bytes=total)
 
-# %% ../../nbs/weights/03_delta_speed.ipynb #cell-017
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-020
 _PEAK = """
 import sys, torch, pandas, tqdm.auto, pyarrow
 from ftrl.weights.delta import diff
@@ -130,20 +154,23 @@ def _peak(base:Path, tuned:Path, tiny:Path)->int:
     command = [sys.executable, "-c", _PEAK, base, tuned, tiny]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-# %% ../../nbs/weights/03_delta_speed.ipynb #cell-018
+# %% ../../nbs/weights/03_delta_speed.ipynb #cell-021
 def bench_delta(
     layers:int=3, # Layers of Qwen2.5-7B to write; 28 is all of it, 31 GB
     folder:str | Path | None=None, # Where; a temporary folder by default, deleted at the end
     **shape, # hidden, inner, narrow, vocabulary: for a smaller test
 )->dict: # As `perf.benchmark` gives it
     "`diff` against reading the same files, on random checkpoints shaped like Qwen2.5-7B"
+    shapes = _shapes(layers, **shape)
+    largest = 2 * max(map(math.prod, shapes.values()))
     with tempfile.TemporaryDirectory(dir=folder) as d:
-        base, tuned, tiny = (Path(d)/name for name in ("base", "tuned", "tiny"))
-        shapes = _shapes(layers, **shape)
-        files = _two_checkpoints(Path(d), shapes)
+        here = Path(d)
+        base, tuned, tiny = here/"base", here/"tuned", here/"tiny"
+        files = _two_checkpoints(here, shapes)
         _two_checkpoints(tiny, _shapes(1, 64, 160, 16, 256))
-        cases = [_speed(f"{layers} layers from the page cache", base, tuned, files, cold=False),
-                 _speed(f"{layers} layers from the disk", base, tuned, files, cold=True)]
-        largest = 2 * max(map(math.prod, shapes.values()))
-        cases.append(case("peak memory, peer: largest tensor", "bytes", _peak(base, tuned, tiny/"base"), largest))
+        warm = _speed(f"{layers} layers from the page cache", base, tuned, files, cold=False)
+        cold = _speed(f"{layers} layers from the disk", base, tuned, files, cold=True)
+        peak = _peak(base, tuned, tiny/"base")
+        memory = case("peak memory, peer: largest tensor", "bytes", peak, largest)
+        cases = [warm, cold, memory]
     return benchmark("delta", cases, peer="readinto of the same files")

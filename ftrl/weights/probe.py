@@ -19,13 +19,15 @@ def ready(
     row:Row, # A row with an `env` column, at any moment of its episode
 )->list[SubQuestion]: # Those that could be answered now
     "The right next steps"
-    env, unsolved, still = Env.from_row(row), row.unsolved, set()
+    env = Env.from_row(row)
+    unsolved, still = row.unsolved, set()
     for s in reversed(env.subquestions):  # of two with one answer, the earlier was solved first
         if s.answer not in unsolved.get(s.tool, []):
             continue
         unsolved[s.tool].remove(s.answer)
         still.add(s.id)
-    return [s for s in env.subquestions if s.id in still and not still & set(s.depends_on)]
+    open_links = [s for s in env.subquestions if s.id in still]
+    return [s for s in open_links if still.isdisjoint(s.depends_on)]
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-010
 @dataclass(frozen=True)
@@ -51,14 +53,15 @@ def choices(
     "The questions that rows pose to the probe"
     found = []
     for i, row in enumerate(rows):
-        steps, tools = ready(row), tuple(t["function"]["name"] for t in row.toolset)
+        steps = ready(row)
+        tools = tuple(t["function"]["name"] for t in row.toolset)
         right = frozenset(s.tool for s in steps)
         if right and len(tools) > len(right):
             found.append(Choice(i, row.id, "tool", tools, right))
-        right = frozenset(_arguments(steps))
-        own = tuple(sorted(_arguments(Env.from_row(row).subquestions)))
-        if right:
-            found.append(Choice(i, row.id, "argument", own, right))
+        values = frozenset(_arguments(steps))
+        if values:
+            own = _arguments(Env.from_row(row).subquestions)
+            found.append(Choice(i, row.id, "argument", tuple(sorted(own)), values))
     return found
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-014
@@ -71,7 +74,8 @@ def states(
     kept, layers = [], policy.model.model.layers
     def keep(module, args, result):
         hidden = result[0] if isinstance(result, tuple) else result
-        kept.append(hidden[0, -1].float().cpu().numpy())
+        last = hidden[0, -1]
+        kept.append(last.float().cpu().numpy())
     hooks = [layer.register_forward_hook(keep) for layer in layers]
     try:
         return np.stack([_state(policy, row, kept) for row in rows])
@@ -79,17 +83,19 @@ def states(
         for h in hooks:
             h.remove()
 
+# %% ../../nbs/weights/02_probe.ipynb #cell-015
 def _state(policy, row:Row, kept:list):
     "What the hooks keep of one prompt"
     import numpy as np, torch
     from ftrl.models.llm import Request
     kept.clear()
-    ids = torch.tensor([policy.ids(Request(row.messages, row.toolset))], device=policy.model.device)
+    request = Request(row.messages, row.toolset)
+    ids = torch.tensor([policy.ids(request)], device=policy.model.device)
     with torch.inference_mode():
         policy.model.model(ids, use_cache=False)
     return np.stack(kept)
 
-# %% ../../nbs/weights/02_probe.ipynb #cell-016
+# %% ../../nbs/weights/02_probe.ipynb #cell-017
 def embed(
     policy, # A local model
     texts:Iterable[str], # Names or values
@@ -101,50 +107,72 @@ def embed(
         ids = policy.tokenizer(" " + _words(text), add_special_tokens=False)["input_ids"]
         ids = torch.tensor(ids, device=policy.model.device)
         with torch.inference_mode():
-            points[text] = table(ids).float().mean(0).cpu().numpy()
+            mean = table(ids).float().mean(0)
+        points[text] = mean.cpu().numpy()
     return points
 
-# %% ../../nbs/weights/02_probe.ipynb #cell-018
+# %% ../../nbs/weights/02_probe.ipynb #cell-019
 def unit(
     points:dict, # Candidate -> point
     most:int=48, # Directions to keep
 )->dict: # Candidate -> unit vector
     "Points around their mean, in the directions where they differ most"
     import numpy as np
-    names, x = list(points), np.stack(list(points.values())).astype(float)
+    x = np.stack(list(points.values())).astype(float)
     x -= x.mean(0)
     if min(x.shape) > most:
-        x = x @ np.linalg.svd(x, full_matrices=False)[2][:most].T
-    return dict(zip(names, x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-9)))
+        _, _, directions = np.linalg.svd(x, full_matrices=False)
+        x = x @ directions[:most].T
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return dict(zip(points, x / (length + 1e-9)))
 
-# %% ../../nbs/weights/02_probe.ipynb #cell-020
+# %% ../../nbs/weights/02_probe.ipynb #cell-021
 def probe(
     x, # States of one layer, (rows, width)
     asked:list[Choice], # Questions of one kind
     at:dict, # Candidate -> unit vector
     folds:int=5, # Parts of the cross-validation
-)->tuple[list[float], float]: # For every question, 1 if a right candidate was nearest; what guessing would give
+)->tuple[list[float], float]: # 1 for every question whose nearest candidate is right; what guessing gives
     "How well a linear map of the states finds the right candidate"
     import numpy as np
-    from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import GroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
     groups = [c.group for c in asked]
-    if len(set(groups)) < folds:
-        raise FtrlError(f"{len(set(groups))} environments are too few for {folds} folds; give more rows")
+    n = len(set(groups))
+    if n < folds:
+        raise FtrlError(f"{n} environments are too few for {folds} folds; give more rows")
     x = np.stack([x[c.row] for c in asked])
-    y = np.stack([np.mean([at[name] for name in sorted(c.right)], 0) for c in asked])
-    hits, odds = np.zeros(len(asked)), np.zeros(len(asked))
+    y = np.stack([_target(c, at) for c in asked])
+    hits, odds = np.zeros((2, len(asked)))
     for train, test in GroupKFold(folds).split(x, y, groups):
-        model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 6))).fit(x[train], y[train])
-        for i, guess, names in zip(test, model.predict(x[test]), _among([asked[i] for i in test])):
-            nearest = names[int(np.argmax([float(at[name] @ guess) for name in names]))]
-            hits[i] = nearest in asked[i].right
-            odds[i] = len(asked[i].right) / len(names)
+        guesses = _ridge().fit(x[train], y[train]).predict(x[test])
+        among = _among([asked[i] for i in test])
+        for i, guess, names in zip(test, guesses, among):
+            right = asked[i].right
+            hits[i] = _nearest(guess, names, at) in right
+            odds[i] = len(right) / len(names)
     return hits.tolist(), float(odds.mean())
 
-# %% ../../nbs/weights/02_probe.ipynb #cell-021
+# %% ../../nbs/weights/02_probe.ipynb #cell-023
+def _target(c:Choice, at:dict):
+    "The mean point of the right candidates"
+    import numpy as np
+    points = [at[name] for name in sorted(c.right)]
+    return np.mean(points, 0)
+
+def _ridge():
+    "A ridge regression that chooses its own strength"
+    import numpy as np
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    strengths = np.logspace(0, 5, 6)
+    return make_pipeline(StandardScaler(), RidgeCV(strengths))
+
+def _nearest(guess, names:list[str], at:dict)->str:
+    "The candidate in whose direction a guess goes furthest; the first of equals"
+    return max(names, key=lambda name: float(at[name] @ guess))
+
+# %% ../../nbs/weights/02_probe.ipynb #cell-025
 def _among(
     asked:list[Choice], # The questions of a fold
     most:int=10, # Candidates for an argument
@@ -155,7 +183,8 @@ def _among(
         if c.target == "tool":
             return list(c.candidates)
         others = [t for t in every if t not in c.candidates]
-        wanted = min(len(others), max(most - len(c.right), 0))
+        room = max(most - len(c.right), 0)
+        wanted = min(len(others), room)
         return sorted(c.right) + rng("argument", i, c.group).sample(others, wanted)
     return [names(i, c) for i, c in enumerate(asked)]
 
@@ -163,7 +192,7 @@ def _names(asked:list[Choice])->list[str]:
     "All candidates of some questions"
     return sorted({name for c in asked for name in c.candidates})
 
-# %% ../../nbs/weights/02_probe.ipynb #cell-028
+# %% ../../nbs/weights/02_probe.ipynb #cell-032
 def probes(
     models:dict, # Name -> what `load_model` takes; the first gives the points
     rows:list[Row], # Rows with an `env` column
@@ -175,25 +204,28 @@ def probes(
     rows = [r for r in rows if r.meta]
     asked, lines, points = choices(rows), [], None
     if not asked:
-        raise FtrlError("no row has a gold next step; expected rows with an `env` column, made by `ftrl build` or `ftrl collect`")
+        raise FtrlError("no row has a gold next step; expected rows with an `env` column, "
+                        "made by `ftrl build` or `ftrl collect`")
     for name, spec in models.items():
         policy = spec if hasattr(spec, "model") else load_model(str(spec))
         points = points or embed(policy, _names(asked))
         seen = states(policy, rows)
         for target in ("tool", "argument"):
             mine = [c for c in asked if c.target == target]
-            if mine:
-                lines += [{"model": name, **line} for line in _layers(seen, mine, points, folds)]
+            found = _layers(seen, mine, points, folds) if mine else []
+            lines += [{"model": name, **line} for line in found]
     return pd.DataFrame(lines)
 
-# %% ../../nbs/weights/02_probe.ipynb #cell-029
+# %% ../../nbs/weights/02_probe.ipynb #cell-033
 def _layers(seen, asked:list[Choice], points:dict, folds:int)->list[dict]:
     "How well every layer answers questions of one kind"
     from ftrl.evaluation.table import bootstrap
-    at, lines = unit({name: points[name] for name in _names(asked)}), []
+    own = {name: points[name] for name in _names(asked)}
+    at, lines = unit(own), []
+    target, n = asked[0].target, len(asked)
     for layer in range(seen.shape[1]):
         hits, chance = probe(seen[:, layer], asked, at, folds)
         accuracy, low, high = bootstrap([hits])
-        lines.append({"layer": layer, "target": asked[0].target, "accuracy": accuracy, "low": low, "high": high,
-                      "chance": chance, "n": len(asked)})
+        lines.append({"layer": layer, "target": target, "accuracy": accuracy,
+                      "low": low, "high": high, "chance": chance, "n": n})
     return lines
