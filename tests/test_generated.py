@@ -16,9 +16,11 @@ def fresh(tmp_path_factory):
     copy = tmp_path_factory.mktemp("fresh") / "ftrl"
     for part in ("nbs", "ftrl", "tests", "figures", "results"):
         if not (ROOT / part).exists(): continue
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        left_out = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(ROOT / part, copy / part, ignore=left_out)
     for part in ("settings.ini", "setup.py", "README.md"): shutil.copy(ROOT / part, copy)
-    script = "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
+    script = ("from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; "
+              "nbdev_export(); nbdev_clean()")
     for command in (["-c", script], ["tests/readme.py"]):
         subprocess.run([sys.executable, *command], cwd=copy, check=True, capture_output=True, text=True)
     return copy
@@ -27,7 +29,8 @@ def fresh(tmp_path_factory):
 def differing(fresh: Path, pattern: str) -> list[str]:
     names = {p.relative_to(root).as_posix() for root in (fresh, ROOT) for p in root.glob(pattern)
              if ".ipynb_checkpoints" not in p.parts}
-    read = lambda p: p.read_bytes() if p.exists() else None
+    def read(path: Path): return path.read_bytes() if path.exists() else None
+
     return sorted(n for n in names if read(fresh / n) != read(ROOT / n))
 
 
@@ -40,4 +43,5 @@ def test_generated(fresh, pattern):
 def test_what_is_published_can_be_run_again(path):
     "The profile that the README names has the parameters of the committed run"
     config = json.loads(path.read_text())
-    assert yaml.safe_load((ROOT / f"nbs/runs/profiles/{config['profile']}.yaml").read_text()) == config["parameters"]
+    profile = ROOT / f"nbs/runs/profiles/{config['profile']}.yaml"
+    assert yaml.safe_load(profile.read_text()) == config["parameters"]
