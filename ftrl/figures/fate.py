@@ -160,7 +160,7 @@ def difficulty(
     for ax, what in zip(axes, ("sub-questions", "tools")):
         tables.append(_by_size(frame, what))
         _points_by_size(ax, tables[-1], tint)
-        ax.set(xlabel=what, ylim=(-.05, 1))  # a point at zero is seen whole
+        ax.set(xlabel=what, ylim=(-.08, 1))  # a point at zero is seen whole
         ax.set_xticks(sorted(frame[what].unique()))
         ax.grid(axis="x", visible=False)
     axes[0].set_ylabel("Solve-F1")

@@ -204,7 +204,7 @@ def _ways(ax, folders:dict)->None:
             ax.plot(at, [percent[before], percent[after]], label=name, **how)
             name = None  # one line of a seed stands in the legend
     ax.set_xticks(range(len(order)), map(label, order), fontsize=8.5)
-    ax.set(ylabel="Solve-F1, %", ylim=(0, None))
+    ax.set(ylabel="Solve-F1, %", ylim=(-2, None))  # a point at zero is seen whole
     ax.legend()
     ax.grid(axis="x", visible=False)
 
@@ -226,8 +226,7 @@ def _whiskers(ax, table:"pd.DataFrame")->None:
             ax.errorbar(100 * x.mean, i + .16 * (j - middle), xerr=reach, capsize=3, **how)
     ax.axvline(0, color=INK, lw=.8, ls=":")
     ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-    ax.set(xlabel="gain in Solve-F1, points", title="paired by environment")
+    ax.set(xlabel="gain in Solve-F1, points", title="paired by environment", ylim=(len(names) - .5, -.5))
     ax.grid(axis="y", visible=False)
 
 # %% ../../nbs/figures/05_gain.ipynb #cell-028
