@@ -39,10 +39,8 @@ class Registry(Mapping):
         others = [name for name in self.offered if name not in self.records]
         return iter([*sorted(self.records, key=self.place), *others])
 
-    def __contains__(self, name)->bool:
-        return any(name == known for known in self)
-    def __len__(self)->int:
-        return sum(1 for _ in self)
+    def __contains__(self, name)->bool: return any(name == known for known in self)
+    def __len__(self)->int: return sum(1 for _ in self)
 
 # %% ../nbs/02_registry.ipynb #cell-006
 @patch

@@ -82,6 +82,7 @@ def _cold_arguments(config:ColdConfig, out:Path):
     except (TypeError, ValueError) as e:
         raise FtrlError(f"options {config.options}: {e}; expected what TRL's SFTConfig takes") from e
 
+# %% ../../nbs/training/12_cold.ipynb #cell-012
 def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:ColdConfig):
     "The TRL trainer of a cold start"
     from datasets import Dataset
@@ -92,7 +93,7 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
                           processing_class=tokenizer, callbacks=[Record(out/"metrics.jsonl", "cold start")])
     return quieted(trainer)
 
-# %% ../../nbs/training/12_cold.ipynb #cell-012
+# %% ../../nbs/training/12_cold.ipynb #cell-013
 def cold_start(
     envs:Iterable[Env | Row]|str|Path, # Environments to imitate, made by `build`; also the name of a file
     model:str|Path, # What to start from: smollm2, a directory, or a hub id

@@ -182,16 +182,14 @@ class _Rounds:
     how: dict     # for `collect`
 
     @property
-    def seed(self)->int:
-        return self.config.options.get("seed", 42)
+    def seed(self)->int: return self.config.options.get("seed", 42)
 
     def path(self, part:str, **names)->Path:
         return self.out/getattr(self.layout, part).format(**names)
 
     def collected(self, k:int, policy:str)->list[Row]:
         "The rows that a policy meets in round k, from 0"
-        if not k and self.first is not None:
-            return self.first
+        if not k and self.first is not None: return self.first
         path = self.path("rows", k=k + 1)
         shared = share_of(self.envs, k, self.each)
         return collect(policy, shared, out=path, seed=self.seed + k, force=self.force, **self.how)

@@ -61,8 +61,7 @@ class Transcript:
         self.known, self.lock = {}, threading.Lock()
 
     def __enter__(self)->"Transcript":
-        if not self.path:
-            return self
+        if not self.path: return self
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.file = open(self.path, "a+b")
@@ -76,8 +75,7 @@ class Transcript:
         return self
 
     def __exit__(self, *error)->None:
-        if not self.file:
-            return
+        if not self.file: return
         if not self.path.stat().st_size:
             self.path.unlink()  # nothing was said
         self.file.close()
@@ -129,8 +127,7 @@ def add(self:Transcript,
     with self.lock:
         if found:
             self.known.setdefault(*found)
-        if not self.file:
-            return
+        if not self.file: return
         self.file.write(json.dumps(line).encode() + b"\n")
         self.file.flush()
 

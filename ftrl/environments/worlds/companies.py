@@ -78,10 +78,8 @@ class Economy(Draws):
         self.companies = distinct_names(260, self._company)
         self.products = distinct_names(600, self._product)
 
-    def _region(self)->str:
-        return f"{made_up(self.r, 2)}land"
-    def _person(self)->str:
-        return f"{self.r.choice(FIRST_NAMES)} {made_up(self.r, 3)}"
+    def _region(self)->str: return f"{made_up(self.r, 2)}land"
+    def _person(self)->str: return f"{self.r.choice(FIRST_NAMES)} {made_up(self.r, 3)}"
     def _company(self)->str:
         return f"{made_up(self.r, 3)} {self.r.choice(_SORTS)}"
     def _product(self)->str:

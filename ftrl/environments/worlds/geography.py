@@ -133,8 +133,7 @@ def _of_countries(cities:dict, lands:dict)->list[Relation]:
         continent[name] = continents[land["continentcode"]]["name"]
         if land["currencycode"] in currencies:
             currency[name] = currencies[land["currencycode"]]
-        if spoken in languages:
-            language[name] = languages[spoken]
+        if spoken in languages: language[name] = languages[spoken]
     return [
         relation("capital", range="city", facts=_capitals(cities, lands), cardinality="1:1", family="state",
                  phrases=("the capital of {x}", "the capital city of {x}"),
