@@ -162,13 +162,13 @@ def claimed(
 def claim(
     path, # The file or folder to be made
     force:bool=False, # Replace what is there, whoever made it
-    note=None, # Where to note it; default: hidden, beside the path
+    note_file=None, # Where to note it, not a setting; default: hidden, beside the path
     adopt:bool=False, # What stands there without a note was made so, as it says itself: it is kept
     **about, # Everything that decides the result: settings, version, digests of inputs, the policy's mark
 )->Iterator[Claim]:
     "Take an output for one piece of work; resumes what was begun alike, refuses what was made otherwise"
     path, about = Path(path), normal(about)
-    note = Path(note) if note else path.with_name(f".{path.name}.claim")
+    note = Path(note_file) if note_file else path.with_name(f".{path.name}.claim")
     note.parent.mkdir(parents=True, exist_ok=True)
     with open(note, "a+b") as file:
         try:

@@ -186,7 +186,7 @@ def intervene(
         result = out/f"{variant.name}.jsonl"
         play = partial(players.evaluate, variant, result, data, **how)
         if variant.name not in known:
-            produced(result, play, force, note=_note(result), **about)
+            produced(result, play, force, note_file=_note(result), **about)
     return worth(out)
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-028
@@ -235,7 +235,7 @@ def _adopt(path:str | Path, out:Path, limit:int | None, force:bool=False)->None:
         with atomic(out) as temp, open(path, encoding="utf-8") as f:
             lines = islice(f, limit)
             temp.write_text("".join(lines), encoding="utf-8")
-    produced(out, copy, force, note=_note(out), source=mark(path), limit=limit)
+    produced(out, copy, force, note_file=_note(out), source=mark(path), limit=limit)
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-036
 def worth(
