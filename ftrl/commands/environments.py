@@ -52,14 +52,19 @@ def _from_facts(out:str, n:int, recipe, **how)->None:
 
 def _from_model(author:str, questions:str | None, n:int, worlds, seed:int, **how)->None:
     "Let a language model write the environments"
-    from ftrl.environments.authors.author import asked, build_from_questions, seed_questions
-    split = how["split"]
-    plain = seed_questions(input_file(questions)) if questions else asked(n, worlds, seed=seed, split=split)
-    run = build_from_questions(list(islice(plain, n)), author, seed=seed, **how)
+    from ftrl.environments.authors.author import build_from_questions, seed_questions, world_questions
+    kinds = tuple(how["scenario"] or SCENARIOS)
+    if questions:
+        plain = islice(seed_questions(input_file(questions)), n)
+    else:
+        plain = world_questions(n, worlds, kinds, seed, how["split"], how["difficulty"])
+    run = build_from_questions(list(plain), author, seed=seed, **how)
     for env in run:
         print(env)
     for name, value in run.report.items():
         print(f"{name}: {value}")
+    if run.failure:
+        raise FtrlError(run.failure)
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-009
 _Worlds = Annotated[Optional[list[str]],
