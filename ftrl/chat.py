@@ -37,10 +37,14 @@ def call_of(
     if not isinstance(x, dict):
         return None
     name, arguments = x.get("name"), x.get(key)
+    if not isinstance(name, str) or not name:
+        return None
     if isinstance(arguments, str):
         arguments = _loaded(arguments)
-    good = isinstance(name, str) and name and isinstance(arguments, dict)
-    return Call(name, arguments) if good else None
+        # the paper's parser counts it, and it can only fail
+        if arguments is not None and not isinstance(arguments, dict):
+            return Call(name, {}, error="the arguments are no JSON object")
+    return Call(name, arguments) if isinstance(arguments, dict) else None
 
 def _loaded(text:str):
     "A JSON value; None for what is not JSON, or too deep to read"
