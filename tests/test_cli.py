@@ -1,9 +1,12 @@
 "Commands as a user types them: help, bad input, nothing half-written, the paper's reward on recorded turns."
+import ast
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
+from conftest import ROOT
 
 FTRL = [sys.executable, "-c", "from ftrl.cli import main; main()"]
 VERBS = "build check show collect score train evaluate table delta figures reproduce bench".split()
@@ -84,6 +87,18 @@ def files(tmp_path):
     (tmp_path / "broken.jsonl").write_text(good + "\n{\"messages\": [\n")
     (tmp_path / "short.jsonl").write_text(good + "\n" + short)
     return tmp_path
+
+
+def test_what_commands_import_is_there():
+    "A command imports what it needs when it runs, so a name that has moved is found out only then"
+    missing = []
+    for path in sorted((ROOT / "ftrl" / "commands").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ftrl."):
+                module = import_module(node.module)
+                names = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+                missing += [f"{path.name}:{node.lineno}: {node.module} has no {name}" for name in names]
+    assert not missing, "\n".join(missing)
 
 
 def test_bad_input(files):
