@@ -50,6 +50,7 @@ def _from_facts(out:str, n:int, recipe, **how)->None:
     print(report["table"].to_string(), f"\nrejected: {report['rejected'] or 'none'}")
     print(f"{out}: {report['built']} environments, {report['rate']:.0f} a second")
 
+# %% ../../nbs/commands/01_environments.ipynb #cell-009
 def _from_model(author:str, questions:str | None, n:int, worlds, seed:int, **how)->None:
     "Let a language model write the environments"
     from ftrl.environments.authors.author import build_from_questions, seed_questions, world_questions
@@ -66,13 +67,13 @@ def _from_model(author:str, questions:str | None, n:int, worlds, seed:int, **how
     if run.failure:
         raise FtrlError(run.failure)
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-009
+# %% ../../nbs/commands/01_environments.ipynb #cell-011
 _Worlds = Annotated[Optional[list[str]],
                     Opt("--world", help=f"{listed(world_names())}; a file of tables; or a database URL")]
 _Author = Annotated[str, Opt(help="world (facts, no language model), or a model as for --model elsewhere")]
 _Questions = Annotated[Optional[str], Opt(help="Seed questions for a model that is the author, one a line")]
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-010
+# %% ../../nbs/commands/01_environments.ipynb #cell-012
 @app.command("build")
 def build_command(
     out: Out,
@@ -98,7 +99,7 @@ def build_command(
     recipe = Recipe(worlds, tuple(scenario or SCENARIOS), seed, split, levels)
     _from_facts(out, n, recipe, workers=workers, engine=engine, force=force)
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-015
+# %% ../../nbs/commands/01_environments.ipynb #cell-017
 def _told(report:dict)->None:
     "A report of `check`, line by line"
     for rejected in report["rejected"]:
@@ -113,7 +114,7 @@ def _questions(path:str):
     for row in stream_rows(path):
         yield str(row.messages[-1].get("content") or "").rpartition("Question: ")[2]
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-016
+# %% ../../nbs/commands/01_environments.ipynb #cell-018
 _Overlap = Annotated[
     bool, Opt("--contamination", help="Also 13-word sequences shared with the benchmarks in $FTRL_DATA")]
 
@@ -141,14 +142,14 @@ def check_command(
         _told(report)
     raise typer.Exit(1 if report["rejected"] else 0)
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-018
+# %% ../../nbs/commands/01_environments.ipynb #cell-020
 def printable(
     text:str, # From anywhere
 )->str: # Control characters, other than line breaks and tabs, as \x1b and the like
     "A text that a terminal shows and does not obey"
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-020
+# %% ../../nbs/commands/01_environments.ipynb #cell-022
 @app.command("show")
 def show_command(
     path: Rows,
