@@ -97,3 +97,12 @@ def test_ruff():
     command = [sys.executable, "-m", "ruff", "check", "--output-format", "concise"]
     run = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr
+
+
+def test_notebooks_hold_no_warnings():
+    "What a kernel writes on its error stream names folders of the machine that ran it"
+    noisy = []
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        for i, cell in enumerate(json.loads(path.read_text())["cells"]):
+            if any(o.get("name") == "stderr" for o in cell.get("outputs", [])): noisy.append(f"{path.name} cell {i}")
+    assert not noisy, noisy
