@@ -90,7 +90,14 @@ class LLM:
         "Announce the episodes to come as (key, id, scenario), in the order of the data"
 
     def release(self, key)->None:
-        "Forget an episode: no further request comes under this key"
+        "Forget an episode: nobody waits for a reply under this key, and no further request comes"
+
+    def listen(self, ring:Callable[[], object])->bool:
+        "Have `ring` called when replies come; False where `poll` computes them, so that there is no news"
+        return False
+
+    def close(self)->None:
+        "Let go of connections and of what is still asked; whoever asks again opens them again"
 
     def __repr__(self):
         return f"{type(self).__name__}({self.name})"

@@ -6,8 +6,9 @@
 __all__ = ['OpenAI']
 
 # %% ../../nbs/models/07_remote.ipynb #cell-002
-import json, os, random, re, threading, time, warnings
+import json, os, random, re, threading, time, warnings, weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from fastcore.basics import patch
@@ -21,6 +22,7 @@ class _Box:
     "Where the replies to some requests arrive"
     open: set = field(default_factory=set)
     replies: SimpleQueue = field(default_factory=SimpleQueue)
+    ring: Callable[[], object] | None = None  # Called when a reply is there
 
 @dataclass(eq=False)
 class _Asked:
@@ -48,7 +50,7 @@ class OpenAI(LLM):
         model:str, # The server's name for it
         base_url:str|None=None, # Default: OPENAI_BASE_URL
         api_key:str|None=None, # Default: OPENAI_API_KEY
-        workers:int=16, # Requests at once
+        workers:int=64, # Requests at once
         patience:float=180.0, # Seconds to go on trying
         timeout:float=600.0, # Seconds to wait for a reply to begin
         per_minute:float|None=None, # Rate limit
@@ -73,6 +75,7 @@ def _start(self:OpenAI, workers:int, per_minute:float | None)->None:
     self.workers, self.working = workers, 0  # Threads there may be, and are
     self.todo = deque()                      # Requests that no thread has taken up
     self.box, self.client = _Box(), None
+    self.boxes = {self.box}                  # Wherever replies are waited for
     self.pause = 60 / per_minute if per_minute else 0.0
     self.next = 0.0                          # The moment of the next request
     self.lock = threading.Lock()
@@ -88,10 +91,11 @@ def _connected(self:OpenAI):
     times = openai.Timeout(self.timeout, connect=min(10.0, self.timeout))
     with self.lock:
         if self.client is None:
+            http = bounded_client(self.patience)
             self.client = openai.OpenAI(base_url=self.base_url, api_key=self.key or "none",
-                                        max_retries=0, timeout=times,
-                                        http_client=bounded_client(self.patience))
-    return self.client
+                                        max_retries=0, timeout=times, http_client=http)
+            weakref.finalize(self, http.close)  # with the model, or at the end of the program
+        return self.client
 
 # %% ../../nbs/models/07_remote.ipynb #cell-012
 @patch
@@ -270,6 +274,8 @@ def _ask(self:OpenAI, asked:_Asked)->Reply:
         end = self._given_up(trouble, time.monotonic() - began + pause)
         if end:
             return end
+        if asked.over:
+            return failed("nobody waits for it any more")
         time.sleep(pause)
 
 # %% ../../nbs/models/07_remote.ipynb #cell-026
@@ -323,19 +329,23 @@ def _work(self:OpenAI)->None:
                 return  # it was left behind: another thread has its place
             asked.done = True
             asked.box.replies.put((asked, reply))
+        if asked.box.ring:
+            asked.box.ring()
 
 # %% ../../nbs/models/07_remote.ipynb #cell-030
 @patch
-def _collect(self:OpenAI, box:_Box)->list[tuple]:
-    "Replies that are there; waits for one"
-    found = []
-    while box.open and not found:
+def _collect(self:OpenAI, box:_Box, wait:bool=True)->list[tuple]:
+    "Replies that are there; waits for one, unless told not to"
+    found = [] if wait else self._overdue(box)
+    while wait and box.open and not found:
         try:
             found.append(box.replies.get(timeout=1.0))
         except Empty:
             found += self._overdue(box)
     while not box.replies.empty():
         found.append(box.replies.get())
+    # what was released meanwhile, or has arrived after it was given up, is nobody's
+    found = [(asked, reply) for asked, reply in found if asked in box.open]
     for asked, reply in found:
         box.open.discard(asked)
         if isinstance(reply, Exception):
@@ -362,16 +372,29 @@ def _overdue(self:OpenAI, box:_Box)->list[tuple]:
 @patch
 def _abandon(self:OpenAI, box:_Box)->None:
     "Nobody waits for the requests of this box any more"
-    with self.lock:
-        self.todo = deque(a for a in self.todo if a.box is not box)
-        for a in box.open:
-            if a.held:
-                self.working -= 1
-            a.over = True
-    box.open.clear()
+    self._forget(box, [*box.open])
     while not box.replies.empty():
         box.replies.get()
-    self._staff()
+
+@patch
+def _forget(self:OpenAI, box:_Box, some:list[_Asked])->None:
+    "Nobody waits for these requests any more; threads that they hold are replaced"
+    with self.lock:
+        for a in some:
+            if a.held and not a.over:
+                self.working -= 1
+            a.over = True
+        self.todo = deque(a for a in self.todo if not a.over)
+    box.open.difference_update(some)
+    for _ in some:
+        self._staff()
+
+@patch
+def release(self:OpenAI, key)->None:
+    "Nobody waits for a reply under this key any more"
+    mine = [a for a in self.box.open if a.key == key]
+    if mine:
+        self._forget(self.box, mine)
 
 # %% ../../nbs/models/07_remote.ipynb #cell-034
 @patch
@@ -380,16 +403,44 @@ def submit(self:OpenAI, key, request, max_new_tokens=1024, temperature=0.0, seed
     self._put(_Asked(key, request, max_new_tokens, temperature, seed, self.box))
 
 @patch
-def poll(self:OpenAI):
-    "Replies that are there; waits for one"
-    return self._collect(self.box)
+def poll(self:OpenAI, wait:bool=True):
+    "Replies that are there; waits for one, unless told not to"
+    return self._collect(self.box, wait)
+
+@patch
+def listen(self:OpenAI, ring:Callable[[], object])->bool:
+    "Have `ring` called from the thread that brings a reply"
+    self.box.ring = ring
+    return True
 
 @patch
 def chat(self:OpenAI, requests, max_new_tokens=1024, temperature=0.0, seed=0):
     "Answer all requests; may be called from several threads at once"
     box, got = _Box(), {}
-    for i, r in enumerate(requests):
-        self._put(_Asked(i, r, max_new_tokens, temperature, seed, box))
-    while len(got) < len(requests):
-        got.update(self._collect(box))
+    self.boxes.add(box)
+    try:
+        for i, r in enumerate(requests):
+            self._put(_Asked(i, r, max_new_tokens, temperature, seed, box))
+        while len(got) < len(requests):
+            got.update(self._collect(box))
+    finally:
+        self.boxes.discard(box)
     return [got[i] for i in range(len(requests))]
+
+# %% ../../nbs/models/07_remote.ipynb #cell-036
+@patch
+def close(self:OpenAI)->None:
+    "Drop what is asked, as failed, and close the connections; whoever asks again opens new ones"
+    with self.lock:
+        client, self.client = self.client, None
+        left = [a for box in self.boxes for a in box.open if not (a.done or a.over)]
+        for a in left:
+            self.working -= a.held
+            a.over = True
+            a.box.replies.put((a, failed(f"{self.name} was closed before it answered")))
+        self.todo.clear()
+    for box in {a.box for a in left}:
+        if box.ring:
+            box.ring()
+    if client is not None:
+        client.close()

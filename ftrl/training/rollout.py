@@ -7,9 +7,10 @@ __all__ = ['Episode', 'ToolEpisode', 'play', 'player', 'identity', 'trajectories
 
 # %% ../../nbs/training/01_rollout.ipynb #cell-002
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from tqdm.auto import tqdm
@@ -106,8 +107,14 @@ class ToolEpisode(Episode):
 # %% ../../nbs/training/01_rollout.ipynb #cell-016
 class _Seat:
     "A model and the episodes that wait for its reply"
-    def __init__(self, policy:LLM, how:dict):
+    def __init__(self, policy:LLM, how:dict, ring:Callable[[], object]):
         self.policy, self.how, self.asked = policy, how, {}
+        self.rings = policy.listen(ring)
+
+    @property
+    def computes(self)->bool:
+        "Is there something to compute here?"
+        return bool(self.asked) and not self.rings
 
     def ask(self, e:Episode)->None:
         "Ask for the next turn of an episode"
@@ -122,7 +129,17 @@ class _Seat:
         "Replies that are there, each with its episode"
         if not self.asked:
             return []
-        return [(self.asked.pop(key), reply) for key, reply in self.policy.poll()]
+        replies = self.policy.poll(wait=False) if self.rings else self.policy.poll()
+        return [(self.asked.pop(key), reply) for key, reply in replies]
+
+    def leave(self)->None:
+        "Nobody waits here any more"
+        for key in self.asked:
+            self.policy.release(key)
+        self.policy.listen(_unheard)
+
+def _unheard()->None:
+    "What rings when nobody plays"
 
 def _take(e:Episode, reply:Reply)->Episode:
     "Give an episode its reply; a failure is the episode's, not the run's"
@@ -136,7 +153,8 @@ def _take(e:Episode, reply:Reply)->Episode:
 class _Table:
     "The seats, and the episodes in play"
     def __init__(self, policies:dict[str, LLM], how:dict, pool:ThreadPoolExecutor):
-        self.seats = {name: _Seat(policy, how) for name, policy in policies.items()}
+        self.bell = Event()
+        self.seats = {name: _Seat(policy, how, self.bell.set) for name, policy in policies.items()}
         self.pool, self.live, self.taking = pool, 0, set()
 
     def begin(self, e:Episode)->bool:
@@ -161,14 +179,25 @@ class _Table:
 @patch
 def moved(self:_Table)->list[Episode]:
     "Wait until some episodes have taken their reply"
-    arrived = [pair for seat in self.seats.values() for pair in seat.poll()]
-    self.taking |= {self.pool.submit(_take, e, reply) for e, reply in arrived}
-    if any(seat.asked for seat in self.seats.values()):
+    if not any(seat.computes for seat in self.seats.values()):
+        self.bell.wait(1.0)  # then look all the same: a server that holds a connection rings no bell
+    self.bell.clear()
+    for seat in self.seats.values():
+        for e, reply in seat.poll():
+            taken = self.pool.submit(_take, e, reply)
+            taken.add_done_callback(self._ring)
+            self.taking.add(taken)
+    if any(seat.computes for seat in self.seats.values()):
         # give the tools a moment: a model that is asked by many at once answers them together
-        done, self.taking = wait(self.taking, 0.05, ALL_COMPLETED)
-    else:
-        done, self.taking = wait(self.taking, None, FIRST_COMPLETED)
+        wait(self.taking, 0.05)
+    done = {taken for taken in self.taking if taken.done()}
+    self.taking -= done
     return [taken.result() for taken in done]
+
+@patch
+def _ring(self:_Table, _)->None:
+    "Somebody has taken a reply"
+    self.bell.set()
 
 # %% ../../nbs/training/01_rollout.ipynb #cell-021
 def play(
@@ -179,17 +208,21 @@ def play(
 )->Iterator[Episode]: # Finished episodes, in the order they finish
     "Play episodes to their end, each at its own pace"
     waiting = iter(episodes)
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(min(width, 32)) as pool:
         table = _Table({"agent": policies} if isinstance(policies, LLM) else policies, how, pool)
-        while True:
-            while table.live < width and (e := next(waiting, None)) is not None:
-                if table.begin(e):
-                    yield e
-            if not table.live:
-                return
-            yield from [e for e in table.moved() if table.next(e)]
+        try:
+            while True:
+                while table.live < width and (e := next(waiting, None)) is not None:
+                    if table.begin(e):
+                        yield e
+                if not table.live:
+                    return
+                yield from [e for e in table.moved() if table.next(e)]
+        finally:
+            for seat in table.seats.values():
+                seat.leave()
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-026
+# %% ../../nbs/training/01_rollout.ipynb #cell-028
 def player(
     policy:str|Path|LLM, # A name for `load_model`, or a model
     thinking:bool|None=None, # Reasoning on or off, where the model knows both; default: as the model does
@@ -216,7 +249,7 @@ def identity(
         name, digest = kind + colon + Path(rest).name, mark(where)
     return f"{name} {digest}" if digest else str(getattr(policy, "name", policy))
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-029
+# %% ../../nbs/training/01_rollout.ipynb #cell-031
 def trajectories(
     policy:LLM, # Who plays
     rows:list[Row], # What is played, from wherever each row stands
@@ -237,7 +270,7 @@ def trajectories(
     for e in play(policy, episodes, width, **how):
         yield int(e.key), e.trajectory
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-030
+# %% ../../nbs/training/01_rollout.ipynb #cell-032
 def rollout(
     policy:str|Path|LLM, # Who plays: a name for `load_model`, or a model
     rows:Iterable[Row|Env]|str|Path, # What is played, from wherever each row stands; also the name of a file

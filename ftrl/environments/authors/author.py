@@ -189,7 +189,9 @@ def _settled(self:Authored)->Iterator[Env]:
                 yield from self._settle(*waiting.popleft())
         finally:
             self.desk.closed = True
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            self.desk.model.close()  # nobody waits for what is still asked
+            pool.shutdown()
 
 def _marked_repeats(questions:list[dict])->Iterator[tuple[dict, bool]]:
     "Each question, and whether it was asked before"
