@@ -1,6 +1,7 @@
 "Your own tables as worlds: every kind of file, a real PostgreSQL server, hostile data, and environments."
 
 import datetime
+import gzip
 import os
 import shutil
 import signal
@@ -726,6 +727,57 @@ def test_passwords_on_a_server(postgres, tmp_path):
     assert "hushhush" not in (tmp_path / "names.yaml").read_text() and "hushhush" not in world.source + repr(
         world
     ) + str(world.omitted)
+
+
+def command(monkeypatch, capsys, *words):
+    "The exit status and all that `ftrl WORDS` says, in this process"
+    from ftrl.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["ftrl", *map(str, words)])
+    with pytest.raises(SystemExit) as ended: main()
+    return ended.value.code or 0, "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("form", ("user:password@", "?user=&password="))
+def test_no_file_tells_the_password(form, postgres, tmp_path, monkeypatch, capsys):
+    "Every file that a build writes, from the command line and from Python, and every line it says"
+    import psycopg
+
+    from ftrl.environments.build import Recipe, build
+    from ftrl.environments.report import construct
+
+    with psycopg.connect(postgres) as c:
+        c.execute("create schema if not exists shop")
+        c.execute("create table if not exists shop.items as select 'Item ' || i as name, i * 37 + 1000 as mass,"
+                  " 'Land ' || i % 3 as country from generate_series(1, 60) i")
+    place = postgres.split("@")[1] + "?options=-csearch_path%3Dshop"
+    if form == "user:password@":
+        address, wrong = f"postgresql://ftrl:hush%2Fhush@{place}", "postgresql://ftrl:hush%2Fhush@127.0.0.1:9/x"
+    else:
+        address = f"postgresql://{place}&user=ftrl&password=hush%2Fhush"
+        wrong = "postgresql://127.0.0.1:9/x?user=ftrl&password=hush%2Fhush"
+    monkeypatch.chdir(tmp_path)
+    build_it = ("build", "--scenario", "single_hop", "-n", 3)
+    said = [command(monkeypatch, capsys, *build_it, "--world", address, "--out", "a.jsonl")]
+    said.append(command(monkeypatch, capsys, *build_it, "--world", address, "--out", "a.jsonl", "--seed", 1))
+    said.append(command(monkeypatch, capsys, *build_it, "--world", wrong, "--out", "b.jsonl"))
+    said.append(command(monkeypatch, capsys, *build_it, "--world", address, "--out", "c.jsonl",
+                        "--author", "replay:a.jsonl"))
+    said.append(command(monkeypatch, capsys, "show", "a.jsonl", "--code"))
+    assert [code for code, _ in said] == [0, 2, 2, 2, 0], said
+    recipe = Recipe(worlds=(address,), scenarios="single_hop")
+    told = [text for _, text in said] + [repr(recipe), str(construct("d.jsonl.gz", 3, recipe))]
+    told += [repr(env) for env in build(3, address, "single_hop")]
+    with pytest.raises(FtrlError) as refused: construct("d.jsonl.gz", 4, recipe)
+    told.append(str(refused.value))
+    with pytest.raises(FtrlError) as refused: construct("e.jsonl", 4, Recipe((wrong,)))
+    told.append(str(refused.value))
+    written = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    expected = {"a.jsonl", "a.report.json", "a.README.md", "d.jsonl.gz", ".a.jsonl.claim"}
+    assert expected <= {p.name for p in written}
+    for where, text in [*written.items(), *((line, line.encode()) for line in told)]:
+        plain = gzip.decompress(text) if str(where).endswith(".gz") else text
+        assert b"hush" not in plain, where
 
 
 def test_wording(tmp_path):

@@ -13,13 +13,12 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import SCENARIOS, Env, FtrlError, dumps
+from ..core import SCENARIOS, Env, FtrlError, dumps, masked
 from .compose import compose
 from .document import shingles
 from .gate import GATES, check
 from .scenario import holds, size_for
 from .tables import open_world
-from .tabular.database import masked
 from .world import View, World, load_world, world_names
 
 # %% ../../nbs/environments/12_build.ipynb #cell-005
@@ -94,6 +93,10 @@ def told(self:Recipe)->dict:
         "seed": self.seed,
         "split": self.split,
         "difficulty": list(self.difficulty)}
+
+@patch
+def __repr__(self:Recipe):
+    return f"Recipe({', '.join(f'{k}={v!r}' for k, v in self.told().items())})"
 
 # %% ../../nbs/environments/12_build.ipynb #cell-013
 def _why_not(views)->str:

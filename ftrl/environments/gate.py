@@ -6,12 +6,12 @@
 __all__ = ['GATES', 'gate', 'Verdict', 'judge', 'shape', 'check', 'passed']
 
 # %% ../../nbs/environments/10_gate.ipynb #cell-002
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ..chat import chat_mark
 from ..core import Call, Env, Row, FtrlError, SubQuestion, dumps, solve, verify
 from .document import alike, said
-from .inspection import misfit, signature, unsafe, unstable
+from .inspection import misfits, signature, unsafe, unstable
 from .trial import Trial, attempt, beyond, trial
 from .world import amount, verifiable
 
@@ -57,12 +57,13 @@ def _wrong_document(doc, code)->str:
     optional = set(needed) - set(doc.parameters.get("required", []))
     return "required differs from the signature" if optional else ""
 
-def _wrong_call(doc, env)->str:
-    "The first gold call of a tool whose arguments do not fit"
-    for s in env.subquestions if env else ():
-        why = misfit(doc.parameters, s.arguments) if s.tool == doc.name else ""
+def _wrong_call(t)->str:
+    "The first gold call whose arguments do not fit"
+    schemas = {doc.name: doc.parameters for doc in t.docs}
+    gold = [s for s in t.env.subquestions if s.tool in schemas] if t.env else []
+    for s, why in zip(gold, misfits([(schemas[s.tool], s.arguments) for s in gold])):
         if why:
-            return f"gold arguments of {s.id} {why}"
+            return f"{s.tool}: gold arguments of {s.id} {why}"
     return ""
 
 # %% ../../nbs/environments/10_gate.ipynb #cell-012
@@ -75,10 +76,10 @@ def _schema(t:Trial)->str:
     if strange is not None:
         return f"sub-answers of {strange}, which is no tool"
     for doc, why in zip(t.docs, t.unusable):
-        why = why or _wrong_document(doc, t.codes[doc.name]) or _wrong_call(doc, t.env)
+        why = why or _wrong_document(doc, t.codes[doc.name])
         if why:
             return f"{doc.name}: {why}"
-    return ""
+    return _wrong_call(t)
 
 # %% ../../nbs/environments/10_gate.ipynb #cell-015
 def _first_wrong(t, why)->str:
@@ -252,14 +253,6 @@ def _typed(t:Trial)->str:
     return f"sub-answer {short[0]!r} is too short to be searched for" if short else ""
 
 # %% ../../nbs/environments/10_gate.ipynb #cell-045
-_WORDS = ("tool_call tool_calls tool_response tool_parsed_response tools think thinking function parameter "
-          "start_of_turn end_of_turn bos eos pad unk s").split()
-_BRACKETS = "INST TOOL_CALLS AVAILABLE_TOOLS TOOL_RESULTS SYSTEM_PROMPT THINK CALL_ID ARGS".split()
-_MARK = re.compile(
-    r"<\|[^|<>\s]+\|>|<｜[^｜<>\s]+｜>"
-    rf"|</?(?:{'|'.join(_WORDS)})(?:=[^<>]*)?>"
-    rf"|\[/?(?:{'|'.join(_BRACKETS)})\]")
-
 def _written(t)->Iterator[tuple[str, object]]:
     "What a policy reads and has to write: where it stands, and a JSON value"
     yield "the question", t.question
@@ -277,9 +270,9 @@ def _written(t)->Iterator[tuple[str, object]]:
 def _writable(t:Trial)->str:
     "No mark of a chat or call in what is read and written"
     for where, value in _written(t):
-        found = _MARK.search(dumps(value))
-        if found:
-            return f"{where} holds {found.group()}, which ends or opens a turn or call"
+        mark = chat_mark(dumps(value))
+        if mark:
+            return f"{where} holds {mark}, which ends or opens a turn or call"
     return ""
 
 # %% ../../nbs/environments/10_gate.ipynb #cell-049
@@ -308,11 +301,12 @@ def _tried(x, sandbox)->tuple[Trial | None, str]:
     if why:
         return None, why
     try:
-        return attempt(t, sandbox), ""
+        attempt(t, sandbox)
     except FtrlError:
         raise  # the sandbox's trouble, not the row's
     except _BROKEN as e:
         return None, _said_by(e)
+    return (None, t.overdue) if t.overdue else (t, "")
 
 def _said_by(e)->str:
     "What went wrong, in a line"

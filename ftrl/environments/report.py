@@ -344,7 +344,7 @@ def _executed(code, name, arguments)->str:
 
 class Threads:
     "The paper's executor: `exec` in a thread of its own for each call, at most ten seconds"
-    def map(self, calls:list, groups=None)->list:
+    def map(self, calls:list, groups=None, seconds=None)->list:
         "Run calls one after the other, as `Sandbox.map` takes them"
         return [self.one(call) for call in calls]
 

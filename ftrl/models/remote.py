@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from fastcore.basics import patch
-from ..core import FtrlError, clean, rng
+from ..core import FtrlError, clean, masked, rng
 from .llm import LLM, Reply, Request, failed, template_options
 from .wire import Unwanted, bounded_client, http_library, native, response_format, takable
 
@@ -230,7 +230,7 @@ _FIRST = 15.0  # seconds to wait for a server that has not answered yet
 def _hopeless(self:OpenAI, e:Exception, waited:float)->None:
     "Raise what will not pass"
     import openai
-    address = self._masked(self.base_url or "api.openai.com")
+    address = self._masked(masked(self.base_url or "api.openai.com"))
     where, why = f"{self.name} at {address}", self._short(e)
     if isinstance(e, (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)):
         raise FtrlError(f"{where}: {why}; check OPENAI_BASE_URL, OPENAI_API_KEY and the name") from e

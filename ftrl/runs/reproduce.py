@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from ..core import FtrlError, dumps
+from ..core import FtrlError, dumps, masked
 from ..files import atomic, claim, claimed, differences, finished, read_json_lines, write_json_lines
 from .record import write_report
 
@@ -116,7 +116,15 @@ def profile_settings(
     unknown = sorted({*values, *others} - taken)
     if unknown:
         raise FtrlError(f"{path}: no run notebook has a parameter {', '.join(unknown)}")
+    _no_passwords(path, values)
     return values
+
+def _no_passwords(path:Path, values:dict)->None:
+    "A run writes down what it was made with, and is shown to others"
+    for name, value in values.items():
+        if masked(text := dumps(value)) != text:
+            raise FtrlError(f"{path}: {name} holds a password, and a run keeps its parameters; "
+                            "expected one in the environment or a file of the driver, such as PGPASSWORD")
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-017
 def _tidy(copy:Path, root:Path)->None:

@@ -24,6 +24,7 @@ class Result:
     ok: bool
     content: str
     seconds: float
+    begun: bool = True   # False: no time was left for it
 
 class KnownTool:
     "What the host knows of a tool"
@@ -31,8 +32,8 @@ class KnownTool:
         self.key, self.name, self.alone = key, name, len(code) > LONGEST
         self.definition = f"{key}\t{json.dumps(name)}\t{json.dumps(code)}"
 
-    def fail(self, why, seconds=0.):
-        return Result(False, f"Error in {self.name}: {why}", seconds)
+    def fail(self, why, seconds=0., begun=True):
+        return Result(False, f"Error in {self.name}: {why}", seconds, begun)
 
     def result(self, answer):
         "An answer that counts"

@@ -6,7 +6,7 @@
 __all__ = ['Sandbox', 'shared']
 
 # %% ../../nbs/sandbox/07_sandbox.ipynb #cell-002
-import atexit
+import atexit, math, time
 from fastcore.basics import patch
 from .host import TROUBLE, Broken
 from .pool import Pool, Result
@@ -89,15 +89,22 @@ def call(self:Sandbox,
 _BATCH = 32
 
 @patch
-def _part(self:Sandbox, jobs)->list:
-    "Run a message's worth of jobs"
+def _part(self:Sandbox, jobs, end)->list:
+    "Run a message's worth of jobs, as far as time allows"
     # decided once: a tool's `alone` may change while the others run
     sharing = [i for i, job in enumerate(jobs) if not job.tool.alone and not job.failure]
     done = {}
-    if sharing:
+    if sharing and time.monotonic() < end:
         results = self._together([jobs[i] for i in sharing])
         done = dict(zip(sharing, results))
-    return [done.get(i) or self._one(job) for i, job in enumerate(jobs)]
+    return [done.get(i) or self._in_time(job, end) for i, job in enumerate(jobs)]
+
+@patch
+def _in_time(self:Sandbox, job, end)->Result:
+    "A single call, unless time is up"
+    if time.monotonic() < end:
+        return self._one(job)
+    return job.tool.fail("not run: the calls before it took all the time there was", begun=False)
 
 def _parts(jobs):
     "Positions of the jobs, by what may go into one message"
@@ -115,15 +122,17 @@ def _parts(jobs):
 def map(self:Sandbox,
     calls, # (code, name, arguments) of each
     groups=None, # Its group, of each; see `call`
+    seconds:float=math.inf, # For all of them; a call that runs by then may still take its own limit
 )->list[Result]: # In their order
     "Run many calls"
-    calls = list(calls)
+    calls, end = list(calls), time.monotonic() + seconds
     jobs = [self.job(*c, g) for c, g in zip(calls, groups or [None] * len(calls))]
     parts = _parts(jobs)
     work = [[jobs[i] for i in part] for part in parts]
     if len(parts) > 1:
         self.start()
-    done = self.pool.map(self._part, work) if len(parts) > 1 else map(self._part, work)
+    ends = [end] * len(parts)
+    done = self.pool.map(self._part, work, ends) if len(parts) > 1 else map(self._part, work, ends)
     results = [None] * len(jobs)
     for part, each in zip(parts, done):
         for i, result in zip(part, each):

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from ...chat import spoken
 from ...core import dumps
 from .ledger import Budget, Stopped, Transcript, exchange_key
+from ..trial import json_schema_library
 from ...models.llm import LLM, Reply, Request
 
 # %% ../../../nbs/environments/authors/01_talk.ipynb #cell-005
@@ -71,7 +72,7 @@ def schema_faults(
     schema:dict, # A JSON Schema
 )->str: # Empty if there are none
     "The most telling violation of a schema, as one line"
-    import jsonschema
+    jsonschema = json_schema_library()
     errors = jsonschema.Draft202012Validator(schema).iter_errors(value)
     worst = jsonschema.exceptions.best_match(errors)
     if worst is None:

@@ -9,9 +9,9 @@ __all__ = ['open_engine', 'open_sqlite', 'address_secrets', 'parsed_address', 'o
 import hashlib, sqlite3, unicodedata, warnings
 from pathlib import Path
 from urllib.parse import quote, quote_plus
-from ...core import FtrlError
+from ...core import FtrlError, masked
 from .database import (
-  Database, Link, Table, masked, required, sql_table, told, unreadable)
+  Database, Link, Table, required, sql_table, told, unreadable)
 
 # %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-005
 def _links(inspector, table:str)->dict[str, Link]:

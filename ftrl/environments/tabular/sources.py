@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
-from ...core import FtrlError
+from ...core import FtrlError, masked
 from .database import (
-  Database, Link, Table, masked, required, sql_table, told, unreadable)
+  Database, Link, Table, required, sql_table, told, unreadable)
 from .delimited import AMBIGUOUS, FileLayout, Notation, layout, notation
 from .servers import open_address, open_sqlite, parsed_address
 from .wording import sign_unit
