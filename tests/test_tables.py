@@ -748,8 +748,8 @@ def test_no_file_tells_the_password(form, postgres, tmp_path, monkeypatch, capsy
 
     with psycopg.connect(postgres) as c:
         c.execute("create schema if not exists shop")
-        c.execute("create table if not exists shop.items as select 'Item ' || i as name, i * 37 + 1000 as mass,"
-                  " 'Land ' || i % 3 as country from generate_series(1, 60) i")
+        c.execute("create table if not exists shop.items as select 'Item ' || i as name, "
+                  "i * 37 + 1000 as mass, 'Land ' || i % 3 as country from generate_series(1, 60) i")
     place = postgres.split("@")[1] + "?options=-csearch_path%3Dshop"
     if form == "user:password@":
         address, wrong = f"postgresql://ftrl:hush%2Fhush@{place}", "postgresql://ftrl:hush%2Fhush@127.0.0.1:9/x"

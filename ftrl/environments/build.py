@@ -94,11 +94,12 @@ def told(self:Recipe)->dict:
         "split": self.split,
         "difficulty": list(self.difficulty)}
 
+# %% ../../nbs/environments/12_build.ipynb #cell-011
 @patch
 def __repr__(self:Recipe):
     return f"Recipe({', '.join(f'{k}={v!r}' for k, v in self.told().items())})"
 
-# %% ../../nbs/environments/12_build.ipynb #cell-013
+# %% ../../nbs/environments/12_build.ipynb #cell-014
 def _why_not(views)->str:
     "What questions of several hops lack"
     leads_on = any(view.out.get(x.range) for view in views for x in view.relations.values())
@@ -119,7 +120,7 @@ def askable(
     allowed = ", ".join(s for s in able if able[s]) or "none of the scenarios asked for"
     raise FtrlError(f"{names} cannot be asked {lacking}: {_why_not(views)}; these facts allow {allowed}")
 
-# %% ../../nbs/environments/12_build.ipynb #cell-016
+# %% ../../nbs/environments/12_build.ipynb #cell-017
 _TRIES = 200
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _failed(env, sandbox)->str:
         return "no plan"
     return next((verdict.gate for verdict in check(env, sandbox) if not verdict.ok), "")
 
-# %% ../../nbs/environments/12_build.ipynb #cell-017
+# %% ../../nbs/environments/12_build.ipynb #cell-018
 def _proposed(recipe, views, i, attempt=0, sandbox=None, lost=None)->_Proposal:
     "The first draw of environment i, from this attempt on, that passes every gate"
     scenario, level = recipe.turn(i)
@@ -162,7 +163,7 @@ def _proposed(recipe, views, i, attempt=0, sandbox=None, lost=None)->_Proposal:
         f"environment {i} ({scenario}): {_TRIES} draws gave nothing new and sound ({dict(lost)}); expected "
         "more facts: add worlds, ask for fewer, or name the scenarios that these facts allow")
 
-# %% ../../nbs/environments/12_build.ipynb #cell-020
+# %% ../../nbs/environments/12_build.ipynb #cell-021
 def _short(data:bytes)->int:
     "A hash of eight bytes"
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
@@ -191,7 +192,7 @@ class Seen:
         self.keys |= keys
         return True
 
-# %% ../../nbs/environments/12_build.ipynb #cell-023
+# %% ../../nbs/environments/12_build.ipynb #cell-024
 _CHUNK = 8   # proposals that a worker makes before it reports
 _mine = {}   # in a worker: what it works on
 
@@ -212,7 +213,7 @@ def _chunk(numbers:range)->list[_Proposal]:
     "Proposals for a few numbers, in a worker"
     return [_proposed(_mine["recipe"], _mine["views"], i) for i in numbers]
 
-# %% ../../nbs/environments/12_build.ipynb #cell-024
+# %% ../../nbs/environments/12_build.ipynb #cell-025
 def _from_pool(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     "Chunks of proposals from local processes, in order"
     from concurrent.futures import ProcessPoolExecutor
@@ -232,7 +233,7 @@ def _from_pool(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-026
+# %% ../../nbs/environments/12_build.ipynb #cell-027
 def _ray_chunk(key:str, refs:list, numbers:range)->list[_Proposal]:
     "Proposals for a few numbers, in a process of the cluster"
     import ray
@@ -260,7 +261,7 @@ def _from_ray(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     while ahead:
         yield ray.get(ahead.popleft())
 
-# %% ../../nbs/environments/12_build.ipynb #cell-028
+# %% ../../nbs/environments/12_build.ipynb #cell-029
 def _from_here(recipe, chunks, sandbox)->Iterator[list[_Proposal]]:
     "Proposals made in this process"
     views = recipe.views()
@@ -280,7 +281,7 @@ def _proposals(recipe, start, n, workers, engine, sandbox)->Iterator[_Proposal]:
     for part in parts:
         yield from part
 
-# %% ../../nbs/environments/12_build.ipynb #cell-031
+# %% ../../nbs/environments/12_build.ipynb #cell-032
 def stream_envs(
     recipe:Recipe, # What is built
     n:int, # How many environments
@@ -303,7 +304,7 @@ def stream_envs(
     rejected = Counter() if rejected is None else rejected
     return _novel(recipe, views, made, start, seen, rejected, sandbox)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-032
+# %% ../../nbs/environments/12_build.ipynb #cell-033
 def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
     "Those that were not asked before, each number once"
     for i, p in enumerate(made, start):
@@ -313,7 +314,7 @@ def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
         rejected.update(p.rejected)
         yield p.env
 
-# %% ../../nbs/environments/12_build.ipynb #cell-034
+# %% ../../nbs/environments/12_build.ipynb #cell-035
 def build(
     n:int, # How many environments
     worlds=None, # Names, files, addresses or worlds; all of the split when None

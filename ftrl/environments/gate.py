@@ -308,6 +308,7 @@ def _tried(x, sandbox)->tuple[Trial | None, str]:
         return None, _said_by(e)
     return (None, t.overdue) if t.overdue else (t, "")
 
+# %% ../../nbs/environments/10_gate.ipynb #cell-054
 def _said_by(e)->str:
     "What went wrong, in a line"
     return str(e)[:200] if isinstance(e, FtrlError) else f"{type(e).__name__}: {str(e)[:100]}"
@@ -319,7 +320,7 @@ def _verdict(name, t)->Verdict:
     except _BROKEN as e:
         return Verdict(name, False, _said_by(e))
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-053
+# %% ../../nbs/environments/10_gate.ipynb #cell-055
 def check(
     x:Env | Row, # An environment, or any row
     sandbox=None, # A `Sandbox`; the shared one when None

@@ -48,6 +48,7 @@ for schema, arguments in asked:
     print(json.dumps(judge.is_valid(arguments)), flush=True)
 """
 
+# %% ../../nbs/environments/09_inspection.ipynb #cell-010
 def _judged_apart(asked)->list[str]:
     "What a process of its own says of each schema and arguments; all of them have the same few seconds"
     command = [sys.executable, "-c", _JUDGE]
@@ -65,7 +66,7 @@ def _judged(schema, arguments)->str:
     fits = json_schema_library().Draft7Validator(schema, registry=Registry()).is_valid(arguments)
     return "" if fits else "are invalid"
 
-# %% ../../nbs/environments/09_inspection.ipynb #cell-009
+# %% ../../nbs/environments/09_inspection.ipynb #cell-011
 def misfits(
     asked:list[tuple[dict, dict]], # Parameters of a tool, and arguments of a call
 )->list[str]: # Empty for arguments that fit
@@ -74,7 +75,7 @@ def misfits(
     said = dict(zip(apart, _judged_apart([asked[i] for i in apart]))) if apart else {}
     return [said[i] if i in said else _judged(*pair) for i, pair in enumerate(asked)]
 
-# %% ../../nbs/environments/09_inspection.ipynb #cell-014
+# %% ../../nbs/environments/09_inspection.ipynb #cell-016
 IMPORTS = set(
     "math cmath re json datetime calendar decimal fractions statistics itertools functools collections "
     "string unicodedata typing operator copy textwrap bisect heapq dateutil".split())
@@ -95,7 +96,7 @@ def _may_hold_set(code)->bool:
             return True
     return False
 
-# %% ../../nbs/environments/09_inspection.ipynb #cell-016
+# %% ../../nbs/environments/09_inspection.ipynb #cell-018
 @lru_cache(256)
 def _suspects(code)->set[str]:
     "Words of a tool that call for a closer look"
@@ -106,7 +107,7 @@ def _suspects(code)->set[str]:
     found |= {word for word in words if word.startswith("__")}
     return found | {"{"} if _may_hold_set(code) else found
 
-# %% ../../nbs/environments/09_inspection.ipynb #cell-019
+# %% ../../nbs/environments/09_inspection.ipynb #cell-021
 def _modules(node)->list[str]:
     "What a statement imports"
     if isinstance(node, ast.Import):
@@ -130,7 +131,7 @@ def unsafe(
             return f"uses {node.attr}"
     return ""
 
-# %% ../../nbs/environments/09_inspection.ipynb #cell-022
+# %% ../../nbs/environments/09_inspection.ipynb #cell-024
 _ORDERLESS = ("sorted", "len", "sum", "min", "max", "any", "all")
 
 def _harmless(tree)->set[int]:
@@ -150,7 +151,7 @@ def _called(node)->str:
         return ""
     return getattr(node.func, "id", getattr(node.func, "attr", ""))
 
-# %% ../../nbs/environments/09_inspection.ipynb #cell-023
+# %% ../../nbs/environments/09_inspection.ipynb #cell-025
 @lru_cache(256)
 def unstable(
     code:str, # A tool's source
