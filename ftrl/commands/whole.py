@@ -29,7 +29,7 @@ def reproduce_command(
 TIMED = {
     "update": "ftrl.training.speed:bench_update",
     "rollout": "ftrl.training.rollout_speed:bench_rollout",
-    "remote": "ftrl.training.remote_speed:bench_remote",
+    "remote": "ftrl.training.cluster.remote_speed:bench_remote",
     "sandbox": "ftrl.sandbox.speed:bench_sandbox",
     "build": "ftrl.environments.report:bench_build",
     "delta": "ftrl.weights.delta_speed:bench_delta",

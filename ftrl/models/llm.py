@@ -86,23 +86,28 @@ class LLM:
             self.release(key)
         return [got[i] for i in range(len(requests))]
 
-    def match(self, items:list[tuple])->None:
-        "Announce the episodes to come as (key, id, scenario), in the order of the data"
-
-    def release(self, key)->None:
-        "Forget an episode: nobody waits for a reply under this key, and no further request comes"
-
-    def listen(self, ring:Callable[[], object])->bool:
-        "Have `ring` called when replies come; False where `poll` computes them, so that there is no news"
-        return False
-
-    def close(self)->None:
-        "Let go of connections and of what is still asked; whoever asks again opens them again"
-
     def __repr__(self):
         return f"{type(self).__name__}({self.name})"
 
 # %% ../../nbs/models/00_llm.ipynb #cell-015
+@patch
+def match(self:LLM, items:list[tuple])->None:
+    "Announce the episodes to come as (key, id, scenario), in the order of the data"
+
+@patch
+def release(self:LLM, key)->None:
+    "Forget an episode: nobody waits for a reply under this key, and no further request comes"
+
+@patch
+def listen(self:LLM, ring:Callable[[], object])->bool:
+    "Have `ring` called when replies come; False where `poll` computes them, so that there is no news"
+    return False
+
+@patch
+def close(self:LLM)->None:
+    "Let go of connections and of what is still asked; whoever asks again opens them again"
+
+# %% ../../nbs/models/00_llm.ipynb #cell-017
 @patch
 def submit(self:LLM, key, request:Request, max_new_tokens:int=1024, temperature:float=0.0, seed:int=0)->None:
     "Ask; the reply comes from `poll` under the same key"
@@ -120,7 +125,7 @@ def poll(self:LLM)->list[tuple]:
         replies += zip(asked, answers)
     return replies
 
-# %% ../../nbs/models/00_llm.ipynb #cell-018
+# %% ../../nbs/models/00_llm.ipynb #cell-020
 def mark(
     where:str | Path, # A file, or a folder of weights
 )->str | None: # None for what is not here
@@ -139,7 +144,7 @@ def mark(
                 digest.update(f.read(1 << 16))
     return digest.hexdigest()[:12] if files else None
 
-# %% ../../nbs/models/00_llm.ipynb #cell-021
+# %% ../../nbs/models/00_llm.ipynb #cell-023
 MODELS = Registry("ftrl.models", "kind of model")
 _AFTER_COLON = {"vllm": "ID", "openai": "NAME", "replay": "FILE"}
 
@@ -160,7 +165,7 @@ MODELS.add("replay", _later("replay", "Replay"))
 MODELS.add("openai", _later("remote", "OpenAI"))
 MODELS.add("vllm", _later("vllm", "VLLM"))
 
-# %% ../../nbs/models/00_llm.ipynb #cell-023
+# %% ../../nbs/models/00_llm.ipynb #cell-025
 def load_model(
     spec:str, # smollm2, a directory, a hub id, vllm:ID, openai:NAME or replay:FILE
     **options, # Passed to the model: device, dtype, batch, thinking …

@@ -271,19 +271,19 @@ def _ask(self:OpenAI, asked:_Asked)->Reply:
             trouble = e
         pause = _told_to_wait(trouble) or wait * random.uniform(0.75, 1.25)
         wait = min(2 * wait, 15)
-        end = self._given_up(trouble, time.monotonic() - began + pause)
+        end = self._given_up(asked, trouble, time.monotonic() - began + pause)
         if end:
             return end
-        if asked.over:
-            return failed("nobody waits for it any more")
         time.sleep(pause)
 
 # %% ../../nbs/models/07_remote.ipynb #cell-026
 @patch
-def _given_up(self:OpenAI, e:Exception, waited:float)->Reply | None:
+def _given_up(self:OpenAI, asked:_Asked, e:Exception, waited:float)->Reply | None:
     "The reply if it shall not be tried again; raises what will not pass"
     if isinstance(e, Unwanted) or isinstance(e.__cause__, Unwanted):
         return failed(self._short(e))
+    if asked.over:
+        return failed("nobody waits for it any more")
     self._hopeless(e, waited)
     if waited > self.patience:
         return failed(f"no answer in {self.patience:g} s: {self._short(e)}")
@@ -344,14 +344,19 @@ def _collect(self:OpenAI, box:_Box, wait:bool=True)->list[tuple]:
             found += self._overdue(box)
     while not box.replies.empty():
         found.append(box.replies.get())
+    return self._checked(box, found)
+
+@patch
+def _checked(self:OpenAI, box:_Box, found:list[tuple])->list[tuple]:
+    "Replies with their keys; one that is an exception ends them all"
     # what was released meanwhile, or has arrived after it was given up, is nobody's
-    found = [(asked, reply) for asked, reply in found if asked in box.open]
-    for asked, reply in found:
+    awaited = [(asked, reply) for asked, reply in found if asked in box.open]
+    for asked, reply in awaited:
         box.open.discard(asked)
         if isinstance(reply, Exception):
             self._abandon(box)
             raise reply
-    return [(asked.key, reply) for asked, reply in found]
+    return [(asked.key, reply) for asked, reply in awaited]
 
 # %% ../../nbs/models/07_remote.ipynb #cell-031
 @patch
@@ -376,6 +381,7 @@ def _abandon(self:OpenAI, box:_Box)->None:
     while not box.replies.empty():
         box.replies.get()
 
+# %% ../../nbs/models/07_remote.ipynb #cell-034
 @patch
 def _forget(self:OpenAI, box:_Box, some:list[_Asked])->None:
     "Nobody waits for these requests any more; threads that they hold are replaced"
@@ -396,7 +402,7 @@ def release(self:OpenAI, key)->None:
     if mine:
         self._forget(self.box, mine)
 
-# %% ../../nbs/models/07_remote.ipynb #cell-034
+# %% ../../nbs/models/07_remote.ipynb #cell-035
 @patch
 def submit(self:OpenAI, key, request, max_new_tokens=1024, temperature=0.0, seed=0):
     "Ask in a thread"
@@ -413,6 +419,7 @@ def listen(self:OpenAI, ring:Callable[[], object])->bool:
     self.box.ring = ring
     return True
 
+# %% ../../nbs/models/07_remote.ipynb #cell-036
 @patch
 def chat(self:OpenAI, requests, max_new_tokens=1024, temperature=0.0, seed=0):
     "Answer all requests; may be called from several threads at once"
@@ -427,7 +434,7 @@ def chat(self:OpenAI, requests, max_new_tokens=1024, temperature=0.0, seed=0):
         self.boxes.discard(box)
     return [got[i] for i in range(len(requests))]
 
-# %% ../../nbs/models/07_remote.ipynb #cell-036
+# %% ../../nbs/models/07_remote.ipynb #cell-038
 @patch
 def close(self:OpenAI)->None:
     "Drop what is asked, as failed, and close the connections; whoever asks again opens new ones"

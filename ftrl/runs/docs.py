@@ -191,7 +191,8 @@ SECTIONS = {
     ".": "Foundations", "sandbox": "Sandbox", "models": "Models", "environments": "Environments",
     "environments/worlds": "Worlds", "environments/tabular": "Your own tables",
     "environments/authors": "Authors",
-    "training": "Training", "training/sharing": "Shared prefixes", "evaluation": "Evaluation",
+    "training": "Training", "training/sharing": "Shared prefixes",
+    "training/cluster": "From a laptop to a cluster", "evaluation": "Evaluation",
     "evaluation/benchmarks": "Benchmarks", "weights": "Weights", "figures": "Figures", "bridges": "Bridges",
     "runs": "Runs", "commands": "Commands"}
 

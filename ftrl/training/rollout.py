@@ -132,11 +132,13 @@ class _Seat:
         replies = self.policy.poll(wait=False) if self.rings else self.policy.poll()
         return [(self.asked.pop(key), reply) for key, reply in replies]
 
-    def leave(self)->None:
-        "Nobody waits here any more"
-        for key in self.asked:
-            self.policy.release(key)
-        self.policy.listen(_unheard)
+# %% ../../nbs/training/01_rollout.ipynb #cell-017
+@patch
+def leave(self:_Seat)->None:
+    "Nobody waits here any more"
+    for key in self.asked:
+        self.policy.release(key)
+    self.policy.listen(_unheard)
 
 def _unheard()->None:
     "What rings when nobody plays"
@@ -149,7 +151,7 @@ def _take(e:Episode, reply:Reply)->Episode:
         e.fail(why)
     return e
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-019
+# %% ../../nbs/training/01_rollout.ipynb #cell-020
 class _Table:
     "The seats, and the episodes in play"
     def __init__(self, policies:dict[str, LLM], how:dict, pool:ThreadPoolExecutor):
@@ -175,7 +177,7 @@ class _Table:
             seat.policy.release(e.key)
         return True
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-020
+# %% ../../nbs/training/01_rollout.ipynb #cell-021
 @patch
 def moved(self:_Table)->list[Episode]:
     "Wait until some episodes have taken their reply"
@@ -199,7 +201,7 @@ def _ring(self:_Table, _)->None:
     "Somebody has taken a reply"
     self.bell.set()
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-021
+# %% ../../nbs/training/01_rollout.ipynb #cell-022
 def play(
     policies:LLM|dict[str, LLM], # The agent, or every player by the name that episodes ask for
     episodes:Iterable[Episode], # Read as places become free
@@ -222,7 +224,7 @@ def play(
             for seat in table.seats.values():
                 seat.leave()
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-028
+# %% ../../nbs/training/01_rollout.ipynb #cell-029
 def player(
     policy:str|Path|LLM, # A name for `load_model`, or a model
     thinking:bool|None=None, # Reasoning on or off, where the model knows both; default: as the model does
@@ -249,7 +251,7 @@ def identity(
         name, digest = kind + colon + Path(rest).name, mark(where)
     return f"{name} {digest}" if digest else str(getattr(policy, "name", policy))
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-031
+# %% ../../nbs/training/01_rollout.ipynb #cell-032
 def trajectories(
     policy:LLM, # Who plays
     rows:list[Row], # What is played, from wherever each row stands
@@ -270,7 +272,7 @@ def trajectories(
     for e in play(policy, episodes, width, **how):
         yield int(e.key), e.trajectory
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-032
+# %% ../../nbs/training/01_rollout.ipynb #cell-033
 def rollout(
     policy:str|Path|LLM, # Who plays: a name for `load_model`, or a model
     rows:Iterable[Row|Env]|str|Path, # What is played, from wherever each row stands; also the name of a file
