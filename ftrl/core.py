@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'SCENARIOS', 'INSTRUCTION', 'FtrlError', 'dumps', 'clean', 'masked', 'Range', 'in_range', 'rng',
-           'SubQuestion', 'ToolDoc', 'Env', 'Row', 'bare', 'verify', 'solve', 'Call', 'Step', 'Trajectory']
+           'SubQuestion', 'ToolDoc', 'State', 'Env', 'Row', 'bare', 'verify', 'tells_all', 'solve', 'Call', 'Step',
+           'Trajectory']
 
 # %% ../nbs/00_core.ipynb #cell-002
 import hashlib, json, math, random, re
@@ -135,11 +136,26 @@ class ToolDoc:
         nothing = {"type": "object", "properties": {}}
         return cls(f["name"], f.get("description", ""), f.get("parameters", nothing))
 
-# %% ../nbs/00_core.ipynb #cell-031
+# %% ../nbs/00_core.ipynb #cell-032
+@dataclass(frozen=True)
+class State:
+    "What an environment that changes starts from, and what it has to come to"
+    data: dict              # Its tables at the start: table -> id -> record
+    rules: str              # What a policy is told of its work and its limits
+    goal: str               # SHA-256 of the tables afterwards, as `Session.hash` gives it
+    says: tuple[str, ...]   # What has to be said to the user in the end
+    forbidden: tuple["Call", ...] = ()
+
+    def __repr__(self):
+        sizes = ", ".join(f"{len(table)} {name}" for name, table in self.data.items())
+        return f"State({sizes}; to be said: {', '.join(self.says) or 'nothing'})"
+
+# %% ../nbs/00_core.ipynb #cell-034
 SCENARIOS = ("single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop")
 INSTRUCTION = ("Answer the question by calling the given tools. Take every fact from a tool, "
                "none from memory. If a call fails, correct it and try again.")
 
+# %% ../nbs/00_core.ipynb #cell-035
 @dataclass(frozen=True)
 class Env:
     "A verifiable tool-use environment (paper section 1)"
@@ -156,6 +172,7 @@ class Env:
     codes: dict[str, str]
     distractors: tuple[str, ...] = ()
     gates: tuple[str, ...] = ()
+    state: State | None = None  # Of environments that change
 
     def __post_init__(self):
         if self.scenario not in SCENARIOS:
@@ -165,7 +182,7 @@ class Env:
         size = f"{len(self.subquestions)} sub-questions, {len(self.docs)} tools"
         return f"Env({self.id}: {self.scenario}, {size}: {self.question})"
 
-# %% ../nbs/00_core.ipynb #cell-034
+# %% ../nbs/00_core.ipynb #cell-038
 @dataclass(frozen=True)
 class Row:
     "One training or test row: the paper's eight columns, and `env`"
@@ -195,7 +212,29 @@ class Row:
     def unsolved(self)->dict[str, list[str]]:
         return json.loads(self.unsolved_set)
 
-# %% ../nbs/00_core.ipynb #cell-036
+# %% ../nbs/00_core.ipynb #cell-040
+@patch(as_prop=True)
+def state(self:Row)->State | None:
+    "The state at the start of the episode, of environments that have one"
+    kept = (self.meta or {}).get("state")
+    return _state(kept, self.messages) if kept else None
+
+def _state(kept:dict, messages:list[dict])->State:
+    "A state as `env` holds it; its rules are the system message"
+    try:
+        rules = next((m["content"] for m in messages if m["role"] == "system"), "")
+        forbidden = tuple(Call(**call) for call in kept.get("forbidden", ()))
+        return State(kept["data"], rules, kept["goal"], tuple(kept["says"]), forbidden)
+    except (KeyError, TypeError, AttributeError) as e:
+        raise FtrlError(f"the state in `env` cannot be read ({type(e).__name__}: {e}); expected data, goal, "
+                        "says and forbidden, as `ftrl build` writes them") from e
+
+def _kept(state:State)->dict:
+    "A state as `env` holds it"
+    forbidden = [{"name": c.name, "arguments": c.arguments} for c in state.forbidden]
+    return {"data": state.data, "goal": state.goal, "says": state.says, "forbidden": forbidden}
+
+# %% ../nbs/00_core.ipynb #cell-042
 @patch(as_prop=True)
 def id(self:Row)->str:
     "The environment's id, or a digest of the first user message"
@@ -210,7 +249,7 @@ def id(self:Row)->str:
 def __repr__(self:Row):
     return f"Row({self.id}, {self.data_source}, {len(self.messages)} messages, {self.unsolved})"
 
-# %% ../nbs/00_core.ipynb #cell-038
+# %% ../nbs/00_core.ipynb #cell-044
 @patch
 def row(self:Env)->Row:
     "The environment as a row nobody has worked on yet"
@@ -220,12 +259,20 @@ def row(self:Env)->Row:
     meta = {k: getattr(self, k) for k in ("id", "scenario", "world", "seed", "difficulty")}
     meta |= {"subquestions": [asdict(s) for s in self.subquestions]}
     meta |= {"distractors": self.distractors, "gates": self.gates}
-    asked = {"role": "user", "content": f"{INSTRUCTION}\nQuestion: {self.question}"}
-    return Row(messages=[asked], tools=dumps([d.schema for d in self.docs]), codes=dumps(self.codes),
+    if self.state:
+        meta["state"] = _kept(self.state)
+    return Row(messages=_opening(self), tools=dumps([d.schema for d in self.docs]), codes=dumps(self.codes),
                unsolved_set=dumps(unsolved), solve_rate=0.0, data_source=f"self/{self.scenario}",
                split=self.split, answer=self.answer, env=dumps(meta))
 
-# %% ../nbs/00_core.ipynb #cell-040
+# %% ../nbs/00_core.ipynb #cell-046
+def _opening(env:Env)->list[dict]:
+    "What a policy reads first"
+    if env.state:
+        return [{"role": "system", "content": env.state.rules}, {"role": "user", "content": env.question}]
+    return [{"role": "user", "content": f"{INSTRUCTION}\nQuestion: {env.question}"}]
+
+# %% ../nbs/00_core.ipynb #cell-048
 @patch(cls_method=True)
 def from_row(cls:Env, row:Row)->Env:
     "The environment behind a row; rows without the `env` column have none"
@@ -235,8 +282,9 @@ def from_row(cls:Env, row:Row)->Env:
         meta = dict(row.meta)
         subquestions = tuple(_subquestion(s) for s in meta.pop("subquestions"))
         meta |= {k: tuple(meta.get(k, ())) for k in ("distractors", "gates")}
+        meta["state"] = row.state
         asked = next(m["content"] for m in row.messages if m["role"] == "user")
-        question = asked.split("Question: ", 1)[-1]
+        question = asked if meta["state"] else asked.split("Question: ", 1)[-1]
         docs = tuple(ToolDoc.from_schema(tool) for tool in row.toolset)
         return cls(**meta, split=row.split, question=question, answer=row.answer,
                    subquestions=subquestions, docs=docs, codes=row.code)
@@ -251,14 +299,14 @@ def _subquestion(s:dict)->SubQuestion:
     "A sub-question as JSON holds it"
     return SubQuestion(**{**s, "depends_on": tuple(s["depends_on"])})
 
-# %% ../nbs/00_core.ipynb #cell-043
+# %% ../nbs/00_core.ipynb #cell-051
 def bare(
     x, # Text, or any value
 )->str: # Lower case, no commas, no space around it
     "A text as answers are compared"
     return str(x).lower().replace(",", "").strip()
 
-# %% ../nbs/00_core.ipynb #cell-045
+# %% ../nbs/00_core.ipynb #cell-053
 def verify(
     text, # A reply: text, or any JSON value
     gold:str | None, # The answer it should contain; None: no answer is known
@@ -271,7 +319,19 @@ def verify(
     said = bare(text)
     return all(bare(piece) in said for piece in gold.split(", "))
 
-# %% ../nbs/00_core.ipynb #cell-048
+# %% ../nbs/00_core.ipynb #cell-056
+_RULE = re.compile(r"\brule \d+")
+
+def tells_all(
+    text:str, # What was said to the user in the end
+    says:tuple[str, ...], # What has to be said
+)->bool:
+    "Does a text say everything that has to be said, and name no other rule?"
+    said = bare(text)
+    missing = [piece for piece in says if bare(piece) not in said]
+    return not missing and set(_RULE.findall(said)) <= set(says)
+
+# %% ../nbs/00_core.ipynb #cell-059
 def solve(
     unsolved:dict[str, list[str]], # Tool name -> sub-answers still open; changed in place
     name:str, # The tool that was called
@@ -284,7 +344,7 @@ def solve(
             return answers.pop(i)
     return None
 
-# %% ../nbs/00_core.ipynb #cell-051
+# %% ../nbs/00_core.ipynb #cell-062
 @dataclass(frozen=True)
 class Call:
     "A tool call as the model wrote it; one with an `error` cannot be run, and its error is its reply"
@@ -303,7 +363,7 @@ class Step:
     tokens: int = 0
     error: str | None = None
 
-# %% ../nbs/00_core.ipynb #cell-053
+# %% ../nbs/00_core.ipynb #cell-064
 @dataclass
 class Trajectory:
     "One episode, from the row it started on to where it stopped (`answer`, `turns`, `length` or `error`)"
@@ -312,6 +372,7 @@ class Trajectory:
     messages: list[dict]
     unsolved: dict[str, list[str]]
     stop: str = "answer"
+    passed: bool | None = None  # Is the state as it should be, and all said? None where nothing changes
 
     def __repr__(self):
         done = f"{len(self.steps)} steps, {self.calls} calls, solved {self.solved}/{self.needed}"
@@ -329,12 +390,13 @@ class Trajectory:
     def calls(self)->int:
         return sum(len(s.calls) for s in self.steps)
 
-# %% ../nbs/00_core.ipynb #cell-055
+# %% ../nbs/00_core.ipynb #cell-066
 @patch(as_prop=True)
 def metrics(self:Trajectory)->dict[str, float]:
-    "Solve-P, Solve-R and Solve-F1 as the paper evaluates them (section 5)"
+    "Solve-P, Solve-R and Solve-F1 as the paper evaluates them (section 5), and Pass^1 where a state changes"
     calls, solved, needed = self.calls, self.solved, self.needed
     precision = solved / calls if calls else 1.0
     recall = solved / needed if needed else 1.0
     f1 = 2 * solved / (calls + needed) if calls + needed else 1.0
-    return {"solve_p": precision, "solve_r": recall, "solve_f1": f1}
+    passed = {} if self.passed is None else {"pass1": float(self.passed)}
+    return {"solve_p": precision, "solve_r": recall, "solve_f1": f1} | passed

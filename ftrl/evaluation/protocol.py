@@ -68,6 +68,7 @@ class Bench:
     name: str                        # As in commands and result lines
     label: str                       # As in figures
     columns: dict[str, str] = {}     # Metric -> heading in the results table
+    more: dict[str, str] = {}        # The same of metrics that only some items have
     paper: bool = False              # Do its columns count to the paper's average?
     order: int = 100                 # Of its columns in the table
     scenarios: tuple[str, ...] = ()

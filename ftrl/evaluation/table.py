@@ -37,7 +37,8 @@ def _records(x:dict, model:str, seen:Counter, runs:dict)->Iterator[tuple]:
     item = f"{x['id']}#{seen[place]}"
     where = model, seed, bench.name, bench.origin(x), x["scenario"], item
     failed = bool(x["error"])
-    for metric in bench.metrics:
+    found = [metric for metric in bench.more if metric in x["metrics"]]
+    for metric in (*bench.metrics, *found):
         value, hollow = float("nan"), False
         if not failed:
             value = float(x["metrics"][metric])
@@ -166,7 +167,8 @@ class TableColumn:
 
 def _heading(bench:Bench, metric:str, origin:str="")->str:
     "What a column is called"
-    return f"{bench.columns[metric]} ({origin})" if origin else bench.columns[metric]
+    name = bench.columns.get(metric) or bench.more[metric]
+    return f"{name} ({origin})" if origin else name
 
 # %% ../../nbs/evaluation/06_table.ipynb #cell-019
 def columns_of(
@@ -178,7 +180,7 @@ def columns_of(
     for x in found.itertuples():
         bench = BENCHMARKS[x.benchmark]
         heading = _heading(bench, x.metric, x.origin)
-        papers = bench.paper and not x.origin
+        papers = bench.paper and not x.origin and x.metric in bench.columns
         columns.append(TableColumn(x.benchmark, x.metric, heading, x.origin, papers))
     return sorted(columns, key=_place)
 

@@ -163,3 +163,18 @@ def call(self:Session, code:str, name:str, arguments:dict)->Result:
         if result:
             return result
     return self.pool.believe(job.tool)
+
+# %% ../../nbs/sandbox/06_session.ipynb #cell-017
+@patch
+def rewind(self:Session,
+    state, # A JSON value
+)->None:
+    "Go on from this state, in the same process"
+    self.first, self.log = json.dumps(state), []
+    try:
+        set_up, = self.runner.ask([f"S\t{self.first}"], 1, self.patience())
+    except (Broken, *TROUBLE):
+        self.runner.end()
+        return self._begin()
+    if set_up.status != OK:
+        raise FtrlError(f"a session's data does not fit its process ({set_up.body})")

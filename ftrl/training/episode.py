@@ -7,24 +7,32 @@ __all__ = ['PlayedRow', 'environment_class', 'episode_reward', 'reads_calls', 'f
 
 # %% ../../nbs/training/04_episode.ipynb #cell-002
 from collections.abc import Callable, Sequence
-from ..core import FtrlError, Row, solve
+from fastcore.basics import patch
+from ..core import Call, FtrlError, Row, solve
+from ..environments.stateful.live import LiveState
 from ..forms import form_of, turn_of
 from ..models.local import generated_text
+from ..sandbox.sandbox import shared
 
 # %% ../../nbs/training/04_episode.ipynb #cell-005
 class PlayedRow:
     "A row being played by TRL; subclasses have one method for each tool"
     _row: Row
+    _live = None  # The tables that calls change, where the row has some
 
     def reset(self, **_)->None:
         self._unsolved = self._row.unsolved
+        self._close()
 
     def _call(self, name:str, arguments:dict)->str:
         "Run a tool in the sandbox and strike off what it answers"
-        from ftrl.sandbox.sandbox import shared
-        result = shared().call(self._row.code[name], name, arguments)
-        solve(self._unsolved, name, result.content)
-        return result.content
+        if not self._row.state:
+            said = shared().call(self._row.code[name], name, arguments).content
+        else:
+            self._live = self._live or LiveState(self._row)
+            said = self._live.call(Call(name, arguments))
+        solve(self._unsolved, name, said)
+        return said
 
     def _needed(self)->int:
         return sum(map(len, self._row.unsolved.values()))
@@ -37,7 +45,15 @@ class PlayedRow:
         solved = needed - self._left()
         return 2 * solved / (calls + needed) if calls + needed else 1.0
 
-# %% ../../nbs/training/04_episode.ipynb #cell-007
+# %% ../../nbs/training/04_episode.ipynb #cell-006
+@patch
+def _close(self:PlayedRow)->None:
+    "End the process that holds changing tables"
+    if self._live:
+        self._live.close()
+    self._live = None
+
+# %% ../../nbs/training/04_episode.ipynb #cell-008
 def _tool_method(name:str)->Callable:
     "A method that calls a tool"
     def call(self, **arguments):
@@ -58,7 +74,7 @@ def environment_class(
     methods = {name: _tool_method(name) for name in names}
     return type("PlayedRow", (PlayedRow,), {"_row": row} | methods)
 
-# %% ../../nbs/training/04_episode.ipynb #cell-010
+# %% ../../nbs/training/04_episode.ipynb #cell-011
 def episode_reward(
     completions:Sequence[list[dict]], # What was said in each episode
     environments:Sequence[PlayedRow], # Where it was said
@@ -74,13 +90,15 @@ def episode_reward(
         log_metric("solve_rate", 1 - left / max(1, needed))
         log_metric("calls", sum(calls) / len(calls))
         log_metric("empty", sum(map(_is_empty, completions)) / len(calls))
+    for e in environments:
+        e._close()
     return [e._solve_f1(n) for e, n in zip(environments, calls)]
 
 def _is_empty(said:list[dict])->bool:
     "Did the policy say nothing and call nothing?"
     return not said or not (said[0].get("content") or said[0].get("tool_calls"))
 
-# %% ../../nbs/training/04_episode.ipynb #cell-013
+# %% ../../nbs/training/04_episode.ipynb #cell-014
 def reads_calls(
     tokenizer, # A tokenizer; changed in place
     stop:Sequence[int]=(), # Ids that end a turn, beside the tokenizer's own
@@ -98,7 +116,7 @@ def reads_calls(
     tokenizer.parse_response, tokenizer.response_template = parse_response, {}
     return tokenizer
 
-# %% ../../nbs/training/04_episode.ipynb #cell-016
+# %% ../../nbs/training/04_episode.ipynb #cell-017
 def factories(
     rows:Sequence[Row], # Fresh rows
 )->dict[str, type[PlayedRow]]: # Name -> environment class, as TRL takes them

@@ -9,6 +9,8 @@ __all__ = ['Answerer', 'WORDINGS', 'gold_turns', 'gold_trajectory', 'gold_varian
 from collections.abc import Callable
 from ..chat import Turn, message, tool_message
 from ..core import Call, Env, FtrlError, SubQuestion, dumps, rng
+from ..environments.stateful.live import LiveState
+from ..sandbox.sandbox import shared
 
 # %% ../../nbs/training/03_gold.ipynb #cell-007
 def gold_turns(
@@ -36,7 +38,6 @@ Answerer = Callable[[Env, SubQuestion], str]  # What a tool says to a gold call
 
 def _tool_reply(env:Env, s:SubQuestion)->str:
     "What the environment's tool says to a gold call"
-    from ftrl.sandbox.sandbox import shared
     result = shared().call(env.codes[s.tool], s.tool, s.arguments)
     if result.ok:
         return result.content
@@ -44,6 +45,13 @@ def _tool_reply(env:Env, s:SubQuestion)->str:
                     "run `ftrl check`")
 
 # %% ../../nbs/training/03_gold.ipynb #cell-013
+def _on(live:LiveState)->Answerer:
+    "Replies of tools that change tables"
+    def reply(env:Env, s:SubQuestion)->str:
+        return live.call(Call(s.tool, s.arguments))
+    return reply
+
+# %% ../../nbs/training/03_gold.ipynb #cell-015
 WORDINGS = ("{}", "The answer is {}.", "Answer: {}", "It is {}.", "According to the tools, the answer is {}.")
 
 def gold_trajectory(
@@ -52,6 +60,9 @@ def gold_trajectory(
     reply:Answerer=_tool_reply, # What the tools say
 )->list[dict]: # The conversation, from the user's message to the answer
     "A gold trajectory as messages"
+    if env.state and reply is _tool_reply:
+        with LiveState(env.row()) as live:
+            return gold_trajectory(env, seed, _on(live))
     messages = list(env.row().messages)
     for group in gold_turns(env, seed):
         calls = tuple(Call(s.tool, s.arguments) for s in group)
@@ -61,7 +72,7 @@ def gold_trajectory(
     wording = rng("wording", env.id, seed).choice(WORDINGS)
     return messages + [message(Turn(wording.format(env.answer)))]
 
-# %% ../../nbs/training/03_gold.ipynb #cell-016
+# %% ../../nbs/training/03_gold.ipynb #cell-018
 def gold_variants(
     env:Env, # The environment
     n:int=4, # How many at most
@@ -69,9 +80,12 @@ def gold_variants(
     reply:Answerer=_tool_reply, # What the tools say
 )->list[list[dict]]: # Different trajectories
     "Up to n different gold trajectories of an environment; each tool is asked once"
-    known = {s.id: reply(env, s) for s in env.subquestions}
-    def recorded(env:Env, s:SubQuestion)->str:
-        return known[s.id]
+    if env.state:
+        recorded = reply  # what a tool says depends on what was done before
+    else:
+        known = {s.id: reply(env, s) for s in env.subquestions}
+        def recorded(env:Env, s:SubQuestion)->str:
+            return known[s.id]
     found = {}
     for k in range(8 * n):
         conversation = gold_trajectory(env, seed + k, recorded)

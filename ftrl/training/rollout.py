@@ -16,10 +16,11 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from .. import chat
 from ..core import Env, FtrlError, Row, Step, Trajectory, clean, in_range
+from ..environments.stateful.live import LiveState, passes
 from ..files import as_rows
 from ..models.embedded import model_path
 from ..models.llm import LLM, Reply, Request, load_model, mark
-from .reward import replies, strike
+from .reward import refusal, replies, strike
 if TYPE_CHECKING:
     from ftrl.sandbox.sandbox import Sandbox
 
@@ -89,22 +90,51 @@ class ToolEpisode(Episode):
     def __init__(self, key, row:Row, max_turns:int=20, sandbox:"Sandbox | None"=None, **kwargs):
         super().__init__(key, row.messages, row.toolset, max_turns, **kwargs)
         self.row, self.unsolved, self.sandbox = row, row.unsolved, sandbox
+        self.live, self.passed = None, None  # of rows whose calls change tables
 
     def turn(self, step:Step, reply:Reply)->None:
         "Run the calls of a turn; a turn without calls is the last"
         if not step.calls:
             self.end("length" if reply.truncated else "answer")
             return
-        step.results = clean(replies(step.calls, [self.row.code] * len(step.calls), self.sandbox))
+        step.results = clean(self.replies(step.calls))
         self.messages += [chat.tool_message(call.id, text) for call, text in zip(step.calls, step.results)]
         step.solved = strike(self.unsolved, step.calls, step.results)
+
+    def replies(self, calls:list)->list[str]:
+        "What the tools say to the calls of a turn"
+        if not self.row.state:
+            return replies(calls, [self.row.code] * len(calls), self.sandbox)
+        if self.live is None:
+            self.live = LiveState(self.row, self.sandbox)
+        return [refusal(call, self.row.code) or self.live.call(call) for call in calls]
 
     @property
     def trajectory(self)->Trajectory:
         "What was played so far"
-        return Trajectory(self.row, self.steps, self.messages, self.unsolved, self.stop)
+        return Trajectory(self.row, self.steps, self.messages, self.unsolved, self.stop, self.passed)
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-016
+# %% ../../nbs/training/01_rollout.ipynb #cell-013
+@patch
+def end(self:ToolEpisode, why:str)->None:
+    "It is over; tables that may have changed are looked at"
+    Episode.end(self, why)
+    if not self.row.state:
+        return
+    try:
+        self.passed = why == "answer" and self._came_to_it()
+    finally:
+        if self.live:
+            self.live.close()
+
+@patch
+def _came_to_it(self:ToolEpisode)->bool:
+    "Are the tables as they have to be, and was all said?"
+    if self.live is None:
+        self.live = LiveState(self.row, self.sandbox)
+    return passes(self.live, self.steps[-1].text)
+
+# %% ../../nbs/training/01_rollout.ipynb #cell-018
 class _Seat:
     "A model and the episodes that wait for its reply"
     def __init__(self, policy:LLM, how:dict, ring:Callable[[], object]):
@@ -132,7 +162,7 @@ class _Seat:
         replies = self.policy.poll(wait=False) if self.rings else self.policy.poll()
         return [(self.asked.pop(key), reply) for key, reply in replies]
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-017
+# %% ../../nbs/training/01_rollout.ipynb #cell-019
 @patch
 def leave(self:_Seat)->None:
     "Nobody waits here any more"
@@ -151,7 +181,7 @@ def _take(e:Episode, reply:Reply)->Episode:
         e.fail(why)
     return e
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-020
+# %% ../../nbs/training/01_rollout.ipynb #cell-022
 class _Table:
     "The seats, and the episodes in play"
     def __init__(self, policies:dict[str, LLM], how:dict, pool:ThreadPoolExecutor):
@@ -177,7 +207,7 @@ class _Table:
             seat.policy.release(e.key)
         return True
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-021
+# %% ../../nbs/training/01_rollout.ipynb #cell-023
 @patch
 def moved(self:_Table)->list[Episode]:
     "Wait until some episodes have taken their reply"
@@ -201,7 +231,7 @@ def _ring(self:_Table, _)->None:
     "Somebody has taken a reply"
     self.bell.set()
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-022
+# %% ../../nbs/training/01_rollout.ipynb #cell-024
 def play(
     policies:LLM|dict[str, LLM], # The agent, or every player by the name that episodes ask for
     episodes:Iterable[Episode], # Read as places become free
@@ -224,7 +254,7 @@ def play(
             for seat in table.seats.values():
                 seat.leave()
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-029
+# %% ../../nbs/training/01_rollout.ipynb #cell-031
 def player(
     policy:str|Path|LLM, # A name for `load_model`, or a model
     thinking:bool|None=None, # Reasoning on or off, where the model knows both; default: as the model does
@@ -251,7 +281,7 @@ def identity(
         name, digest = kind + colon + Path(rest).name, mark(where)
     return f"{name} {digest}" if digest else str(getattr(policy, "name", policy))
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-032
+# %% ../../nbs/training/01_rollout.ipynb #cell-034
 def trajectories(
     policy:LLM, # Who plays
     rows:list[Row], # What is played, from wherever each row stands
@@ -272,7 +302,7 @@ def trajectories(
     for e in play(policy, episodes, width, **how):
         yield int(e.key), e.trajectory
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-033
+# %% ../../nbs/training/01_rollout.ipynb #cell-035
 def rollout(
     policy:str|Path|LLM, # Who plays: a name for `load_model`, or a model
     rows:Iterable[Row|Env]|str|Path, # What is played, from wherever each row stands; also the name of a file

@@ -18,6 +18,7 @@ class Ftrl(Bench):
     "The paper's own test set, or rows of the same format"
     name, label, order, paper = "ftrl", "ftrl", 0, True
     columns = {"solve_p": "Solve-P", "solve_r": "Solve-R", "solve_f1": "Solve-F1"}
+    more = {"pass1": "Pass^1"}  # of environments whose calls change tables
     scenarios, grouped, max_turns = SCENARIOS, False, 20
     files = ("ftrl/test.jsonl", "ftrl/test_a.parquet")
 
@@ -36,6 +37,7 @@ class Ftrl(Bench):
 
     def score(self, e):
         return e.trajectory.metrics
+
     def origin(self, line):
         return "" if re.fullmatch("[0-9a-f]{12}", str(line["id"])) else "own"
 
