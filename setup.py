@@ -1,12 +1,33 @@
-"The package, described by settings.ini: `X_requirements` there becomes the extra `X` here."
+"""The package, described by settings.ini: `X_requirements` there becomes the extra `X` here.
+
+The notebooks of a run, its profiles and its launch files travel inside the wheel, so that `ftrl reproduce` works outside a checkout.
+"""
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read("settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 suffix = "_requirements"
+runs = Path("nbs", "runs")
+
+
+class BuildWithRuns(build_py):
+    "What setuptools builds, and the run notebooks and profiles"
+
+    def run(self):
+        super().run()
+        if self.editable_mode:  # a checkout reads them where they are
+            return
+        target = Path(self.build_lib, "ftrl", "runs", "notebooks")
+        for source in sorted([*runs.glob("[0-9]_*.ipynb"), *runs.glob("profiles/*.yaml")]):
+            copy = target / source.relative_to(runs)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+
 
 setup(
     name=cfg["lib_name"],
@@ -17,8 +38,18 @@ setup(
     author=cfg["author"],
     license="Apache-2.0",
     keywords=cfg["keywords"].split(),
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["ftrl", "ftrl.*"]),
-    package_data={"ftrl.training": ["launch/*"]},
+    package_data={"ftrl": ["py.typed"], "ftrl.training": ["launch/*"]},
+    cmdclass={"build_py": BuildWithRuns},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={k[: -len(suffix)]: v.split() for k, v in cfg.items() if k.endswith(suffix)},

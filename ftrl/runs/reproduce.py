@@ -69,13 +69,13 @@ def record(
 STEPS = ("1_build", "2_collect", "3_train", "4_evaluate", "5_delta", "6_figures")
 
 def _folder()->Path:
-    "The run notebooks of this checkout"
-    here = Path(__file__).resolve().parents[2] if "__file__" in globals() else Path.cwd().parents[1]
-    folder = here/"nbs"/"runs"
-    if folder.is_dir():
-        return folder
-    raise FtrlError(f"no run notebooks in {here.name}/nbs/runs; run from a checkout installed with "
-                    "`make install` or `pip install -e .`")
+    "The run notebooks: those of this checkout, or the copies that an installed package carries"
+    here = Path(__file__).resolve() if "__file__" in globals() else Path.cwd()/"runs.ipynb"
+    checkout, installed = here.parents[2]/"nbs"/"runs", here.parent/"notebooks"
+    for folder in (checkout, installed):
+        if (folder/f"{STEPS[0]}.ipynb").is_file():
+            return folder
+    raise FtrlError(f"no run notebooks in {checkout} or {installed}; install the package again: pip install .")
 
 def profiles()->list[str]:
     "The names of the profiles that come with the package"
