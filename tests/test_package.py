@@ -53,8 +53,9 @@ print(profile_settings("tiny")["model"])
 
 
 def test_a_command_works(installed, tmp_path):
-    words = ["-m", "ftrl.cli", "build", "--out", "envs.jsonl", "-n", "2", "--world", "chemistry"]
-    run = outside(installed, tmp_path, *words)
+    program = "from ftrl.cli import main; main()"
+    words = ["build", "--out", "envs.jsonl", "-n", "2", "--world", "chemistry"]
+    run = outside(installed, tmp_path, "-c", program, *words)
     assert run.returncode == 0, run.stderr
     assert len((tmp_path / "envs.jsonl").read_text().splitlines()) == 2
 
