@@ -30,7 +30,7 @@ def listed(
 app = typer.Typer(
     add_completion=True, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Tool-use reinforcement learning: build verifiable environments, train on them, evaluate, explain.",
-    epilog=f"A model is {listed(model_forms())}; smollm2 is embedded. "
+    epilog=f"A model is {listed(model_forms())}; `ftrl models` lists the embedded ones. "
            "The whole method once, small: ftrl reproduce --profile tiny --out runs/tiny")
 
 # %% ../../nbs/commands/00_app.ipynb #cell-006

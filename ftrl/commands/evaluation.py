@@ -67,7 +67,7 @@ def _by_block(frame)->str:
 # %% ../../nbs/commands/03_evaluation.ipynb #cell-010
 @app.command("delta")
 def delta_command(
-    base: Annotated[str, Arg(help="The checkpoint before: a directory, .gguf file, hub id or smollm2")],
+    base: Annotated[str, Arg(help="The checkpoint before: a folder, .gguf file, hub id or embedded model")],
     tuned: Annotated[str, Arg(help="The checkpoint after, or an adapter of the first")],
     out: Out,
     rank: Annotated[int, Opt(help="Singular values to look for; 0 leaves the spectrum out")] = 0,
@@ -75,7 +75,7 @@ def delta_command(
 ):
     "How much each weight moved, by layer and part."
     from ftrl.files import produced
-    from ftrl.models.embedded import model_path
+    from ftrl.models.checkpoint import local_checkpoint
     from ftrl.models.llm import mark
     from ftrl.weights.delta import diff, save_delta
     in_range(rank=rank)
@@ -85,7 +85,7 @@ def delta_command(
         found.append(diff(base, tuned, rank=rank, progress=sys.stderr.isatty()))
         save_delta(found[0], out)
         return {"weights": len(found[0]), "moved": _by_block(found[0])}
-    marks = [mark(model_path(base)) or base, mark(model_path(tuned)) or tuned]
+    marks = [mark(local_checkpoint(base)), mark(local_checkpoint(tuned))]
     told = produced(out, write, force, weights=marks, rank=rank)
     print(f"{out}: {told['weights']} weights; {told['moved']}")
 

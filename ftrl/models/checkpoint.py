@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from ..core import FtrlError
-from .embedded import model_path
+from .embedded import EMBEDDED, is_gguf, model_path
 from .gguf import gguf_weights
 from .weight import Weight, experts_apart, part, safetensors_weights
 
@@ -201,17 +201,17 @@ def _same_base(config:dict, folder:Path, base:dict[str, Weight])->None:
 
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-023
 def local_checkpoint(
-    spec, # A folder, a file, `smollm2`, or a hub id
+    spec, # A folder, a file, an embedded model's name, or a hub id
 )->Path:
     "The local folder or file of a checkpoint; hub ids are downloaded"
+    if str(spec) in EMBEDDED:
+        return Path(model_path(spec))
     path = Path(spec)
     if path.exists():
         return path
-    if str(spec) == "smollm2":
-        return Path(model_path("smollm2"))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(spec)):
         raise FtrlError(f"{spec}: no such checkpoint; expected a folder with safetensors, a .gguf file, "
-                        "smollm2 or a hub id")
+                        f"a hub id, {', '.join(EMBEDDED)}")
     from huggingface_hub import snapshot_download
     try:
         return Path(snapshot_download(str(spec), allow_patterns=["*.safetensors", "*.json"]))
@@ -221,7 +221,7 @@ def local_checkpoint(
 
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-025
 def weights(
-    spec, # A folder, a .gguf file, `smollm2`, or a hub id
+    spec, # A folder, a .gguf file, an embedded model's name, or a hub id
     base:dict[str, Weight] | None=None, # What an adapter stands on
 )->dict[str, Weight]: # Name -> where it lies
     "What a checkpoint holds, without reading it"
@@ -271,7 +271,8 @@ def copy_settings(
 )->None:
     "Copy a checkpoint's configuration, tokenizer and chat template"
     records = "train.json", "model.safetensors.index.json"
-    for p in sorted(local_checkpoint(checkpoint).glob("*")):
+    folder = Path(model_path(checkpoint)) if is_gguf(checkpoint) else local_checkpoint(checkpoint)
+    for p in sorted(folder.glob("*")):
         if p.name in records or p.name.startswith("adapter"):
             continue
         if p.suffix in (".json", ".jinja", ".txt", ".model"):

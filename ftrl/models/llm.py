@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from .. import chat
 from ..core import FtrlError
 from ..forms import HERMES_FORM, Form, form_for, turn_of
+from .embedded import EMBEDDED, is_gguf
 from ..registry import Registry
 
 # %% ../../nbs/models/00_llm.ipynb #cell-005
@@ -151,7 +152,8 @@ _AFTER_COLON = {"vllm": "ID", "openai": "NAME", "replay": "FILE"}
 def model_forms()->list[str]:
     "How a model may be named, as help and errors show it; those of installed packages last"
     kinds = [kind for kind in MODELS if kind != "local"]
-    return ["smollm2", "DIR", "HUB_ID", *(f"{kind}:{_AFTER_COLON.get(kind, '…')}" for kind in kinds)]
+    with_colon = [f"{kind}:{_AFTER_COLON.get(kind, '…')}" for kind in kinds]
+    return [*EMBEDDED, "FILE.gguf", "DIR", "HUB_ID", *with_colon]
 
 def _later(module:str, name:str)->Callable[..., LLM]:
     "A loader whose module is imported when it is called"
@@ -166,18 +168,22 @@ MODELS.add("openai", _later("remote", "OpenAI"))
 MODELS.add("vllm", _later("vllm", "VLLM"))
 
 # %% ../../nbs/models/00_llm.ipynb #cell-025
+def _missing(rest:str)->bool:
+    "Does this name a path where no model is?"
+    here = is_gguf(rest) or Path(rest).is_dir()
+    return not here and (rest.startswith((".", "/", "~")) or rest.endswith(".gguf"))
+
 def load_model(
-    spec:str, # smollm2, a directory, a hub id, vllm:ID, openai:NAME or replay:FILE
+    spec:str, # As the table above has it
     **options, # Passed to the model: device, dtype, batch, thinking …
 )->LLM:
     "The model of a name"
     kind, colon, rest = str(spec).partition(":")
     if not colon:
         kind, rest = "local", os.path.expanduser(spec)
-    missing = kind == "local" and rest.startswith((".", "/", "~")) and not Path(rest).is_dir()
-    if not rest or kind not in MODELS or missing:
+    if not rest or kind not in MODELS or kind == "local" and _missing(rest):
         expected = f"expected one of {', '.join(model_forms())}"
-        raise FtrlError(f"model {spec!r}: no such directory, and no known kind; {expected}")
+        raise FtrlError(f"model {spec!r}: no such file or directory, and no known kind; {expected}")
     try:
         return MODELS[kind](rest, **options)
     except TypeError as e:

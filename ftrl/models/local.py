@@ -14,7 +14,7 @@ from ..chat import Turn, message, prepare, render, template_of, tool_message
 from ..core import Call, FtrlError
 from ..forms import form_of
 from .embedded import hub_unreachable, model_path
-from .llm import LLM, Reply, Request, answer, failed, mark, template_options
+from .llm import LLM, Reply, Request, answer, failed, mark, model_forms, template_options
 
 # %% ../../nbs/models/05_local.ipynb #cell-005
 def has_bf16(
@@ -278,7 +278,7 @@ def _one_line(e:Exception)->str:
     return lines[0][:160]
 
 def load_tokenizer(
-    spec:str, # smollm2, a directory, or a hub id
+    spec:str, # An embedded model, a .gguf file, a directory, or a hub id
     **how, # Passed to transformers
 ):
     "A tokenizer with a chat template that knows tools, checked"
@@ -322,7 +322,7 @@ def _in_cache(spec:str)->bool:
 
 # %% ../../nbs/models/05_local.ipynb #cell-032
 def load_local(
-    spec:str, # smollm2, a directory, or a hub id
+    spec:str, # An embedded model, a .gguf file, a directory, or a hub id
     device:str | None=None, # Default: the GPU, if there is one
     dtype:str | None=None, # bfloat16 or float32; default: what the machine does best
     **options, # Passed to `Local`
@@ -334,11 +334,10 @@ def load_local(
     cached = here or hub_unreachable()
     if cached and not here and not _in_cache(where):
         raise FtrlError(f"model {spec} cannot be loaded (it is neither a directory nor in the hub's cache, "
-                        "and the hub is out of reach); give a directory or hub id, smollm2, vllm:ID, "
-                        "openai:NAME or replay:FILE")
+                        f"and the hub is out of reach); expected one of {', '.join(model_forms())}")
     tokenizer = load_tokenizer(spec, local_files_only=cached)
     model = _weights(spec, dtype=dtype, local_files_only=cached).to(device)
-    name = Path(spec).resolve().name if os.path.isdir(spec) else spec
+    name = Path(spec).resolve().name if os.path.exists(spec) else spec
     policy = Local(model, tokenizer, **{"name": name} | options)
     policy.mark = mark(where)
     return policy

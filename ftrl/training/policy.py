@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import FtrlError, dumps, in_range
 from ..files import Claim, claim, claimed, read_json_lines
-from ..models.embedded import model_path
+from ..models.embedded import EMBEDDED, model_path
 from ..models.llm import MODELS
 from ..models.local import load_tokenizer
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ class Trained:
         return f"Trained({', '.join([f'{self.policy}: {len(self.metrics)} steps', *shown])})"
 
 # %% ../../nbs/training/10_policy.ipynb #cell-008
-_EXPECTED = ("expected smollm2, a hub id, or a directory with config.json, model.safetensors and "
-             "tokenizer.json")
+_EXPECTED = (f"expected {', '.join(EMBEDDED)}, a .gguf file, a hub id, or a directory with config.json, "
+             "model.safetensors and tokenizer.json")
 
 def model_folder(
-    spec:str|Path, # smollm2, a directory, or a hub id
+    spec:str|Path, # An embedded model, a .gguf file, a directory, or a hub id
 )->str: # A directory or hub id that transformers can load
     "Where the weights of a model to train are"
     spec = str(spec)
@@ -64,7 +64,7 @@ def _loading(what:str, where:str)->Iterator[None]:
 
 # %% ../../nbs/training/10_policy.ipynb #cell-009
 def load_config(
-    spec:str|Path, # smollm2, a directory, or a hub id
+    spec:str|Path, # An embedded model, a .gguf file, a directory, or a hub id
 ):
     "A model's configuration, without its weights"
     from transformers import AutoConfig
@@ -74,7 +74,7 @@ def load_config(
 
 # %% ../../nbs/training/10_policy.ipynb #cell-011
 def load_policy(
-    spec:str|Path, # smollm2, a directory, or a hub id
+    spec:str|Path, # An embedded model, a .gguf file, a directory, or a hub id
 )->tuple: # The network in fp32, and its tokenizer
     "A model to train"
     from transformers import AutoModelForCausalLM
@@ -172,8 +172,8 @@ def training_claim(
 # %% ../../nbs/training/10_policy.ipynb #cell-025
 def _base_name(model:str)->str | None:
     "The hub's name of a model, if it has one"
-    if model == "smollm2":
-        return "HuggingFaceTB/SmolLM2-135M-Instruct"
+    if model in EMBEDDED:
+        return EMBEDDED[model].base
     on_hub = model.count("/") == 1 and not model.startswith((".", "/"))
     return model if on_hub and not Path(model).exists() else None
 
