@@ -24,6 +24,10 @@ def batch(lengths, seed=1, width=12):
     g = torch.Generator().manual_seed(seed)
     def draw(n): return torch.randint(3, 300, (n,), generator=g)
     rows = [(p, draw(n)) for P, ns in lengths for p in [draw(P)] for n in ns]
+    return padded(rows, g, width)
+
+def padded(rows, g, width=12):
+    "Prompts and completions as TRL's trainer holds them"
     left = max(len(p) for p, _ in rows)
     out = {"prompt_ids": torch.zeros(len(rows), left, dtype=torch.long),
            "completion_ids": torch.zeros(len(rows), width, dtype=torch.long)}
@@ -90,6 +94,28 @@ def test_loss_and_gradients_equal_stock_trl(family, case, tmp_path, tokenizer):
     ours, g2 = loss_and_gradients(network(family), tmp_path, True, inputs, tokenizer, **CASES[case])
     assert abs(ours - plain) <= 1e-4 * abs(plain)
     assert g1.keys() == g2.keys()
+    for name in g1: assert (g1[name] - g2[name]).norm() <= 1e-4 * g1[name].norm() + 1e-9, name
+
+def moments(seed):
+    "A mini-batch as episodes give it: prompts that go on from each other, completions that begin alike"
+    g, rows = torch.Generator().manual_seed(seed), []
+    def draw(n): return torch.randint(3, 300, (n,), generator=g)
+    def upto(n): return int(torch.randint(n, (1,), generator=g))
+    stories, call = [draw(90), draw(60)], draw(9)
+    stories.append(torch.cat((stories[0][:30], draw(40))))
+    for _ in range(4):
+        story = stories[upto(3)]
+        prompt = torch.cat((story[:1 + upto(len(story))], draw(upto(3))))
+        rows += [(prompt, torch.cat((call[:upto(9)], draw(1 + upto(3))))) for _ in range(1 + upto(4))]
+    return padded(rows, g)
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_trees_equal_stock_trl(seed, tmp_path, tokenizer):
+    family = ("Llama", "Qwen2", "Qwen3")[seed % 3]
+    inputs, how = moments(seed), list(CASES.values())[seed % 2]
+    plain, g1 = loss_and_gradients(network(family), tmp_path, False, inputs, tokenizer, **how)
+    ours, g2 = loss_and_gradients(network(family), tmp_path, True, inputs, tokenizer, **how)
+    assert abs(ours - plain) <= 1e-4 * abs(plain)
     for name in g1: assert (g1[name] - g2[name]).norm() <= 1e-4 * g1[name].norm() + 1e-9, name
 
 def test_lora_gradients_equal_stock_trl(tmp_path, tokenizer):

@@ -45,7 +45,8 @@ def paper(cls:TrainConfig)->TrainConfig:
     return cls(steps=16 * 13, prompts=32, group=16, length=1024, lr=1e-6, options=options)
 
 # %% ../../nbs/training/09_settings.ipynb #cell-009
-OWN_OPTIONS = {"curriculum": False, "shared": None, "resample": 0, "thoughts": True, "thinking": None}
+OWN_OPTIONS = {"curriculum": False, "shared": None, "together": False, "resample": 0, "thoughts": True,
+               "thinking": None}
 
 @patch
 def own(self:TrainConfig, name:str):

@@ -50,20 +50,33 @@ def _hardness(row:Row)->tuple[int, int]:
     "How many sub-answers are still to find, and the difficulty of the environment"
     return sum(map(len, row.unsolved.values())), (row.meta or {}).get("difficulty", 0)
 
+def _bunches(rows:Sequence[Row], together:bool)->list[list[int]]:
+    "Positions of rows that are visited one after the other: those of an environment, or each alone"
+    if not together:
+        return [[i] for i in range(len(rows))]
+    found = {}
+    for i, row in enumerate(rows):
+        found.setdefault(row.id, []).append(i)
+    return list(found.values())
+
 def order(
     rows:Sequence[Row], # Rows to visit
     n:int, # Visits in all
     seed:int=0, # Of the shuffling
     curriculum:bool=False, # Easy rows first, in the first epoch
+    together:bool=False, # Rows of an environment side by side
 )->list[int]: # Positions in `rows`
     "The order in which rows are visited"
-    visits, r = [], rng("order", seed)
+    visits, r, bunches = [], rng("order", seed), _bunches(rows, together)
+    def hardness(bunch):
+        return _hardness(rows[bunch[0]])
     while len(visits) < n:
-        epoch = list(range(len(rows)))
+        epoch = bunches.copy()
         r.shuffle(epoch)
         if curriculum and not visits:
-            epoch = sorted(epoch, key=[_hardness(row) for row in rows].__getitem__)
-        visits += epoch
+            epoch.sort(key=hardness)
+        for bunch in epoch:
+            visits += bunch
     return visits[:n]
 
 # %% ../../nbs/training/11_train.ipynb #cell-011
@@ -107,7 +120,7 @@ def _reward_function(rows:Sequence[Row], tokenizer, stop:set[int], config:TrainC
 # %% ../../nbs/training/11_train.ipynb #cell-015
 def micro_batch(
     config:TrainConfig, # Settings
-    prompt:int, # Tokens of a typical prompt
+    prompt:int, # Tokens that a typical prompt adds
     processes:int=1, # That share the step
     tokens:int=8192, # Packed tokens of a micro-batch at most
 )->tuple[int, int]: # Completions of a micro-batch, and micro-batches of a step
@@ -121,7 +134,18 @@ def micro_batch(
     groups = fitting[0] if fitting else 1
     return groups * config.group, each // groups
 
-# %% ../../nbs/training/11_train.ipynb #cell-018
+# %% ../../nbs/training/11_train.ipynb #cell-017
+def _added_tokens(prompts:list[list[int]], visits:list[int], each:int, most:int=16)->int:
+    "What a prompt adds to a step, whose prompts may begin alike: the median of some steps"
+    import torch
+    from ftrl.training.sharing.tree import tree
+    found = []
+    for at in range(0, min(len(visits), most * each), each):
+        step = [torch.tensor(prompts[i]) for i in visits[at:at + each]]
+        found.append(tree(step).tokens // len(step))
+    return sorted(found)[len(found) // 2]
+
+# %% ../../nbs/training/11_train.ipynb #cell-020
 _ALWAYS = {"gradient_checkpointing": False, "lr_scheduler_type": "constant_with_warmup", "beta": 0.0,
            "logging_steps": 1, "save_total_limit": 1, "report_to": "none", "logging_nan_inf_filter": False,
            "disable_tqdm": True, "remove_unused_columns": False, "shuffle_dataset": False}
@@ -146,7 +170,7 @@ def _arguments(config:TrainConfig, out:Path, prompt:int):
         raise FtrlError(f"options {config.options}: {e}; expected what TRL's GRPOConfig takes") from e
     return _aligned(args)
 
-# %% ../../nbs/training/11_train.ipynb #cell-020
+# %% ../../nbs/training/11_train.ipynb #cell-022
 def _aligned(args):
     "Let a resumed run sample when an unbroken one does"
     steps = max(1, args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps)
@@ -155,7 +179,7 @@ def _aligned(args):
         args.save_steps = samplings * steps
     return args
 
-# %% ../../nbs/training/11_train.ipynb #cell-023
+# %% ../../nbs/training/11_train.ipynb #cell-025
 def _stop_ids(network, tokenizer)->set[int]:
     "Ids that end a turn"
     holder = network.config if network.generation_config is None else network.generation_config
@@ -174,7 +198,7 @@ def _step_data(rows:list[Row], visits:list[int], network, tokenizer, config:Trai
     data = {"prompt": [texts[i] for i in visits], "row": visits}
     return {"train_dataset": Dataset.from_dict(data), "reward_funcs": function}
 
-# %% ../../nbs/training/11_train.ipynb #cell-024
+# %% ../../nbs/training/11_train.ipynb #cell-026
 def _episode_data(rows:list[Row], visits:list[int], network, tokenizer, config:TrainConfig)->dict:
     "Data, environments and reward of whole episodes"
     from datasets import Dataset
@@ -185,24 +209,29 @@ def _episode_data(rows:list[Row], visits:list[int], network, tokenizer, config:T
     data = Dataset.from_dict({"prompt": messages, "environment": names, "row": visits})
     return {"train_dataset": data, "environment_factory": factories(rows), "reward_funcs": episode_reward}
 
+def _visits(rows:Sequence[Row], config:TrainConfig, seed:int)->list[int]:
+    "The rows of all steps of a run"
+    return order(rows, config.steps * config.prompts, seed, config.own("curriculum"), config.own("together"))
+
 def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, mode:str, **how):
     "The TRL trainer of a run"
     from ftrl.training.sharing.prefix import shareable
     from ftrl.training.record import Record
     from ftrl.training.trainer import StepTrainer
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    visits = order(rows, config.steps * config.prompts, args.seed, config.own("curriculum"))
+    visits = _visits(rows, config, args.seed)
     data = (_episode_data if mode == "episode" else _step_data)(rows, visits, network, tokenizer, config)
     shared = shareable(network) if config.own("shared") is None else config.own("shared")
     trainer = StepTrainer(network, args=args, processing_class=tokenizer, algorithm=config.algorithm,
-                          shared=shared, resample=config.own("resample"), **data, **how,
+                          shared=shared, together=config.own("together"), resample=config.own("resample"),
+                          **data, **how,
                           callbacks=[Record(Path(args.output_dir)/"metrics.jsonl", config.algorithm)])
     # TRL would take a tool's schema from its method, which has none: the row's own are shown
     if mode == "episode":
         trainer._env_tools = {str(i): row.toolset for i, row in enumerate(rows)}
     return quieted(trainer)
 
-# %% ../../nbs/training/11_train.ipynb #cell-026
+# %% ../../nbs/training/11_train.ipynb #cell-028
 def train(
     rows:Iterable[Row | Env]|str|Path, # Step rows (`collect`), or environments; also the name of a file
     model:str|Path, # What to start from: smollm2, a directory, or a hub id
@@ -228,18 +257,19 @@ def train(
         title = f"{ALGORITHMS[config.algorithm].label} on {len(rows)} rows"
         return finish_training(trainer, mine, title, str(model))
 
-# %% ../../nbs/training/11_train.ipynb #cell-027
+# %% ../../nbs/training/11_train.ipynb #cell-029
 def _prepared(rows:list[Row], model, out:Path, config:TrainConfig, mode:str, peft, reference):
     "The trainer of a run, with the rows that fit the model"
     network, tokenizer = load_policy(model)
     texts = [render(row.messages, row.toolset, tokenizer, **config.template) for row in rows]
     prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     kept = usable(rows, prompts, network.config.max_position_embeddings - config.length)
-    lengths = sorted(len(prompts[i]) for i in kept)
-    args = _arguments(config, out, lengths[len(lengths) // 2])
+    rows = [rows[i] for i in kept]
+    added = _added_tokens([prompts[i] for i in kept], _visits(rows, config, 0), config.prompts)
+    args = _arguments(config, out, added)
     how = {"peft_config": peft} | ({"reference": model_folder(reference)} if reference else {})
     try:
-        return _trainer(network, tokenizer, [rows[i] for i in kept], args, config, mode, **how)
+        return _trainer(network, tokenizer, rows, args, config, mode, **how)
     except FtrlError:
         raise
     except (ValueError, ImportError) as e:  # TRL looks at some options only now

@@ -77,12 +77,14 @@ class StepTrainer(GRPOTrainer):
         *args,
         algorithm:str="grpo", # One of `ALGORITHMS`
         shared:bool=True, # Compute each prompt once; otherwise as TRL does
+        together:bool=False, # Keep the groups of a mini-batch together, where they begin alike
         resample:int=0, # How often prompts are sampled again whose completions were rewarded alike
         reference:str|None=None, # Of the KL: a directory or hub id; by default where the model came from
         **kwargs, # GRPOTrainer's own
     ):
         check_trl()
         self.algorithm, self.shared, self.resample = ALGORITHMS[algorithm], shared, resample
+        self.together = together
         with _named(model, reference):
             super().__init__(model, *args, **kwargs)
         if reference is not None and self.beta and self.ref_model is None:
@@ -125,7 +127,7 @@ def _generate_single_turn(self:StepTrainer, prompt_ids, *args, **kwargs):
 # %% ../../nbs/training/07_trainer.ipynb #cell-018
 def shuffled(
     batch:dict, # Tensors with one row a completion; scalars stay
-    group:int, # Completions of a prompt, side by side
+    group:int, # Completions that stay side by side
 )->dict:
     "A batch with its groups in random order"
     n = len(batch["prompt_ids"])
@@ -144,7 +146,8 @@ def _prepare_inputs(self:StepTrainer, generation_batch):
     parts = self.args.steps_per_generation
     if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
         batch = self._generate_and_score_completions(generation_batch)
-        self._buffered_inputs = split_tensor_dict(shuffled(batch, self.num_generations), parts)
+        side_by_side = len(batch["prompt_ids"]) // parts if self.together else self.num_generations
+        self._buffered_inputs = split_tensor_dict(shuffled(batch, side_by_side), parts)
     return self._buffered_inputs[self._step % parts]
 
 # %% ../../nbs/training/07_trainer.ipynb #cell-022

@@ -83,15 +83,17 @@ class _Plan:
         self.starts, self.subtrees = found.starts(), found.subtrees()
         self.seen = []  # for each node the columns of those above it
 
-    def above(self, i:int)->tuple[tuple[int, int], ...]:
-        "The columns that a node's first token sees; neighbouring ranges are one"
-        parent = self.nodes[i].parent
-        if parent < 0:
-            return ()
-        begin = self.starts[parent]
-        return _joined(self.seen[parent], (begin, begin + self.nodes[parent].length))
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-016
+@patch
+def above(self:_Plan, i:int)->tuple[tuple[int, int], ...]:
+    "The columns that a node's first token sees; neighbouring ranges are one"
+    parent = self.nodes[i].parent
+    if parent < 0:
+        return ()
+    begin = self.starts[parent]
+    return _joined(self.seen[parent], (begin, begin + self.nodes[parent].length))
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-017
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-018
 @patch
 def piece(self:_Plan, start:int, end:int, seen:tuple)->None:
     "A block of one node's tokens"
@@ -111,7 +113,7 @@ def bundle(self:_Plan, first:int, stop:int, start:int, seen:tuple)->None:
     parents = [n.parent - first for n in nodes]  # below 0 for what is above the block
     self.blocks.append(Block(start, end, seen, _branching(lengths, parents, self.like)))
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-018
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-019
 @patch
 def neighbours(self:_Plan, i:int)->int:
     "Up to which node the subtrees beside this one fit into a block with it"
@@ -140,7 +142,7 @@ def long(self:_Plan, i:int, seen:tuple)->int:
     self.piece(start, end, before)
     return i + 1
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-020
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-021
 def _blocks(
     found:Tree, # What is laid out
     size:int, # Rows of a block at most
@@ -159,7 +161,7 @@ def _blocks(
         i = stop
     return plan.blocks
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-023
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-024
 @dataclass(frozen=True)
 class Group:
     "A prompt and the completions that begin where it ends (token ids)"
@@ -181,7 +183,7 @@ class Packed:
         tokens, targets, blocks = len(self.ids), len(self.targets), len(self.blocks)
         return f"Packed({tokens} tokens, {targets} targets, {blocks} blocks)"
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-025
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-026
 def _rows(groups:Sequence[Group])->tuple[list[torch.Tensor], list[int]]:
     "Every prompt with each of its completions; where these begin"
     rows, splits = [], []
@@ -197,7 +199,7 @@ def _sources(places:Sequence[torch.Tensor], splits:Sequence[int])->torch.Tensor:
     found = [where[split - 1:-1] for where, split in zip(places, splits)]
     return torch.cat([nothing, *found])
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-027
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-028
 def pack(
     groups:Sequence[Group], # All on one device
     size:int | None=None, # Rows of a block; by default what suits the device
@@ -219,7 +221,7 @@ def pack(
     return Packed(*there, _blocks(found, size, like), _sources(places, splits).to(device),
                   torch.cat(targets).to(device), places)
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-034
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-035
 def groups_of(
     ids:torch.Tensor, # Token ids, `[rows, prompt + completion]`
     mask:torch.Tensor, # 1 where there is a token
@@ -235,7 +237,7 @@ def groups_of(
             groups.append(Group(prompt, [completion]))
     return groups
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-037
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-038
 def _probabilities(q, k, block:Block, scale:float)->tuple[torch.Tensor, torch.Tensor]:
     "Folded queries of a block and their attention probabilities, `[heads, rows, columns]`"
     heads, share, _, width = q.shape
@@ -247,7 +249,7 @@ def _probabilities(q, k, block:Block, scale:float)->tuple[torch.Tensor, torch.Te
     own += block.mask.to(scores.dtype)
     return rows, torch.softmax(scores, -1)
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-039
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-040
 def _block_gradients(q, k, v, grad, block:Block, scale:float)->tuple[torch.Tensor, ...]:
     "Gradients of a block's queries, and of the keys and values it sees"
     rows, p = _probabilities(q, k, block, scale)
@@ -260,7 +262,7 @@ def _block_gradients(q, k, v, grad, block:Block, scale:float)->tuple[torch.Tenso
     d_values = p.transpose(1, 2) @ d_out
     return d_rows, d_keys, d_values
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-041
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-042
 class _Attention(torch.autograd.Function):
     "Attention of a packed row: q `[heads, share, length, width]`, k and v `[heads, length, width]`"
     @staticmethod
@@ -288,7 +290,7 @@ class _Attention(torch.autograd.Function):
             _add_columns(dv, values, block)
         return dq, dk.to(k.dtype), dv.to(v.dtype), None, None
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-042
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-043
 def _add_columns(total:torch.Tensor, part:torch.Tensor, block:Block)->None:
     "Add what a block gives to the columns it sees"
     at = 0
@@ -296,7 +298,7 @@ def _add_columns(total:torch.Tensor, part:torch.Tensor, block:Block)->None:
         total[:, a:b] += part[:, at:at + b - a]
         at += b - a
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-048
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-049
 @patch
 def attend(self:Packed,
     layer:int, # Which one asks
