@@ -16,13 +16,13 @@ def installed(tmp_path_factory):
     "A folder that holds the package as `pip install .` would lay it down"
     place = tmp_path_factory.mktemp("package")
     copy = place / "source"
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
-    for name in files:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in listing.stdout.decode().split("\0"):
         if name.startswith(("ftrl/", "nbs/runs/")) or (name and "/" not in name):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes((ROOT / name).read_bytes())
-    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(place), str(copy)]
-    run = subprocess.run(wheel, capture_output=True, text=True)
+    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    run = subprocess.run([*wheel, "-w", str(place), str(copy)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     target = place / "site"
     with zipfile.ZipFile(next(place.glob("*.whl"))) as archive:

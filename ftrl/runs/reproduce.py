@@ -75,7 +75,7 @@ def _folder()->Path:
     for folder in (checkout, installed):
         if (folder/f"{STEPS[0]}.ipynb").is_file():
             return folder
-    raise FtrlError(f"no run notebooks in {checkout} or {installed}; install the package again: pip install .")
+    raise FtrlError(f"no run notebooks in {checkout} or {installed}; install again: pip install .")
 
 def profiles()->list[str]:
     "The names of the profiles that come with the package"
