@@ -9,6 +9,7 @@ __all__ = ['SHAREABLE', 'causal_model', 'shareable', 'attention', 'hidden_states
 from collections.abc import Sequence
 import torch
 from ...core import FtrlError
+from .flex import suited
 from .head import LogProbability
 from .layer import keep_less
 from .packed import Group, Packed, pack
@@ -43,6 +44,16 @@ def attention(module, query, key, value, attention_mask, scaling=None, dropout=0
     return layout.attend(module.layer_idx, query, key, value, scale), None
 
 # %% ../../../nbs/training/sharing/04_prefix.ipynb #cell-009
+def _placed(layout, core, device:torch.device):
+    "The layout as the device of the row computes it best"
+    if device.type != "cuda":
+        return layout
+    config = core.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    low = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if low else core.dtype
+    return suited(layout, device, dtype, width)
+
 def hidden_states(
     core, # A causal model after `share`
     ids:torch.Tensor, # Token ids `[rows, length]`
@@ -52,7 +63,7 @@ def hidden_states(
     "Last hidden states"
     mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device)
     out = core.base_model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False,
-                          layout=layout)
+                          layout=_placed(layout, core, ids.device))
     return out.last_hidden_state
 
 # %% ../../../nbs/training/sharing/04_prefix.ipynb #cell-011
