@@ -280,7 +280,7 @@ def test_bad_input_is_said_before_training(home, tmp_path):
                                          "unsolved"),
                                         (rows, home/"model", replace(config, length=5000), "too long"),
                                         (rows, tmp_path/"typo", config, "no such directory"),
-                                        (rows, home/"model", replace(config, options={"top_p": 0.9}),
+                                        (rows, home/"model", replace(config, options={"vllm_mode": "server"}),
                                          "no effect"),
                                         (rows, home/"model", replace(config, options={"betta": 1}),
                                          "unknown")):
@@ -563,3 +563,95 @@ def test_call_marks_that_are_special_tokens_are_seen_in_episodes(home, tokenizer
         said = marked.parse_response(marked(call + end, add_special_tokens=False)["input_ids"])
         assert said["tool_calls"][0]["function"] == {"name": "find", "arguments": {"name": "Peru"}}
         assert said["content"] == ""
+
+# -- options: what each changes, in numbers worked out by hand -----------------------------------------
+
+def loss_of(tmp_path, tokenizer, advantage=1.0, ratio=1.0, drift=1.0, lengths=(2, 2, 2, 2), shared=True,
+            cap=2.0, **options):
+    "A token is `ratio` times as probable as at sampling; the sampler found it `drift` times so probable then"
+    t = trainer(network("Llama"), tmp_path, shared, tokenizer, **options)
+    t.importance_cap, t.current_gradient_accumulation_steps = cap, 1
+    inputs = batch([(5, lengths)])
+    ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+    with torch.no_grad(): now = t._get_per_token_logps_and_entropies(t.model, ids, mask, 12)[0]
+    old = now - torch.tensor(ratio).log()
+    inputs |= {"old_per_token_logps": old, "sampling_per_token_logps": old + torch.tensor(drift).log(),
+               "advantages": torch.as_tensor(advantage).expand(4).clone()}
+    t.model.train()
+    loss = t.compute_loss(t.model, inputs).item()
+    return loss, {name: found[-1] for name, found in t._metrics["train"].items()}
+
+BY_HAND = {  # options, and the loss that follows: minus ratio times advantage, cut off
+    "clipped": (dict(ratio=1.25), -1.2),
+    "clip-higher": (dict(ratio=1.25, epsilon_high=0.28), -1.25),
+    "worse than before": (dict(ratio=8.0, advantage=-1.0), 8.0),
+    "two-sided clip": (dict(ratio=8.0, advantage=-1.0, delta=4.0), 4.0),
+    "token-level loss": (dict(lengths=(1, 1, 1, 5), advantage=[0., 0., 0., 1.]), -5 / 8),
+    "mean of sequences": (dict(lengths=(1, 1, 1, 5), advantage=[0., 0., 0., 1.], loss_type="grpo"), -1 / 4),
+    "no length in it": (dict(lengths=(1, 1, 1, 5), advantage=[0., 0., 0., 1.], loss_type="dr_grpo"), -5 / 48),
+    "the sampler drew it twice as often": (dict(drift=2.0), -0.5),
+    "a third as often, weight cut off": (dict(drift=1 / 3), -2.0),
+    "another cap": (dict(drift=1 / 3, cap=2.5), -2.5),
+    "no weights": (dict(drift=1 / 3, cap=0.0), -1.0),
+    "clipped and weighted": (dict(ratio=1.25, drift=2.0), -0.6),
+    "sampler far off": (dict(ratio=1.0, drift=9.0, advantage=-1.0, off_policy_mask_threshold=0.5), 0.0),
+}
+
+@pytest.mark.parametrize("shared", [True, False], ids=["ours", "stock path"])
+@pytest.mark.parametrize("case", BY_HAND)
+def test_an_option_changes_the_loss_as_it_says(case, shared, tmp_path, tokenizer):
+    options, expected = BY_HAND[case]
+    found, _ = loss_of(tmp_path, tokenizer, shared=shared, **options)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+def test_the_gap_between_sampler_and_trainer_is_measured(tmp_path, tokenizer):
+    _, same = loss_of(tmp_path, tokenizer)
+    assert same["sampler_gap"] == pytest.approx(0, abs=1e-6) and same["truncated"] == 0
+    _, apart = loss_of(tmp_path, tokenizer, drift=1 / 3)
+    assert apart["sampler_gap"] == apart["sampler_gap_max"] == pytest.approx(1.0986, abs=1e-4)
+    assert apart["truncated"] == 1
+
+@pytest.mark.parametrize("scale, deviations", [("group", (3 ** -0.5, 0.5)), ("batch", (0.51755, 0.51755)),
+                                               ("none", (1, 1))])
+def test_the_groups_deviation_divides_or_does_not(scale, deviations, tmp_path, tokenizer):
+    "Means of 1/2 and 3/4; deviations of the groups, of all eight, or none"
+    given = [1., 1., 0., 0., 1., 1., 1., 0.]
+    made = sampler(network("Llama"), tmp_path, tokenizer, given, scale_rewards=scale)
+    first, second = deviations
+    expected = [0.5 / first, 0.5 / first, -0.5 / first, -0.5 / first, *[0.25 / second] * 3, -0.75 / second]
+    assert made["advantages"].tolist() == pytest.approx(expected, rel=1e-3)
+
+def sampler(model, tmp_path, tokenizer, given, **options):
+    "One sampling with these rewards, as the trainer would learn from it"
+    from datasets import Dataset
+    from trl import GRPOConfig
+    from ftrl.training.trainer import StepTrainer
+    args = GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4,
+                      max_completion_length=6, report_to="none", use_cpu=True, bf16=False,
+                      gradient_checkpointing=False, **options)
+    made = StepTrainer(model, reward_funcs=Scored(given), args=args, processing_class=tokenizer,
+                       train_dataset=Dataset.from_dict({"prompt": ["ab", "cd"] * 4}))
+    made.model.train()
+    return made._generate_and_score_completions([{"prompt": p} for p in ["ab"] * 4 + ["cd"] * 4])
+
+def test_narrowed_sampling_is_narrow_and_known_to_the_trainer(tmp_path, tokenizer):
+    "top_k, top_p, min_p and the penalty reach our sampler, which tells what it drew from"
+    from ftrl.training.sharing.packed import groups_of
+    from ftrl.training.sharing.prefix import logprobs
+    model = network("Llama")
+    drawn = {}
+    for name, options in {"all": {}, "top_k": dict(top_k=1), "top_p": dict(top_p=1e-6),
+                          "min_p": dict(min_p=1.0),
+                          "penalty": dict(repetition_penalty=1e6, top_k=1)}.items():
+        torch.manual_seed(1)
+        drawn[name] = sampler(model, tmp_path, tokenizer, [1., 0.], **options)
+    best = drawn["top_k"]["completion_ids"].tolist()
+    assert best == drawn["top_p"]["completion_ids"].tolist() == drawn["min_p"]["completion_ids"].tolist()
+    assert len({tuple(row) for row in best[:4]}) == 1 and best != drawn["all"]["completion_ids"].tolist()
+    for prompt, said in zip(drawn["penalty"]["prompt_ids"], drawn["penalty"]["completion_ids"].tolist()):
+        assert len(set(said)) == len(said) and not set(said) & set(prompt.tolist())
+    narrow = drawn["top_k"]
+    assert (narrow["sampling_per_token_logps"] == 0).all()  # it could draw nothing else
+    ids, mask = (torch.cat([narrow[f"prompt_{k}"], narrow[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+    policy, _ = logprobs(model, groups_of(ids, mask, narrow["completion_ids"].shape[1]))
+    assert (policy < -1).all()
