@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from ...models.shaping import Shaping, shaped
 from .packed import Group, pack
 from .prefix import causal_model, hidden_states
 
@@ -96,13 +97,36 @@ def _drawn(
 def sample_tokens(
     logits:torch.Tensor, # `[rows, vocabulary]`
     temperature:float=1.0, # 0 takes the most probable token
-)->tuple[torch.Tensor, torch.Tensor]: # Token ids and their log-probabilities
+    shaping:Shaping=Shaping(), # How the distribution is narrowed
+    seen:torch.Tensor|None=None, # `[rows, vocabulary]`: tokens that were there before, for a penalty
+)->tuple[torch.Tensor, torch.Tensor]: # Token ids and their log-probabilities, in what is drawn from
     "Draw one token a row"
-    logp = F.log_softmax(logits.float() / (temperature or 1.0), -1)
+    logp = F.log_softmax(shaped(logits, temperature or 1.0, shaping, seen), -1)
     ids = _drawn(logp.exp()) if temperature else logp.argmax(-1)
     return ids, logp.gather(1, ids[:, None])[:, 0]
 
-# %% ../../../nbs/training/sharing/05_generate.ipynb #cell-015
+# %% ../../../nbs/training/sharing/05_generate.ipynb #cell-017
+class _Seen:
+    "Which tokens stood in each growing row; None as long as nobody asks"
+    def __init__(self, prompts:list[torch.Tensor], owner:torch.Tensor, vocabulary:int, wanted:bool):
+        self.rows = None
+        if wanted:
+            there = torch.zeros(len(prompts), vocabulary, dtype=torch.bool, device=owner.device)
+            for row, prompt in zip(there, prompts):
+                row[prompt] = True
+            self.rows = there[owner]
+
+    def add(self, token:torch.Tensor)->None:
+        "One more token of each row"
+        if self.rows is not None:
+            self.rows.scatter_(1, token[:, None], True)
+
+    def keep(self, rows:torch.Tensor)->None:
+        "Go on with these rows only"
+        if self.rows is not None:
+            self.rows = self.rows[rows]
+
+# %% ../../../nbs/training/sharing/05_generate.ipynb #cell-020
 def _prompt_cache(k:torch.Tensor, v:torch.Tensor)->tuple[torch.Tensor, torch.Tensor]:
     "A prompt's keys `[heads, width, length]` and values `[heads, length, width]`, as decoding needs them"
     return k.transpose(1, 2).contiguous(), v.contiguous()
@@ -120,8 +144,15 @@ def _prefill(core, prompts:list[torch.Tensor], sizes:list[int], length:int)->tup
     times = torch.tensor(sizes, device=hidden.device)
     return Branches(kept, sizes, length), last.repeat_interleave(times, 0)
 
-# %% ../../../nbs/training/sharing/05_generate.ipynb #cell-017
-def _decode(core, prompts, sizes, length, eos, temperature)->tuple[list[list[int]], list[list[float]]]:
+# %% ../../../nbs/training/sharing/05_generate.ipynb #cell-022
+def _note(alive:torch.Tensor, token:torch.Tensor, logp:torch.Tensor, ids:list[list], logps:list[list])->None:
+    "Write down what was drawn for the completions that still grow"
+    for row, x, lp in zip(alive.tolist(), token.tolist(), logp.tolist()):
+        ids[row].append(x)
+        logps[row].append(lp)
+
+# %% ../../../nbs/training/sharing/05_generate.ipynb #cell-023
+def _decode(core, prompts, sizes, length, eos, temperature, shaping)->tuple[list, list]:
     "Decode the groups of a few prompts together"
     branches, hidden = _prefill(core, prompts, sizes, length)
     head, device = core.get_output_embeddings(), hidden.device
@@ -129,17 +160,17 @@ def _decode(core, prompts, sizes, length, eos, temperature)->tuple[list[list[int
     owner = torch.repeat_interleave(torch.tensor(sizes, device=device))  # the prompt of each completion
     position = torch.tensor([len(prompt) for prompt in prompts], device=device)[owner]
     alive = torch.arange(len(hidden), device=device)
+    seen = _Seen(prompts, owner, core.config.vocab_size, shaping.looks_back)
     ids, logps = [[] for _ in alive], [[] for _ in alive]
     for step in range(length):
-        token, logp = sample_tokens(head(hidden), temperature)
-        for row, x, lp in zip(alive.tolist(), token.tolist(), logp.tolist()):
-            ids[row].append(x)
-            logps[row].append(lp)
-        going = ~torch.isin(token, stop)
-        if not going.all():
-            rows = going.nonzero()[:, 0]
+        token, logp = sample_tokens(head(hidden), temperature, shaping, seen.rows)
+        seen.add(token)
+        _note(alive, token, logp, ids, logps)
+        rows = (~torch.isin(token, stop)).nonzero()[:, 0]
+        if len(rows) < len(alive):
             token, alive = token[rows], alive[rows]
             branches.keep(rows, owner[alive])
+            seen.keep(rows)
         if step + 1 == length or not len(alive):
             break
         branches.step = step
@@ -147,7 +178,7 @@ def _decode(core, prompts, sizes, length, eos, temperature)->tuple[list[list[int
         hidden = hidden_states(core, token[:, None], now[:, None], branches)[:, 0]
     return ids, logps
 
-# %% ../../../nbs/training/sharing/05_generate.ipynb #cell-018
+# %% ../../../nbs/training/sharing/05_generate.ipynb #cell-024
 @torch.no_grad()
 def generate(
     model, # A model after `share`
@@ -157,6 +188,7 @@ def generate(
     eos:Sequence[int]=(), # Tokens that end a completion
     temperature:float=1.0, # 0 is greedy
     rows:int=128, # Completions decoded at once; more prompts wait
+    shaping:Shaping=Shaping(), # How distributions are narrowed
 )->tuple[list[list[int]], list[list[float]]]: # Token ids and log-probabilities, a prompt's group together
     "Sample completions, each prompt prefilled once"
     core = causal_model(model)
@@ -165,7 +197,7 @@ def generate(
     n = max(1, rows // max(sizes))  # prompts at once
     ids, logps = [], []
     for i in range(0, len(prompts), n):
-        some = _decode(core, prompts[i:i + n], sizes[i:i + n], length, eos, temperature)
+        some = _decode(core, prompts[i:i + n], sizes[i:i + n], length, eos, temperature, shaping)
         ids += some[0]
         logps += some[1]
     return ids, logps
