@@ -81,11 +81,18 @@ RANGES = {
     "group": Range(2),  # advantages compare completions
     "temperature": Range(0, whole=False),
     "lr": Range(0, whole=False, above=True),
+    "top_k": Range(0),
+    "top_p": Range(0, 1, whole=False, above=True),
+    "min_p": Range(0, 1, whole=False),
+    "repetition_penalty": Range(0, whole=False, above=True),
+    "importance_cap": Range(0, whole=False),
+    "resample": Range(0),
     "done": Range(0, 1, whole=False, below=True),
     "difficulty": Range(0, 4),
     "seed": Range(-math.inf),
 }
 
+# %% ../nbs/00_core.ipynb #cell-020
 def in_range(
     **options, # Values by the name of their option; None is not given
 )->None:
@@ -97,7 +104,7 @@ def in_range(
         text = "a whole number" if name == "seed" else str(allowed)
         raise FtrlError(f"{name} is {x!r}; expected {text}")
 
-# %% ../nbs/00_core.ipynb #cell-022
+# %% ../nbs/00_core.ipynb #cell-023
 def rng(
     *parts, # Whatever names the stream: words, seeds, positions
 )->random.Random: # A generator of its own
@@ -105,7 +112,7 @@ def rng(
     name = dumps([str(p) for p in parts])
     return random.Random(hashlib.sha256(name.encode()).digest())
 
-# %% ../nbs/00_core.ipynb #cell-025
+# %% ../nbs/00_core.ipynb #cell-026
 @dataclass(frozen=True)
 class SubQuestion:
     "One hop: question, gold call, the answer the tool must return, and what it depends on"
@@ -116,7 +123,7 @@ class SubQuestion:
     answer: str
     depends_on: tuple[str, ...] = ()
 
-# %% ../nbs/00_core.ipynb #cell-028
+# %% ../nbs/00_core.ipynb #cell-029
 @dataclass(frozen=True)
 class ToolDoc:
     "What the model is told of a tool; `parameters` is a JSON Schema object"
@@ -136,7 +143,7 @@ class ToolDoc:
         nothing = {"type": "object", "properties": {}}
         return cls(f["name"], f.get("description", ""), f.get("parameters", nothing))
 
-# %% ../nbs/00_core.ipynb #cell-032
+# %% ../nbs/00_core.ipynb #cell-033
 @dataclass(frozen=True)
 class State:
     "What an environment that changes starts from, and what it has to come to"
@@ -150,12 +157,12 @@ class State:
         sizes = ", ".join(f"{len(table)} {name}" for name, table in self.data.items())
         return f"State({sizes}; to be said: {', '.join(self.says) or 'nothing'})"
 
-# %% ../nbs/00_core.ipynb #cell-034
+# %% ../nbs/00_core.ipynb #cell-035
 SCENARIOS = ("single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop")
 INSTRUCTION = ("Answer the question by calling the given tools. Take every fact from a tool, "
                "none from memory. If a call fails, correct it and try again.")
 
-# %% ../nbs/00_core.ipynb #cell-035
+# %% ../nbs/00_core.ipynb #cell-036
 @dataclass(frozen=True)
 class Env:
     "A verifiable tool-use environment (paper section 1)"
@@ -182,7 +189,7 @@ class Env:
         size = f"{len(self.subquestions)} sub-questions, {len(self.docs)} tools"
         return f"Env({self.id}: {self.scenario}, {size}: {self.question})"
 
-# %% ../nbs/00_core.ipynb #cell-038
+# %% ../nbs/00_core.ipynb #cell-039
 @dataclass(frozen=True)
 class Row:
     "One training or test row: the paper's eight columns, and `env`"
@@ -212,7 +219,7 @@ class Row:
     def unsolved(self)->dict[str, list[str]]:
         return json.loads(self.unsolved_set)
 
-# %% ../nbs/00_core.ipynb #cell-040
+# %% ../nbs/00_core.ipynb #cell-041
 @patch(as_prop=True)
 def state(self:Row)->State | None:
     "The state at the start of the episode, of environments that have one"
@@ -234,7 +241,7 @@ def _kept(state:State)->dict:
     forbidden = [{"name": c.name, "arguments": c.arguments} for c in state.forbidden]
     return {"data": state.data, "goal": state.goal, "says": state.says, "forbidden": forbidden}
 
-# %% ../nbs/00_core.ipynb #cell-042
+# %% ../nbs/00_core.ipynb #cell-043
 @patch(as_prop=True)
 def id(self:Row)->str:
     "The environment's id, or a digest of the first user message"
@@ -249,7 +256,7 @@ def id(self:Row)->str:
 def __repr__(self:Row):
     return f"Row({self.id}, {self.data_source}, {len(self.messages)} messages, {self.unsolved})"
 
-# %% ../nbs/00_core.ipynb #cell-044
+# %% ../nbs/00_core.ipynb #cell-045
 @patch
 def row(self:Env)->Row:
     "The environment as a row nobody has worked on yet"
@@ -265,14 +272,14 @@ def row(self:Env)->Row:
                unsolved_set=dumps(unsolved), solve_rate=0.0, data_source=f"self/{self.scenario}",
                split=self.split, answer=self.answer, env=dumps(meta))
 
-# %% ../nbs/00_core.ipynb #cell-046
+# %% ../nbs/00_core.ipynb #cell-047
 def _opening(env:Env)->list[dict]:
     "What a policy reads first"
     if env.state:
         return [{"role": "system", "content": env.state.rules}, {"role": "user", "content": env.question}]
     return [{"role": "user", "content": f"{INSTRUCTION}\nQuestion: {env.question}"}]
 
-# %% ../nbs/00_core.ipynb #cell-048
+# %% ../nbs/00_core.ipynb #cell-049
 @patch(cls_method=True)
 def from_row(cls:Env, row:Row)->Env:
     "The environment behind a row; rows without the `env` column have none"
@@ -299,14 +306,14 @@ def _subquestion(s:dict)->SubQuestion:
     "A sub-question as JSON holds it"
     return SubQuestion(**{**s, "depends_on": tuple(s["depends_on"])})
 
-# %% ../nbs/00_core.ipynb #cell-051
+# %% ../nbs/00_core.ipynb #cell-052
 def bare(
     x, # Text, or any value
 )->str: # Lower case, no commas, no space around it
     "A text as answers are compared"
     return str(x).lower().replace(",", "").strip()
 
-# %% ../nbs/00_core.ipynb #cell-053
+# %% ../nbs/00_core.ipynb #cell-054
 def verify(
     text, # A reply: text, or any JSON value
     gold:str | None, # The answer it should contain; None: no answer is known
@@ -319,7 +326,7 @@ def verify(
     said = bare(text)
     return all(bare(piece) in said for piece in gold.split(", "))
 
-# %% ../nbs/00_core.ipynb #cell-056
+# %% ../nbs/00_core.ipynb #cell-057
 _RULE = re.compile(r"\brule \d+")
 
 def tells_all(
@@ -331,7 +338,7 @@ def tells_all(
     missing = [piece for piece in says if bare(piece) not in said]
     return not missing and set(_RULE.findall(said)) <= set(says)
 
-# %% ../nbs/00_core.ipynb #cell-059
+# %% ../nbs/00_core.ipynb #cell-060
 def solve(
     unsolved:dict[str, list[str]], # Tool name -> sub-answers still open; changed in place
     name:str, # The tool that was called
@@ -344,7 +351,7 @@ def solve(
             return answers.pop(i)
     return None
 
-# %% ../nbs/00_core.ipynb #cell-062
+# %% ../nbs/00_core.ipynb #cell-063
 @dataclass(frozen=True)
 class Call:
     "A tool call as the model wrote it; one with an `error` cannot be run, and its error is its reply"
@@ -363,7 +370,7 @@ class Step:
     tokens: int = 0
     error: str | None = None
 
-# %% ../nbs/00_core.ipynb #cell-064
+# %% ../nbs/00_core.ipynb #cell-065
 @dataclass
 class Trajectory:
     "One episode, from the row it started on to where it stopped (`answer`, `turns`, `length` or `error`)"
@@ -390,7 +397,7 @@ class Trajectory:
     def calls(self)->int:
         return sum(len(s.calls) for s in self.steps)
 
-# %% ../nbs/00_core.ipynb #cell-066
+# %% ../nbs/00_core.ipynb #cell-067
 @patch(as_prop=True)
 def metrics(self:Trajectory)->dict[str, float]:
     "Solve-P, Solve-R and Solve-F1 as the paper evaluates them (section 5), and Pass^1 where a state changes"

@@ -45,8 +45,8 @@ def paper(cls:TrainConfig)->TrainConfig:
     return cls(steps=16 * 13, prompts=32, group=16, length=1024, lr=1e-6, options=options)
 
 # %% ../../nbs/training/09_settings.ipynb #cell-009
-OWN_OPTIONS = {"curriculum": False, "shared": None, "together": False, "resample": 0, "thoughts": True,
-               "thinking": None}
+OWN_OPTIONS = {"curriculum": False, "shared": None, "together": False, "resample": 0, "importance_cap": 2.0,
+               "thoughts": True, "thinking": None}
 
 @patch
 def own(self:TrainConfig, name:str):
@@ -136,9 +136,8 @@ def _check_option(name:str, value, known:dict, own, kind:str)->None:
         return
 
 # %% ../../nbs/training/09_settings.ipynb #cell-018
-_TRL_SAMPLES = ("top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs", "cache_implementation",
-                "use_transformers_paged", "use_transformers_continuous_batching",
-                "transformers_continuous_batching_config")
+_TRL_SAMPLES = ("generation_kwargs", "cache_implementation", "use_transformers_paged",
+                "use_transformers_continuous_batching", "transformers_continuous_batching_config")
 _KL = ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps", "use_bias_correction_kl")
 
 def _idle_option(name:str, config:TrainConfig, mode:str)->str | None:
@@ -177,4 +176,6 @@ def check_options(
         if needed:
             raise FtrlError(f"option {name} has no effect without {needed}; add that, or leave it out")
     if not cold:
-        in_range(dev=config.own("resample"))
+        shape = ("top_k", "top_p", "min_p", "repetition_penalty")
+        in_range(resample=config.own("resample"), importance_cap=config.own("importance_cap"),
+                 **{name: config.options.get(name) for name in shape})

@@ -91,31 +91,37 @@ def _scores_twice(texts:list[str], rows:list[Row], **how)->list | None:
 
 def _log_scores(found:list, rows:list[Row], log_metric:Callable)->None:
     "What the record says of a sampling"
-    needed = solved = calls = empty = 0
+    needed = solved = calls = empty = broken = 0
     for row in rows:
         needed += sum(map(len, row.unsolved.values()))
     for reply in found:
         solved += reply.solved
         calls += reply.calls
         empty += reply.kind == "empty"
+        broken += reply.kind == "broken"
     log_metric("solve_rate", solved / max(needed, 1))
     log_metric("calls", calls / len(found))
     log_metric("empty", empty / len(found))
+    log_metric("broken", broken / len(found))
 
 # %% ../../nbs/training/11_train.ipynb #cell-012
 def _reward_function(rows:Sequence[Row], tokenizer, stop:set[int], config:TrainConfig)->Callable:
     "TRL's reward function for these rows"
     how = {"reward": config.reward, "thoughts": config.own("thoughts"), "form": form_of(tokenizer)}
-    def turn_reward(prompts, completions, completion_ids, row, log_metric=None, **_)->list[float | None]:
+    def turn_reward(prompts, completions, completion_ids, row, log_metric=_unlogged, log_extra=_unlogged,
+                    **_)->list[float | None]:
         texts = [generated_text(tokenizer, ids, stop) for ids in completion_ids]
         asked = [rows[i] for i in row]
         found = _scores_twice(texts, asked, **how)
+        log_extra("right", [s.solved > 0 for s in found or ()] or [False] * len(texts))
         if found is None:
             return [None] * len(texts)
-        if log_metric:
-            _log_scores(found, asked, log_metric)
+        _log_scores(found, asked, log_metric)
         return [s.value for s in found]
     return turn_reward
+
+def _unlogged(name:str, value)->None:
+    "Nobody keeps a record"
 
 # %% ../../nbs/training/11_train.ipynb #cell-015
 def micro_batch(
@@ -164,6 +170,7 @@ def _arguments(config:TrainConfig, out:Path, prompt:int):
             "warmup_steps": min(5, config.steps // 10), "save_steps": max(1, config.steps // 4)}
     given = {name: value for name, value in config.options.items() if name not in OWN_OPTIONS}
     given["chat_template_kwargs"] = config.template
+    mine |= _vllm_weights(config.own("importance_cap")) if given.get("use_vllm") else {}
     try:
         args = GRPOConfig(**_ALWAYS | mine | ALGORITHMS[config.algorithm].options | given)
     except (TypeError, ValueError) as e:
@@ -171,6 +178,13 @@ def _arguments(config:TrainConfig, out:Path, prompt:int):
     return _aligned(args)
 
 # %% ../../nbs/training/11_train.ipynb #cell-022
+def _vllm_weights(cap:float)->dict:
+    "TRL's options for truncated importance sampling"
+    if not cap:
+        return {"vllm_importance_sampling_correction": False}
+    return {"vllm_importance_sampling_mode": "token_truncate", "vllm_importance_sampling_clip_max": cap}
+
+# %% ../../nbs/training/11_train.ipynb #cell-025
 def _aligned(args):
     "Let a resumed run sample when an unbroken one does"
     steps = max(1, args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps)
@@ -179,7 +193,7 @@ def _aligned(args):
         args.save_steps = samplings * steps
     return args
 
-# %% ../../nbs/training/11_train.ipynb #cell-025
+# %% ../../nbs/training/11_train.ipynb #cell-028
 def _stop_ids(network, tokenizer)->set[int]:
     "Ids that end a turn"
     holder = network.config if network.generation_config is None else network.generation_config
@@ -198,7 +212,7 @@ def _step_data(rows:list[Row], visits:list[int], network, tokenizer, config:Trai
     data = {"prompt": [texts[i] for i in visits], "row": visits}
     return {"train_dataset": Dataset.from_dict(data), "reward_funcs": function}
 
-# %% ../../nbs/training/11_train.ipynb #cell-026
+# %% ../../nbs/training/11_train.ipynb #cell-029
 def _episode_data(rows:list[Row], visits:list[int], network, tokenizer, config:TrainConfig)->dict:
     "Data, environments and reward of whole episodes"
     from datasets import Dataset
@@ -222,16 +236,16 @@ def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, mode:
     visits = _visits(rows, config, args.seed)
     data = (_episode_data if mode == "episode" else _step_data)(rows, visits, network, tokenizer, config)
     shared = shareable(network) if config.own("shared") is None else config.own("shared")
+    passed = "together", "resample", "importance_cap"
     trainer = StepTrainer(network, args=args, processing_class=tokenizer, algorithm=config.algorithm,
-                          shared=shared, together=config.own("together"), resample=config.own("resample"),
-                          **data, **how,
+                          shared=shared, **{name: config.own(name) for name in passed}, **data, **how,
                           callbacks=[Record(Path(args.output_dir)/"metrics.jsonl", config.algorithm)])
     # TRL would take a tool's schema from its method, which has none: the row's own are shown
     if mode == "episode":
         trainer._env_tools = {str(i): row.toolset for i, row in enumerate(rows)}
     return quieted(trainer)
 
-# %% ../../nbs/training/11_train.ipynb #cell-028
+# %% ../../nbs/training/11_train.ipynb #cell-031
 def train(
     rows:Iterable[Row | Env]|str|Path, # Step rows (`collect`), or environments; also the name of a file
     model:str|Path, # What to start from: smollm2, a directory, or a hub id
@@ -257,7 +271,7 @@ def train(
         title = f"{ALGORITHMS[config.algorithm].label} on {len(rows)} rows"
         return finish_training(trainer, mine, title, str(model))
 
-# %% ../../nbs/training/11_train.ipynb #cell-029
+# %% ../../nbs/training/11_train.ipynb #cell-032
 def _prepared(rows:list[Row], model, out:Path, config:TrainConfig, mode:str, peft, reference):
     "The trainer of a run, with the rows that fit the model"
     network, tokenizer = load_policy(model)
