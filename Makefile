@@ -1,6 +1,7 @@
 # make reproduce   sets everything up and runs the whole method once, small (two cores, no GPU, 15 minutes);
 #                  PROFILE=record JOBS=2: another profile, its seeds side by side
 # make test        sets everything up and runs all tests
+# make test-bridges   tests of the bridges, each in an environment of its own (.bridges); what cannot be installed is skipped
 # make install     the environment alone, in .venv, with what the notebooks, tests and docs need
 # make prepare     library, README and notebooks brought in line with the notebooks' sources
 # make record      keeps the run RUN in results/ and its figures in figures/
@@ -19,13 +20,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # packages are compiled when they are first imported, not all at once while they are installed; so that must be allowed
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: reproduce test install prepare record lab docs clean
+.PHONY: reproduce test test-bridges install prepare record lab docs clean
 
 reproduce: $(if $(filter tiny,$(PROFILE)),$(READY),$(TESTED))
 	$(BIN)/ftrl reproduce --profile $(PROFILE) --out $(RUN) --jobs $(JOBS)
 
 test: $(TESTED)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal tests
+
+test-bridges: $(TESTED)
+	$(BIN)/python tests/bridges.py $(BRIDGES)
 
 install: $(TESTED)
 
@@ -56,4 +60,4 @@ docs: $(TESTED)
 	$(BIN)/python -m ftrl.runs.docs
 
 clean:
-	rm -rf $(VENV) runs _docs build *.egg-info
+	rm -rf $(VENV) .bridges runs _docs build *.egg-info

@@ -1,6 +1,7 @@
 "The closing line `N passed, N failed, N skipped`, alone, after pytest's own report."
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,19 @@ def data():
     from ftrl.files import data_dir
     if data_dir() is None: pytest.skip("no benchmark data: set FTRL_DATA to a folder that holds it")
     return data_dir()
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory):
+    "Twenty environments in a file, and an episode in each with the reward that it gets directly"
+    from ftrl.bridges.visit import recordings
+    from ftrl.environments.build import build
+    from ftrl.files import save_rows
+    envs = list(build(20, ["chemistry", "geography"], seed=5))
+    path = tmp_path_factory.mktemp("recorded")/"envs.jsonl"
+    save_rows(envs, path)
+    rows = [env.row() for env in envs]
+    return SimpleNamespace(path=str(path), envs=envs, rows=rows, episodes=recordings(envs))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -365,6 +365,7 @@ def attempt(
     sandbox=None, # A `Sandbox`; the shared one when None
 )->Trial: # With replies
     "Run all probes in one batch"
+    from ftrl.sandbox.pool import group_of
     from ftrl.sandbox.sandbox import shared
     t = x if isinstance(x, Trial) else trial(x)
     plan = []
@@ -372,7 +373,7 @@ def attempt(
         plan += [(kind, call) for call in calls if call.name in t.codes]
     plan.sort(key=lambda step: step[1].name)
     jobs = [(t.codes[call.name], call.name, call.arguments) for _, call in plan]
-    group = hash(tuple(t.codes.values()))  # the tools of one environment may share a process
+    group = group_of(t.codes)  # the tools of one environment may share a process
     results = (sandbox or shared()).map(jobs, [group] * len(jobs), _SECONDS)
     for (kind, call), result in zip(plan, results):
         t.replies.setdefault(kind, []).append((call, result.content))

@@ -15,6 +15,7 @@ from ..environments.stateful.live import LiveState, passes
 from ..files import checked_row, file_digest, numbered_lines, produced, write_json_lines
 from ..forms import HERMES_FORM, Form, form_for, turn_of
 from ..registry import Registry
+from ..sandbox.pool import group_of
 from ..sandbox.sandbox import shared
 if TYPE_CHECKING:
     from ftrl.sandbox.sandbox import Sandbox
@@ -90,7 +91,7 @@ def replies(
     todo = [i for i, text in enumerate(said) if text is None]
     jobs = [(codes[i][calls[i].name], calls[i].name, calls[i].arguments) for i in todo]
     # the tools of one row may share a process, those of different rows never do
-    groups = [hash(tuple(codes[i].values())) for i in todo]
+    groups = [group_of(codes[i]) for i in todo]
     for i, result in zip(todo, (sandbox or shared()).map(jobs, groups)):
         said[i] = result.content
     return said
