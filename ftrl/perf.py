@@ -105,7 +105,7 @@ def benchmark(
     return {"name": name, "cases": cases, "machine": machine(), **more}
 
 # %% ../nbs/05_perf.ipynb #cell-019
-_WORK = {"read": (192, 768, 2048), "write": (8, 1024, 8192)}  # tokens, inputs, outputs of a product
+_WORK = {"read": (128, 512, 2048), "write": (8, 1024, 4096)}  # tokens, inputs, outputs of a product
 
 def _fastest(shape:tuple[int, int, int], dtype, n:int)->float:
     "The least seconds that one product takes, of n"
@@ -133,5 +133,5 @@ def number_format(
     exact, half = (_fastest(little, dtype, 1) for dtype in formats)
     if half > 20 * exact:
         return "float32"
-    exact, half = (_fastest(shape, dtype, 4) for dtype in formats)
+    exact, half = (_fastest(shape, dtype, 3) for dtype in formats)
     return "bfloat16" if half * 7 < exact * 6 else "float32"

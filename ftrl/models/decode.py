@@ -46,12 +46,14 @@ class Engine:
         stop:list[int], # Ids that end a turn
         memory:float=4.0, # GB of cache; further conversations wait
         rows:int=64, # Conversations at once
+        read=None, # Number format for long prompts; default: the model's own
     ):
         self.net = Network(model)
         self.stop = set(stop)
         self.rows = rows
         self.memory = memory
         self.dtype = model.dtype
+        self.read_dtype = read
         self.device = model.device
         self.seats = []       # Those that have a place in the cache
         self.queue = deque()  # Those that wait for one
@@ -219,7 +221,7 @@ def _read(self:Engine, at:int, block:int=512):
         tokens = torch.tensor(ids, device=self.device)
         def attend(i, q, k, v):
             return self._look(self.cache[i], q, k, v, at, start)
-        h = self.net.run(tokens, positions, attend)
+        h = self.net.run(tokens, positions, attend, self.read_dtype if len(ids) > 64 else None)
         seat.ids = seat.ids + ids
         seat.todo = seat.todo[block:]
     return self.net.head(h[-1:])[0]

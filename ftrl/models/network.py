@@ -89,11 +89,20 @@ class Network:
         return rms_norm(x, (x.shape[-1],), weight, self.eps)
 
 # %% ../../nbs/models/03_network.ipynb #cell-013
+def _product(x, weight, bias, dtype=None):
+    "A linear map, in another number format if one is given"
+    if dtype in (None, x.dtype):
+        return linear(x, weight, bias)
+    bias = bias if bias is None else bias.to(dtype)
+    return linear(x.to(dtype), weight.to(dtype), bias).to(x.dtype)
+
+# %% ../../nbs/models/03_network.ipynb #cell-016
 @patch
 def run(self:Network,
     ids, # [tokens]
     positions, # [tokens]
     attend:Callable, # (layer, q, k, v) -> [tokens, heads * width]
+    dtype=None, # Of products with weights; default: the weights' own
 ):
     "The last hidden state of each token"
     h = self.embed(ids)
@@ -101,20 +110,22 @@ def run(self:Network,
     turn = cos[0].unsqueeze(1), sin[0].unsqueeze(1)
     for i, layer in enumerate(self.layers):
         x = self.rms(h, layer.attention_norm)
-        q, k, v = self._qkv(layer, x, turn)
-        h = h + layer.o(attend(i, q, k, v))
+        q, k, v = self._qkv(layer, x, turn, dtype)
+        seen = attend(i, q, k, v)
+        h = h + _product(seen, layer.o.weight, layer.o.bias, dtype)
         x = self.rms(h, layer.mlp_norm)
-        gate, up = linear(x, *layer.gate_up).chunk(2, -1)
-        h = h + layer.down(silu(gate) * up)
+        gate, up = _product(x, *layer.gate_up, dtype).chunk(2, -1)
+        inner = silu(gate) * up
+        h = h + _product(inner, layer.down.weight, layer.down.bias, dtype)
     return self.rms(h, self.norm)
 
-# %% ../../nbs/models/03_network.ipynb #cell-015
+# %% ../../nbs/models/03_network.ipynb #cell-018
 @patch
-def _qkv(self:Network, layer:Layer, x, turn:tuple):
+def _qkv(self:Network, layer:Layer, x, turn:tuple, dtype=None):
     "Queries, keys and values of each token; queries and keys with their positions turned in"
     heads, groups = self.heads, self.groups
     all_three = heads + 2 * groups
-    z = linear(x, *layer.qkv)
+    z = _product(x, *layer.qkv, dtype)
     z = z.view(len(x), all_three, self.width)
     q, k, v = z.split((heads, groups, groups), 1)
     if layer.q_norm is not None:

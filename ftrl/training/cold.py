@@ -8,14 +8,14 @@ __all__ = ['gold_tokens', 'cold_start']
 # %% ../../nbs/training/12_cold.ipynb #cell-002
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from ..chat import control_marks, template_message
 from ..core import Env, FtrlError, Row
 from ..files import as_rows, rows_digest
-from ..models.local import has_bf16
 from .gold import gold_variants
-from .policy import (Trained, finish_training, load_policy, model_folder, quieted, trained,
-                                  training_claim)
+from .policy import (Trained, finish_training, formats, load_policy, model_folder, quieted,
+                                  trained, training_claim)
 from .rollout import identity
 from .settings import ColdConfig, check_options
 from .train import order
@@ -73,7 +73,8 @@ def _cold_arguments(config:ColdConfig, out:Path):
     from trl import SFTConfig
     mine = {"output_dir": str(out), "max_steps": config.steps,
             "learning_rate": config.lr, "seed": config.seed,
-            "per_device_train_batch_size": config.envs * config.variants, "bf16": has_bf16(),
+            "per_device_train_batch_size": config.envs * config.variants,
+            "bf16": formats(out, config.options).half,
             "warmup_steps": min(5, config.steps // 10 + 1), "save_steps": max(1, config.steps // 2),
             "use_cpu": not torch.cuda.is_available()}
     given = {k: v for k, v in config.options.items() if k not in ("thinking", "chat_template_kwargs")}
@@ -88,9 +89,11 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
     from datasets import Dataset
     from ftrl.training.gold_trainer import GoldTrainer
     from ftrl.training.record import Record
+    facts = asdict(formats(out, config.options))
+    record = Record(out/"metrics.jsonl", "cold start", facts=facts)
     trainer = GoldTrainer(network, args=_cold_arguments(config, out),
                           train_dataset=Dataset.from_list(examples),
-                          processing_class=tokenizer, callbacks=[Record(out/"metrics.jsonl", "cold start")])
+                          processing_class=tokenizer, callbacks=[record])
     return quieted(trainer)
 
 # %% ../../nbs/training/12_cold.ipynb #cell-013

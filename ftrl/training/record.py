@@ -228,9 +228,11 @@ class Record(TrainerCallback):
         title:str="train", # Of the progress bar
         watch:bool=True, # Stop a run that has gone wrong, and say what comes before that
         say:Callable[[str], None]=_say, # Told the advice
+        facts:dict | None=None, # What stands on every line beside its numbers
     ):
         self.path, self.title, self.watch, self.say = Path(path), title, watch, say
         self.lines, self.bar, self.told = [], None, set()
+        self.facts = facts or {}
 
     def on_train_begin(self, args, state, control, **kwargs):
         "Go on where the checkpoint ends"
@@ -243,19 +245,20 @@ class Record(TrainerCallback):
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title)
         self.time = time.perf_counter()
 
-    def on_train_end(self, args, state, control, **kwargs):
-        "Put the bar away"
-        if self.bar is not None:
-            self.bar.close()
-
 # %% ../../nbs/training/06_record.ipynb #cell-040
+@patch
+def on_train_end(self:Record, args, state, control, **kwargs):
+    "Put the bar away"
+    if self.bar is not None:
+        self.bar.close()
+
 @patch
 def on_log(self:Record, args, state, control, logs=None, **kwargs):
     "Write the step down, and look at it"
     if not state.is_world_process_zero or "loss" not in (logs or {}):
         return
     now = time.perf_counter()
-    self.lines.append(metrics_line(state.global_step, logs, now - self.time))
+    self.lines.append(metrics_line(state.global_step, logs, now - self.time) | self.facts)
     self.time = now
     with self.path.open("a") as f:
         f.write(dumps(self.lines[-1]) + "\n")

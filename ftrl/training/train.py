@@ -8,16 +8,17 @@ __all__ = ['usable', 'order', 'micro_batch', 'train']
 # %% ../../nbs/training/11_train.ipynb #cell-002
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..chat import render
 from ..core import Env, FtrlError, Row, rng
 from ..files import as_rows, rows_digest
 from ..forms import form_of
-from ..models.local import generated_text, has_bf16
+from ..models.local import generated_text
 from .algorithm import ALGORITHMS
-from .policy import (Trained, adapter_settings, finish_training, load_policy, model_folder,
-                                  quieted, trained, training_claim)
+from .policy import (Trained, adapter_settings, finish_training, formats, load_policy,
+                                  model_folder, quieted, trained, training_claim)
 from .reward import scores
 from .rollout import identity
 from .settings import OWN_OPTIONS, TrainConfig, check_options
@@ -165,7 +166,7 @@ def _arguments(config:TrainConfig, out:Path, prompt:int):
     completions, parts = micro_batch(config, prompt, processes, 65536 if gpu else 8192)
     mine = {"output_dir": str(out), "max_steps": config.steps, "num_generations": config.group,
             "learning_rate": config.lr, "max_completion_length": config.length,
-            "use_cpu": not gpu, "bf16": has_bf16(),
+            "use_cpu": not gpu, "bf16": formats(out, config.options).half,
             "per_device_train_batch_size": completions, "gradient_accumulation_steps": parts,
             "warmup_steps": min(5, config.steps // 10), "save_steps": max(1, config.steps // 4)}
     given = {name: value for name, value in config.options.items() if name not in OWN_OPTIONS}
@@ -223,6 +224,7 @@ def _episode_data(rows:list[Row], visits:list[int], network, tokenizer, config:T
     data = Dataset.from_dict({"prompt": messages, "environment": names, "row": visits})
     return {"train_dataset": data, "environment_factory": factories(rows), "reward_funcs": episode_reward}
 
+# %% ../../nbs/training/11_train.ipynb #cell-031
 def _visits(rows:Sequence[Row], config:TrainConfig, seed:int)->list[int]:
     "The rows of all steps of a run"
     return order(rows, config.steps * config.prompts, seed, config.own("curriculum"), config.own("together"))
@@ -237,15 +239,19 @@ def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, mode:
     data = (_episode_data if mode == "episode" else _step_data)(rows, visits, network, tokenizer, config)
     shared = shareable(network) if config.own("shared") is None else config.own("shared")
     passed = "together", "resample", "importance_cap"
+    out = Path(args.output_dir)
+    chosen = formats(out, config.options)
+    record = Record(out/"metrics.jsonl", config.algorithm, facts=asdict(chosen))
     trainer = StepTrainer(network, args=args, processing_class=tokenizer, algorithm=config.algorithm,
                           shared=shared, **{name: config.own(name) for name in passed}, **data, **how,
-                          callbacks=[Record(Path(args.output_dir)/"metrics.jsonl", config.algorithm)])
+                          callbacks=[record])
+    trainer.sampled_in = chosen.sampled_in
     # TRL would take a tool's schema from its method, which has none: the row's own are shown
     if mode == "episode":
         trainer._env_tools = {str(i): row.toolset for i, row in enumerate(rows)}
     return quieted(trainer)
 
-# %% ../../nbs/training/11_train.ipynb #cell-031
+# %% ../../nbs/training/11_train.ipynb #cell-033
 def train(
     rows:Iterable[Row | Env]|str|Path, # Step rows (`collect`), or environments; also the name of a file
     model:str|Path, # What to start from: smollm2, a directory, or a hub id
@@ -271,7 +277,7 @@ def train(
         title = f"{ALGORITHMS[config.algorithm].label} on {len(rows)} rows"
         return finish_training(trainer, mine, title, str(model))
 
-# %% ../../nbs/training/11_train.ipynb #cell-032
+# %% ../../nbs/training/11_train.ipynb #cell-034
 def _prepared(rows:list[Row], model, out:Path, config:TrainConfig, mode:str, peft, reference):
     "The trainer of a run, with the rows that fit the model"
     network, tokenizer = load_policy(model)

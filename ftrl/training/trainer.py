@@ -99,6 +99,7 @@ class StepTrainer(GRPOTrainer):
 def _take_over(self:StepTrainer)->None:
     "Sample and compute log-probabilities ourselves, where we can"
     self.shaping = _shaping(self.args)
+    self.sampled_in = None  # a number format; by default as updates are
     elsewhere = self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled
     self.samples = self.shared and not elsewhere
     if self.samples and not self.environment_factories:
@@ -128,11 +129,21 @@ def _completions(trainer, ids:Sequence[list[int]])->tuple[list[list[int]], list[
     unwrapped = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **whole)
     prompts = [prompt for prompt, _ in runs]
     sizes = [n for _, n in runs]
-    with unwrapped as model, trainer.accelerator.autocast():
+    with unwrapped as model, trainer._sampling_format():
         return generate(model, prompts, sizes, trainer.max_completion_length, trainer.eos_token_ids,
                         trainer.temperature, shaping=trainer.shaping)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-019
+# %% ../../nbs/training/07_trainer.ipynb #cell-018
+@patch
+def _sampling_format(self:StepTrainer):
+    "Autocast, or none, while completions are sampled"
+    if self.sampled_in is None:
+        return self.accelerator.autocast()
+    half = self.sampled_in != "float32"
+    dtype = getattr(torch, self.sampled_in) if half else torch.bfloat16
+    return torch.autocast(self.accelerator.device.type, dtype, enabled=half)
+
+# %% ../../nbs/training/07_trainer.ipynb #cell-020
 @patch
 def _generate_single_turn(self:StepTrainer, prompt_ids, *args, **kwargs):
     "One turn of every conversation"
@@ -140,7 +151,7 @@ def _generate_single_turn(self:StepTrainer, prompt_ids, *args, **kwargs):
         return GRPOTrainer._generate_single_turn(self, prompt_ids, *args, **kwargs)
     return _completions(self, prompt_ids)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-021
+# %% ../../nbs/training/07_trainer.ipynb #cell-022
 def shuffled(
     batch:dict, # Tensors with one row a completion; scalars stay
     group:int, # Completions that stay side by side
@@ -153,7 +164,7 @@ def shuffled(
     per_row = {k: v for k, v in batch.items() if torch.is_tensor(v) and v.ndim}
     return batch | {k: v[order.to(v.device)] for k, v in per_row.items()}
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-023
+# %% ../../nbs/training/07_trainer.ipynb #cell-024
 @patch
 def _prepare_inputs(self:StepTrainer, generation_batch):
     "Generate when it is time, and hand out the next mini-batch"
@@ -166,7 +177,7 @@ def _prepare_inputs(self:StepTrainer, generation_batch):
         self._buffered_inputs = split_tensor_dict(shuffled(batch, side_by_side), parts)
     return self._buffered_inputs[self._step % parts]
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-025
+# %% ../../nbs/training/07_trainer.ipynb #cell-026
 @patch
 def _get_per_token_logps_and_entropies(self:StepTrainer, model, input_ids, attention_mask, logits_to_keep,
                                        batch_size=None, compute_entropy=False, compute_aux_loss=False,
@@ -186,7 +197,7 @@ def _get_per_token_logps_and_entropies(self:StepTrainer, model, input_ids, atten
         self._weigh(logps.detach())
     return logps, entropies if compute_entropy else None, None
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-026
+# %% ../../nbs/training/07_trainer.ipynb #cell-027
 @patch
 def _stock_logps(self:StepTrainer, *args, **images):
     "TRL's own path"
@@ -200,7 +211,7 @@ def _padded(values:torch.Tensor, there:torch.Tensor)->torch.Tensor:
     "Values at their places in a padded batch"
     return values.new_zeros(there.shape).masked_scatter(there, values)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-028
+# %% ../../nbs/training/07_trainer.ipynb #cell-029
 def importance(
     trainer:torch.Tensor, # The trainer's log-probabilities of tokens
     sampler:torch.Tensor, # The sampler's; NaN where it does not know (vLLM)
@@ -210,7 +221,7 @@ def importance(
     gap = (trainer - sampler).nan_to_num(0.0)
     return gap.exp().clamp(max=cap)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-031
+# %% ../../nbs/training/07_trainer.ipynb #cell-032
 @patch
 def _weigh(self:StepTrainer, logps:torch.Tensor)->None:
     "Measure how far sampler and trainer are apart, and weigh the mini-batch that is learned from"
@@ -228,7 +239,7 @@ def _weigh(self:StepTrainer, logps:torch.Tensor)->None:
         advantages = batch["advantages"]
         batch["advantages"] = weights * (advantages if advantages.ndim == 2 else advantages[:, None])
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-032
+# %% ../../nbs/training/07_trainer.ipynb #cell-033
 @patch
 def _count_gap(self:StepTrainer, trainer:torch.Tensor, sampler:torch.Tensor, mask:torch.Tensor)->None:
     "Log how far sampler and trainer are apart, over the tokens of all processes"
@@ -244,7 +255,7 @@ def _count_gap(self:StepTrainer, trainer:torch.Tensor, sampler:torch.Tensor, mas
     metrics["sampler_gap_max"].append(largest)
     metrics["truncated"].append(cut / max(n, 1))
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-034
+# %% ../../nbs/training/07_trainer.ipynb #cell-035
 @patch
 def _calculate_rewards(self:StepTrainer, inputs, prompts, completions, completion_ids_list):
     "TRL's rewards, kept for the algorithm; and which completions made a right call, if the reward tells"
@@ -252,7 +263,7 @@ def _calculate_rewards(self:StepTrainer, inputs, prompts, completions, completio
     self._right = self._pending_extra_logs.pop("right", None)
     return self._gathered
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-035
+# %% ../../nbs/training/07_trainer.ipynb #cell-036
 @patch
 def _generate_and_score_completions(self:StepTrainer, inputs):
     "A sampling with the advantages of the algorithm"
@@ -269,7 +280,7 @@ def _settled(advantages:torch.Tensor, learnable:torch.Tensor)->torch.Tensor:
     "Advantages `[here]` or `[here, length]`, 0 for completions that teach nothing"
     return advantages.masked_fill(~learnable if advantages.ndim == 1 else ~learnable[:, None], 0)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-037
+# %% ../../nbs/training/07_trainer.ipynb #cell-038
 @patch
 def _count(self:StepTrainer, sampling:Rewarded, advantages:torch.Tensor)->None:
     "Log how much of a sampling teaches nothing"
@@ -284,7 +295,7 @@ def _count(self:StepTrainer, sampling:Rewarded, advantages:torch.Tensor)->None:
     for name, each in shares.items():
         metrics[name].append(each.mean().item())
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-039
+# %% ../../nbs/training/07_trainer.ipynb #cell-040
 @patch
 def _count_calls(self:StepTrainer, out:dict)->None:
     "Log how probable right calls are, if the sampler and the reward tell"
@@ -297,7 +308,7 @@ def _count_calls(self:StepTrainer, out:dict)->None:
     if n:
         self._metrics["train" if self.model.training else "eval"]["call_logp"].append(total / n)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-041
+# %% ../../nbs/training/07_trainer.ipynb #cell-042
 @patch
 def _rewarded(self:StepTrainer, out:dict, n:int)->Rewarded:
     "A batch of TRL's as an algorithm sees it"
@@ -319,7 +330,7 @@ def _total(self:StepTrainer, x:torch.Tensor)->torch.Tensor:
     "A number added up over processes"
     return self.accelerator.reduce(x, "sum")
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-043
+# %% ../../nbs/training/07_trainer.ipynb #cell-044
 PER_ROW = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "tool_mask",
            "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps",
            "importance_sampling_ratio")
@@ -330,7 +341,7 @@ def _widened(x:torch.Tensor, width:int, key:str, pad:int)->torch.Tensor:
     sides = (lack, 0) if key.startswith("prompt") else (0, lack)
     return torch.nn.functional.pad(x, sides, value=pad if key.endswith("ids") else 0)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-044
+# %% ../../nbs/training/07_trainer.ipynb #cell-045
 def merged(
     old:dict, # A batch
     new:dict, # Another batch with the same keys
@@ -351,7 +362,7 @@ def merged(
         out[key][rows] = taken[by]
     return out
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-047
+# %% ../../nbs/training/07_trainer.ipynb #cell-048
 @patch
 def _again(self:StepTrainer, inputs, out:dict)->dict:
     "Sample groups again that were rewarded alike"
@@ -372,7 +383,7 @@ def _again(self:StepTrainer, inputs, out:dict)->dict:
     tokens = (out["completion_mask"] * out.get("tool_mask", 1)).sum()
     return out | {"num_items_in_batch": self.accelerator.gather(tokens).sum()}
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-049
+# %% ../../nbs/training/07_trainer.ipynb #cell-050
 def active(
     inputs:dict, # A mini-batch
     group:int, # Completions of a prompt
@@ -397,7 +408,7 @@ def _compute_loss(self:StepTrainer, model, inputs):
     finally:
         self._learned = None
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-052
+# %% ../../nbs/training/07_trainer.ipynb #cell-053
 @patch
 def training_step(self:StepTrainer, model, inputs, num_items_in_batch=None):
     "TRL's step; a loss that is no number stops it before the weights change"

@@ -113,7 +113,7 @@ def bundle(self:_Plan, first:int, stop:int, start:int, seen:tuple)->None:
     parents = [n.parent - first for n in nodes]  # below 0 for what is above the block
     self.blocks.append(Block(start, end, seen, _branching(lengths, parents, self.like)))
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-019
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-020
 @patch
 def neighbours(self:_Plan, i:int)->int:
     "Up to which node the subtrees beside this one fit into a block with it"
@@ -126,6 +126,7 @@ def neighbours(self:_Plan, i:int)->int:
         i += count
     return i
 
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-021
 @patch
 def long(self:_Plan, i:int, seen:tuple)->int:
     "Cut a node whose subtree does not fit into a block; the node to go on with"
@@ -142,7 +143,7 @@ def long(self:_Plan, i:int, seen:tuple)->int:
     self.piece(start, end, before)
     return i + 1
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-021
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-023
 def _blocks(
     found:Tree, # What is laid out
     size:int, # Rows of a block at most
@@ -161,7 +162,7 @@ def _blocks(
         i = stop
     return plan.blocks
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-024
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-026
 @dataclass(frozen=True)
 class Group:
     "A prompt and the completions that begin where it ends (token ids)"
@@ -183,7 +184,7 @@ class Packed:
         tokens, targets, blocks = len(self.ids), len(self.targets), len(self.blocks)
         return f"Packed({tokens} tokens, {targets} targets, {blocks} blocks)"
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-026
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-028
 def _rows(groups:Sequence[Group])->tuple[list[torch.Tensor], list[int]]:
     "Every prompt with each of its completions; where these begin"
     rows, splits = [], []
@@ -199,7 +200,7 @@ def _sources(places:Sequence[torch.Tensor], splits:Sequence[int])->torch.Tensor:
     found = [where[split - 1:-1] for where, split in zip(places, splits)]
     return torch.cat([nothing, *found])
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-028
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-030
 def pack(
     groups:Sequence[Group], # All on one device
     size:int | None=None, # Rows of a block; by default what suits the device
@@ -221,7 +222,7 @@ def pack(
     return Packed(*there, _blocks(found, size, like), _sources(places, splits).to(device),
                   torch.cat(targets).to(device), places)
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-035
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-037
 def groups_of(
     ids:torch.Tensor, # Token ids, `[rows, prompt + completion]`
     mask:torch.Tensor, # 1 where there is a token
@@ -237,7 +238,7 @@ def groups_of(
             groups.append(Group(prompt, [completion]))
     return groups
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-038
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-040
 def _probabilities(q, k, block:Block, scale:float)->tuple[torch.Tensor, torch.Tensor]:
     "Folded queries of a block and their attention probabilities, `[heads, rows, columns]`"
     heads, share, _, width = q.shape
@@ -249,7 +250,7 @@ def _probabilities(q, k, block:Block, scale:float)->tuple[torch.Tensor, torch.Te
     own += block.mask.to(scores.dtype)
     return rows, torch.softmax(scores, -1)
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-040
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-042
 def _block_gradients(q, k, v, grad, block:Block, scale:float)->tuple[torch.Tensor, ...]:
     "Gradients of a block's queries, and of the keys and values it sees"
     rows, p = _probabilities(q, k, block, scale)
@@ -262,7 +263,7 @@ def _block_gradients(q, k, v, grad, block:Block, scale:float)->tuple[torch.Tenso
     d_values = p.transpose(1, 2) @ d_out
     return d_rows, d_keys, d_values
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-042
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-044
 class _Attention(torch.autograd.Function):
     "Attention of a packed row: q `[heads, share, length, width]`, k and v `[heads, length, width]`"
     @staticmethod
@@ -290,7 +291,7 @@ class _Attention(torch.autograd.Function):
             _add_columns(dv, values, block)
         return dq, dk.to(k.dtype), dv.to(v.dtype), None, None
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-043
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-045
 def _add_columns(total:torch.Tensor, part:torch.Tensor, block:Block)->None:
     "Add what a block gives to the columns it sees"
     at = 0
@@ -298,7 +299,7 @@ def _add_columns(total:torch.Tensor, part:torch.Tensor, block:Block)->None:
         total[:, a:b] += part[:, at:at + b - a]
         at += b - a
 
-# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-049
+# %% ../../../nbs/training/sharing/03_packed.ipynb #cell-051
 @patch
 def attend(self:Packed,
     layer:int, # Which one asks
