@@ -99,6 +99,7 @@ def _part(self:Sandbox, jobs, end)->list:
         done = dict(zip(sharing, results))
     return [done.get(i) or self._in_time(job, end) for i, job in enumerate(jobs)]
 
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-017
 @patch
 def _in_time(self:Sandbox, job, end)->Result:
     "A single call, unless time is up"
@@ -106,6 +107,7 @@ def _in_time(self:Sandbox, job, end)->Result:
         return self._one(job)
     return job.tool.fail("not run: the calls before it took all the time there was", begun=False)
 
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-019
 def _parts(jobs):
     "Positions of the jobs, by what may go into one message"
     groups = {}
@@ -117,7 +119,7 @@ def _parts(jobs):
         parts += [at[i:i + _BATCH] for i in range(0, len(at), _BATCH)]
     return parts
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-017
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-020
 @patch
 def map(self:Sandbox,
     calls, # (code, name, arguments) of each
@@ -139,7 +141,7 @@ def map(self:Sandbox,
             results[i] = result
     return results
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-020
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-023
 @patch
 def session(self:Sandbox,
     state, # A JSON value
@@ -147,7 +149,7 @@ def session(self:Sandbox,
     "Lease a runner whose tools get `data=state`"
     return Session(self, state)
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-023
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-026
 _PROBES = {
     "read a file": "open('/proc/self/environ').read()",
     "write a file": "__import__('tempfile').TemporaryFile()",
@@ -170,7 +172,7 @@ def report(self:Sandbox)->dict: # weak?, layers that took effect, refused and al
     strong = layers.get("landlock") and layers.get("seccomp")
     return {"weak": not strong, "layers": layers, "refused": refused, "allowed": allowed}
 
-# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-026
+# %% ../../nbs/sandbox/07_sandbox.ipynb #cell-029
 _shared = None
 
 def shared()->Sandbox:
