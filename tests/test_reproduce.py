@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import pytest
 from conftest import ROOT
 
 FINAL = ("envs/*.jsonl", "rows/*", "models/*/model.safetensors", "eval/*", "rounds/*", "ablation/*",
@@ -71,3 +73,39 @@ def test_reproduce(tmp_path):
     killed(out)
     finish(out, jobs=2)
     assert digest(out) == digest(whole)
+
+
+def kernels(parent):
+    "Processes of notebook kernels that this process has started"
+    said = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    found = [line.split(None, 2) for line in said.splitlines()[1:]]
+    return [int(pid) for pid, above, words in found if int(above) == parent and "ipykernel_launcher" in words]
+
+
+@pytest.mark.parametrize("at_work", (False, True), ids=("at its start", "at work"))
+def test_a_kernel_that_dies(at_work, tmp_path):
+    "One line that says what to do; the step is done by the next call, and nothing else is left behind"
+    from ftrl.core import FtrlError
+    from ftrl.runs.reproduce import Run, profile_settings, step
+    values = profile_settings("smoke") | {"n_train": 4, "n_test": 4, "n_world": 0}
+    run, killed = Run(tmp_path), []
+
+    def kill():
+        while not killed:
+            if at_work and not (run / "envs").exists():
+                time.sleep(.05)
+                continue
+            for pid in kernels(os.getpid()):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+            time.sleep(.05)
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(FtrlError) as dead: step(run, "1_build", values)
+    said = str(dead.value)
+    assert killed and "give the same command again" in said and "\n" not in said and "Error" not in said, said
+    assert not (run / "notebooks/1_build.ipynb").exists()
+    if not at_work: return
+    step(run, "1_build", values)
+    assert (run / "notebooks/1_build.ipynb").exists() and (run / "envs/train.jsonl").exists()
+    assert [p.name for p in (run / "notebooks").iterdir()] == ["1_build.ipynb"]
