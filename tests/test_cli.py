@@ -79,6 +79,25 @@ def test_help(verb):
     assert run.returncode == 0 and f"ftrl {verb}" in run.stdout
 
 
+def test_every_option_is_explained():
+    "In the help of each command, and in `help` of each verb: no option without a word, none behind two stars"
+    import inspect
+    import typer
+    import ftrl as package
+    from ftrl.cli import app
+    commands = typer.main.get_command(app).commands
+    assert set(VERBS) <= set(commands)
+    for name, command in commands.items():
+        for option in command.params:
+            assert option.help, f"ftrl {name}: {option.opts} says nothing of itself"
+    assert "verbs" in package.__doc__
+    for name in "build collect train evaluate diff plot reproduce".split():
+        verb = getattr(package, name)
+        for argument in inspect.signature(verb).parameters.values():
+            assert argument.kind != argument.VAR_KEYWORD, f"{name}: **{argument.name} hides what it takes"
+            assert f"\n  {argument.name}: " in verb.__doc__, f"help of {name} has no {argument.name}"
+
+
 @pytest.fixture
 def files(tmp_path):
     "A good file, one with a broken line, one with a row that lacks a column"

@@ -302,12 +302,14 @@ def construct(
     recipe:Recipe=Recipe(), # What is built
     progress=None, # Called with each environment
     force:bool=False, # Replace what is there, whoever made it
-    **how, # `workers`, `engine`, `every` of `write_envs`
+    workers:int=1, # Processes
+    engine:str="local", # "local" or "ray"
+    every:int=50, # Environments between two notes of how far it is
 )->dict: # The report, the table and the rate
     "Build into a file, with a report (NAME.report.json) and a card (NAME.README.md) beside it"
     _free(out, force)
     watch = _Watch(progress)
-    report = write_envs(out, n, recipe, watch, force=force, **how)
+    report = write_envs(out, n, recipe, watch, every, force, workers, engine)
     seconds = watch.seconds
     if watch.start is None:  # it was there already
         for row in stream_rows(out):

@@ -63,12 +63,12 @@ def _recall(part, seen, progress)->None:
             if progress:
                 progress(env)
 
-def _grow(part, recipe, n, progress, every, how)->Counter:
+def _grow(part, recipe, n, progress, every, workers, engine)->Counter:
     "Write what is missing; the rejections on the way"
     done, seen = part.resume(), Seen()
     rejected = Counter(done.rejected)
     _recall(part, seen, progress)
-    envs = stream_envs(recipe, n, start=done.n, seen=seen, rejected=rejected, **how)
+    envs = stream_envs(recipe, n, workers, engine, done.n, seen, rejected)
     with open(part.path, "a", encoding="utf-8", newline="\n") as f:
         for i, env in enumerate(envs, done.n + 1):
             f.write(dumps(plain(env.row())) + "\n")
@@ -125,7 +125,8 @@ def write_envs(
     progress=None, # Called with each environment, those of an earlier run included
     every:int=50, # Environments between two notes
     force:bool=False, # Replace what is there, whoever made it
-    **how, # `workers` and `engine` of `stream_envs`
+    workers:int=1, # Processes
+    engine:str="local", # "local" or "ray"
 )->dict: # The recipe, the number built, and rejections by gate
     "Build into a file, resuming what is there; what is whole already is left as it is"
     out = _checked_out(out, recipe)
@@ -138,7 +139,7 @@ def write_envs(
         if mine.done is None:
             if not mine.resumed:
                 part.remove()
-            rejected = _grow(part, recipe, n, progress, every, how)
+            rejected = _grow(part, recipe, n, progress, every, workers, engine)
             _put(part, out)
             mine.finish(**_account(recipe, n, views, rejected))
             part.remove()

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from ..core import FtrlError
 from .journal import Journal, open_journal, recorded
 from .protocol import BENCHMARKS, Bench, Play, Protocol, Selection, plays
@@ -246,6 +247,7 @@ def _work_on(
     return on_cluster(functools.partial(_share, work), keys)
 
 # %% ../../nbs/evaluation/03_bench.ipynb #cell-025
+@delegates(Protocol)
 def evaluate(
     bench:str, # One of `BENCHMARKS`
     model:str | LLM, # A name for `load_model`, or a model
@@ -258,14 +260,17 @@ def evaluate(
     engine:str="local", # local, or ray: the items are spread over a cluster
     force:bool=False, # Replace `out`, whatever it is
     failing:float=0.1, # The share of items that may fail, not by the model's fault
-    **protocol, # Fields of `Protocol`
+    **kwargs, # How it is played
 )->Results:
     "Play a benchmark; resumable, one line an item in the order of the data"
     _check_engine(engine, model)
-    _apart(out, data, model, protocol.get("user"))
-    work = Work(bench, model, Protocol(**protocol), data, Selection(limit, scenario, sample))
+    protocol = Protocol(**kwargs)
+    _apart(out, data, model, protocol.user)
+    work = Work(bench, model, protocol, data, Selection(limit, scenario, sample))
     _play_missing(BENCHMARKS[bench], work, Path(out), progress, engine, force)
     return _judged(Results(Path(out)), failing)
+
+evaluate.__delwrap__ = Protocol  # whose fields have comments; the function that makes one has no source
 
 # %% ../../nbs/evaluation/03_bench.ipynb #cell-026
 def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, force:bool)->None:

@@ -25,8 +25,8 @@ class Protocol:
     "How a benchmark is played (paper section 5)"
     max_new_tokens: int = 1024    # Of one turn; 8,192 with reasoning
     max_turns: int | None = None  # Default: the benchmark's
-    temperature: float = 0.0
-    seed: int = 0
+    temperature: float = 0.0      # 0 is greedy
+    seed: int = 0                 # Of sampling
     trials: int = 1               # How often each item is played
     compat: str | None = None     # "ftrl": the paper's script with its known slips
     user: str | None = None       # Who plays the simulated user

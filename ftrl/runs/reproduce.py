@@ -143,7 +143,6 @@ def _tidy(copy:Path, root:Path)->None:
 def _execute(name:str, copy:Path, values:dict, run:Run, log, progress:bool)->None:
     "Run a notebook into `copy`"
     import papermill
-    from nbclient.exceptions import DeadKernelError
     how = dict(kernel_name="python3", cwd=str(run.out), progress_bar=progress,
                stdout_file=log, stderr_file=log,
                extra_arguments=["--log-level=ERROR"])
@@ -154,7 +153,7 @@ def _execute(name:str, copy:Path, values:dict, run:Run, log, progress:bool)->Non
         os.replace(copy, failed)
         why = (e.evalue.splitlines() or [""])[0]
         raise FtrlError(f"step {name} failed with {e.ename}: {why}; see {failed}") from e
-    except DeadKernelError as e:
+    except RuntimeError as e:  # a dead kernel: nbclient's error, or jupyter_client's before its first word
         log_of = run/f"logs/{name}.log"
         raise FtrlError(f"step {name}: its kernel died, mostly for want of memory; see {log_of}, "
                         "and give the same command again to go on") from e
