@@ -8,11 +8,12 @@ __all__ = ['write_weights', 'ours', 'convert']
 # %% ../../nbs/models/13_convert.ipynb #cell-002
 import json, math
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from .. import chat
 from ..core import FtrlError
 from .gguf import gguf_fields, gguf_weights, stretch_factors
-from .tokenizer import ends, gguf_tokenizer
+from .tokenizer import ends, gguf_tokenizer, unused_rows
 from .weight import DTYPES, Weight
 
 # %% ../../nbs/models/13_convert.ipynb #cell-005
@@ -132,6 +133,19 @@ def ours(
     return family in _OWN and not fields.get(f"{family}.expert_count")
 
 # %% ../../nbs/models/13_convert.ipynb #cell-016
+def _unlearned(fields:dict, weights:dict[str, Weight])->list[str]:
+    "A model's own marks whose embedding is that of padding"
+    padding, own = unused_rows(fields)
+    if not padding:
+        return []
+    embed = weights["model.embed_tokens.weight"]
+    def row(i:int):
+        return embed.read(i, i + 1).float()
+    blank = row(padding[0])
+    near = 0.05 * blank.norm()  # equal but for what weight decay and rounding left
+    return [mark for mark, i in own.items() if (row(i) - blank).norm() < near]
+
+# %% ../../nbs/models/13_convert.ipynb #cell-018
 def _settings(config:dict, tokenizer)->tuple[dict, dict]:
     "config.json and generation_config.json, agreeing with the tokenizer on where a turn ends"
     stops = ends(tokenizer)
@@ -142,13 +156,15 @@ def _settings(config:dict, tokenizer)->tuple[dict, dict]:
 def _write(x:dict, file:Path)->None:
     file.write_text(json.dumps(x, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-# %% ../../nbs/models/13_convert.ipynb #cell-017
+# %% ../../nbs/models/13_convert.ipynb #cell-019
 def _mapped(file:Path, fields:dict, out:Path)->None:
     "Write a file of our families"
-    weights, tokenizer = gguf_weights(file), chat.prepare(gguf_tokenizer(fields))
+    weights = gguf_weights(file)
+    tokenizer = chat.prepare(gguf_tokenizer(fields, _unlearned(fields, weights)))
     form = next(iter(weights.values())).form
     config, generation = _settings(_configuration(fields, weights, stretch_factors(file)), tokenizer)
-    _write(config | {"dtype": DTYPES[form]}, out/"config.json")
+    about = {"dtype": DTYPES[form], "transformers_version": version("transformers")}
+    _write(config | about, out/"config.json")
     _write(generation, out/"generation_config.json")
     tokenizer.save_pretrained(out)
     write_weights(weights, out/"model.safetensors", form)
@@ -170,7 +186,7 @@ def _through_transformers(file:Path, fields:dict, out:Path)->None:
     model.save_pretrained(out)
     chat.prepare(tokenizer).save_pretrained(out)
 
-# %% ../../nbs/models/13_convert.ipynb #cell-018
+# %% ../../nbs/models/13_convert.ipynb #cell-020
 def convert(
     file, # A .gguf file
     out, # A folder that is not there yet
