@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core import SCENARIOS, Env, FtrlError, dumps, masked
 from .compose import compose
 from .document import shingles
-from .gate import GATES, check
+from .gate import check
 from .scenario import holds, size_for
 from .tables import open_world
 from .world import View, World, load_world, world_names
@@ -138,11 +138,13 @@ def _drawn(recipe, view, i, attempt, size)->Env | None:
     id = f"{world}-{recipe.split}-{recipe.seed}-{i:06d}"
     return compose(view, scenario, key, id, recipe.seed, level, size)
 
-def _failed(env, sandbox)->str:
-    "The first gate that refuses an environment"
+def _judged(env, sandbox)->tuple[str, tuple[str, ...]]:
+    "The first gate that refuses an environment, and all that looked at it"
     if env is None:
-        return "no plan"
-    return next((verdict.gate for verdict in check(env, sandbox) if not verdict.ok), "")
+        return "no plan", ()
+    verdicts = check(env, sandbox)
+    failed = next((verdict.gate for verdict in verdicts if not verdict.ok), "")
+    return failed, tuple(verdict.gate for verdict in verdicts)
 
 # %% ../../nbs/environments/12_build.ipynb #cell-018
 def _proposed(recipe, views, i, attempt=0, sandbox=None, lost=None)->_Proposal:
@@ -155,9 +157,9 @@ def _proposed(recipe, views, i, attempt=0, sandbox=None, lost=None)->_Proposal:
         if size is None or not holds(view, scenario, size):
             continue
         env = _drawn(recipe, view, i, attempt, size)
-        failed = _failed(env, sandbox)
+        failed, gates = _judged(env, sandbox)
         if not failed:
-            return _Proposal(replace(env, gates=(*GATES, "novel")), attempt, lost)
+            return _Proposal(replace(env, gates=(*gates, "novel")), attempt, lost)
         lost[failed] += 1
     raise FtrlError(
         f"environment {i} ({scenario}): {_TRIES} draws gave nothing new and sound ({dict(lost)}); expected "

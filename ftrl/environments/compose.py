@@ -6,6 +6,7 @@
 __all__ = ['compose']
 
 # %% ../../nbs/environments/11_compose.ipynb #cell-002
+from functools import singledispatch
 from ..core import Env, rng
 from .deploy import deploy
 from .document import document
@@ -15,6 +16,7 @@ from .scenario import decompose
 from .world import View
 
 # %% ../../nbs/environments/11_compose.ipynb #cell-005
+@singledispatch
 def compose(
     view:View, # What may be used
     scenario:str, # One of the four

@@ -327,11 +327,20 @@ def check(
     gates:tuple[str, ...] | None=None, # Which gates; all when None
 )->list[Verdict]:
     "The verdict of every gate"
+    if _changes(x):
+        from ftrl.environments.stateful.proof import check_state
+        return check_state(x, sandbox, gates)
     names = tuple(GATES) if gates is None else gates
     t, why = _tried(x, sandbox)
     if t is None:
         return [Verdict(name, False, why) for name in names]
     return [_verdict(name, t) for name in names]
+
+def _changes(x:Env | Row)->bool:
+    "Has this a state, whose calls have gates of their own?"
+    if isinstance(x, Env):
+        return x.state is not None
+    return isinstance(x.meta, dict) and bool(x.meta.get("state"))
 
 def passed(verdicts:list[Verdict])->bool:
     "Did all gates pass?"

@@ -9,6 +9,7 @@ __all__ = ['OPENERS', 'JOINS', 'SIZES', 'Hop', 'Plan', 'Fact', 'walk', 'called',
 # %% ../../nbs/environments/03_scenario.ipynb #cell-002
 import random
 from dataclasses import dataclass
+from functools import singledispatch
 from itertools import permutations
 from .compute import OPERATIONS, Given, Operation, compute, fits
 from ..core import FtrlError, SCENARIOS, rng, verify
@@ -389,6 +390,7 @@ def _plans(view, scenario, difficulty)->bool:
     name = ("holds", view.world.name, view.split, scenario, difficulty)
     return any(decompose(view, scenario, rng(*name, i), difficulty) for i in range(12))
 
+@singledispatch
 def holds(
     view:View, # One world
     scenario:str, # One of the four
