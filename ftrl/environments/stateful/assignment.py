@@ -9,7 +9,6 @@ __all__ = ['ERRANDS', 'REFUSED', 'PARTIES', 'FIRST', 'NEXT', 'HELLO', 'MANNER', 
 # %% ../../../nbs/environments/stateful/04_assignment.ipynb #cell-002
 import random
 from dataclasses import dataclass
-from fastcore.basics import patch
 from ...core import SCENARIOS, FtrlError, State, bare
 from .scene import Deed, Scene, Unsuited
 from .stateworld import StateView
@@ -76,9 +75,9 @@ def worded(s:Scene)->str:
     return hello + texts[0]
 
 # %% ../../../nbs/environments/stateful/04_assignment.ipynb #cell-012
-MANNER = ("Do what is asked with the tools, within the rules, and nothing else. Take every fact from a tool. If a rule "
-          "forbids a part of it, leave that part undone and name the rule in your answer, such as “rule 2”, and no "
-          "other. When you are done, tell what you were asked to tell.")
+MANNER = ("Do what is asked with the tools, within the rules, and nothing else. Take every fact from a tool. "
+          "If a rule forbids a part of it, leave that part undone and name the rule in your answer, such as "
+          "“rule 2”, and no other. When you are done, tell what you were asked to tell.")
 
 def _rules(s:Scene)->list[str]:
     "Names of the rules that are told, in their order"

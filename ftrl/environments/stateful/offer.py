@@ -158,6 +158,7 @@ def _retyped(offer:Offer, r:random.Random)->Offer:
     wrapped = replace(offer, wrap=r.choice(WRAPS))
     return replace(wrapped, calls={deed: wrapped.spoken(call) for deed, call in offer.calls.items()})
 
+# %% ../../../nbs/environments/stateful/05_offer.ipynb #cell-016
 def _others(offers:list[Offer], view:StateView, r:random.Random, most:int)->list[Offer]:
     "Tools of the world that no deed needs"
     used = {act.name for offer in offers for act in offer.acts}
@@ -169,7 +170,7 @@ def _others(offers:list[Offer], view:StateView, r:random.Random, most:int)->list
     pool = list(pool.values())
     return [_offer(view, name, {}) for name in r.sample(pool, min(most, len(pool)))]
 
-# %% ../../../nbs/environments/stateful/05_offer.ipynb #cell-016
+# %% ../../../nbs/environments/stateful/05_offer.ipynb #cell-017
 MORE = (1, 2, 3, 5, 20)  # tools beside those needed, at each difficulty; the last: all there are
 
 def scale_offers(

@@ -9,15 +9,17 @@ __all__ = ['GIVEN_NAMES', 'FAMILY_NAMES', 'STREETS', 'TOWNS', 'mail_of', 'phone_
 import random
 
 # %% ../../../nbs/environments/stateful/03_people.ipynb #cell-004
-GIVEN_NAMES = tuple("""Ada Alba Amir Anouk Arne Aylin Beatriz Bela Cem Chiara Dalia Dario Edda Elif Emil Esra Fadi Finn
-Greta Hana Henrik Ida Ilja Ines Ivo Jana Joana Jonas Kaito Karim Katja Lea Levi Liv Luca Mara Marek Mei Mila Milo Nadia
-Nils Noor Olga Omar Oskar Petra Quinn Rania Rosa Samir Selma Sofia Tarek Tilda Tomas Ulla Vera Viktor Yara Yusuf Zoe
-Agnes Bruno Clara David Elena Felix Gita Hugo Iris Jasper""".split())
-FAMILY_NAMES = tuple("""Abele Adler Akin Albers Bacher Bauer Belov Berg Brandt Carlsen Castro Chen Cortez Dahl Demir
-Diallo Dvorak Eklund Engel Farah Fischer Fontana Garber Gallo Hagen Haddad Hoffman Ivers Jansen Kaplan Keller Kimura
-Kovac Lange Larsen Lindner Lopez Maier Marin Meyer Moreau Nagy Novak Okafor Olsen Ortega Pavlov Peters Quist Ramos
-Reuter Rossi Sander Santos Schmid Silva Sokol Steiner Tanaka Thaler Toth Ulmer Varga Vogel Wagner Weiss Winter Yilmaz
-Zeman Ziegler""".split())
+GIVEN_NAMES = tuple("""
+Ada Alba Amir Anouk Arne Aylin Beatriz Bela Cem Chiara Dalia Dario Edda Elif Emil Esra Fadi Finn Greta Hana
+Henrik Ida Ilja Ines Ivo Jana Joana Jonas Kaito Karim Katja Lea Levi Liv Luca Mara Marek Mei Mila Milo Nadia
+Nils Noor Olga Omar Oskar Petra Quinn Rania Rosa Samir Selma Sofia Tarek Tilda Tomas Ulla Vera Viktor Yara
+Yusuf Zoe Agnes Bruno Clara David Elena Felix Gita Hugo Iris Jasper""".split())
+FAMILY_NAMES = tuple("""
+Abele Adler Akin Albers Bacher Bauer Belov Berg Brandt Carlsen Castro Chen Cortez Dahl Demir Diallo Dvorak
+Eklund Engel Farah Fischer Fontana Garber Gallo Hagen Haddad Hoffman Ivers Jansen Kaplan Keller Kimura Kovac
+Lange Larsen Lindner Lopez Maier Marin Meyer Moreau Nagy Novak Okafor Olsen Ortega Pavlov Peters Quist Ramos
+Reuter Rossi Sander Santos Schmid Silva Sokol Steiner Tanaka Thaler Toth Ulmer Varga Vogel Wagner Weiss
+Winter Yilmaz Zeman Ziegler""".split())
 STREETS = (
     "Birch Lane", "Canal Street", "Castle Road", "Cedar Way", "Chapel Street", "Cherry Lane", "Church Row",
     "Clay Street", "Elm Grove", "Farm Lane", "Field Road", "Forge Street", "Garden Row", "Harbour Road",
@@ -25,7 +27,8 @@ STREETS = (
     "Mill Road", "North Parade", "Oak Avenue", "Orchard Way", "Park Street", "Pine Road", "Poplar Row",
     "Quarry Lane", "River Walk", "Rose Street", "School Lane", "Spring Road", "Station Street", "Tower Road",
     "Valley Way", "Willow Court", "Wood Lane")
-TOWNS = ("Altdorf", "Brookfield", "Eastvale", "Fernhill", "Grunau", "Kilbride", "Lindau", "Marlow", "Northam", "Oakham")
+TOWNS = ("Altdorf", "Brookfield", "Eastvale", "Fernhill", "Grunau", "Kilbride", "Lindau", "Marlow", "Northam",
+         "Oakham")
 
 # %% ../../../nbs/environments/stateful/03_people.ipynb #cell-005
 def mail_of(given:str, family:str, r:random.Random)->str:

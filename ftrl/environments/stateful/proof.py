@@ -9,7 +9,7 @@ __all__ = ['STATE_GATES', 'Plays', 'state_gate', 'check_state']
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
-from ...core import Call, Env, FtrlError, Row, SubQuestion, bare, dumps, solve, tells_all, verify
+from ...core import Call, Env, FtrlError, Row, SubQuestion, bare, dumps, solve, verify
 from ..gate import Verdict, judge
 from .assignment import form
 from .live import LiveState
@@ -87,7 +87,8 @@ def _as_before(name:str)->Callable:
 @state_gate("schema")
 def _schema(p:Plays)->str:
     "Valid JSON Schema, equal to the function's signature without the tables"
-    codes = {name: code.replace(f"def {name}(data, ", f"def {name}(", 1) for name, code in p.env.codes.items()}
+    codes = {name: code.replace(f"def {name}(data, ", f"def {name}(", 1) for name,
+             code in p.env.codes.items()}
     return judge("schema", replace(p.trial, codes=codes)).reason
 
 for _name in ("static", "stable", "writable", "distinct"):
@@ -134,7 +135,8 @@ def _idle(p:Plays)->str:
 def _hidden(p:Plays)->str:
     "Nothing that has to be found out stands in the request, the rules or the documents"
     facts = [said for said in p.env.state.says if not said.startswith("rule ")]
-    seen = {"request": p.env.question, "rules": p.env.state.rules, "documents": dumps([d.schema for d in p.env.docs])}
+    documents = dumps([doc.schema for doc in p.env.docs])
+    seen = {"request": p.env.question, "rules": p.env.state.rules, "documents": documents}
     for fact in [*p.trial.answers, *facts]:
         for where, text in seen.items():
             if verify(text, fact):
@@ -157,6 +159,7 @@ def _behind(p:Plays, s:SubQuestion)->set[str]:
             found.add(other.id)
     return found
 
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-015
 @state_gate("needed")
 def _needed(p:Plays)->str:
     "No gold call can be left out, and the calls have the shape of the scenario"
@@ -176,7 +179,7 @@ def _needed(p:Plays)->str:
                 return f"{other.id} tells what {s.id} does"
     return ""
 
-# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-015
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-016
 def _carried(s:SubQuestion, before:SubQuestion)->bool:
     "Do the arguments hold something that an earlier reply told?"
     given = bare(dumps(s.arguments))
@@ -200,7 +203,7 @@ def _order(p:Plays)->str:
                 return f"{s.id} need not wait for {name}"
     return ""
 
-# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-017
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-018
 def _others(p:Plays)->Iterator[tuple[SubQuestion, Call, str, str]]:
     "Changed gold calls, each made where the gold call was: hop, call, reply, hash behind it"
     by_id = {s.id: s for s in p.env.subquestions}
@@ -223,6 +226,7 @@ def _sensitive(p:Plays)->str:
             return f"{s.id}: {dumps(call.arguments)} returns the sub-answer too"
     return ""
 
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-019
 @state_gate("exact")
 def _exact(p:Plays)->str:
     "Another write that the tools accept, beside the gold ones, ends elsewhere"
@@ -235,7 +239,7 @@ def _exact(p:Plays)->str:
             return f"{dumps(call.arguments)} beside the gold calls leaves no trace"
     return ""
 
-# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-019
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-021
 @state_gate("rule")
 def _rule(p:Plays)->str:
     "What is forbidden would work, and does not come to the goal"
@@ -253,7 +257,7 @@ def _rule(p:Plays)->str:
             return f"{said} is not among the rules"
     return ""
 
-# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-021
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-023
 @state_gate("silent")
 def _silent(p:Plays)->str:
     "Dummy, random and empty arguments find nothing and change nothing"
@@ -278,7 +282,7 @@ def _errors(p:Plays)->str:
             return f"{call.name}: an error contains an answer"
     return ""
 
-# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-023
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-025
 _STUMBLES = (LookupError, TypeError, AttributeError, ArithmeticError, ValueError, RecursionError)
 
 def _opened(x:Env | Row, sandbox)->tuple[Plays | None, str]:
@@ -305,6 +309,7 @@ def check_state(
     finally:
         plays.live.close()
 
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-026
 def _verdict(name:str, plays:Plays)->Verdict:
     "One gate's verdict; a gate that stumbles over a row has judged it"
     if name not in STATE_GATES:

@@ -57,13 +57,19 @@ class Scene:
 
     def __post_init__(self):
         self.today = str(date(2025, 1, 1) + timedelta(days=self.r.randrange(500)))
-        for rule in self.view.world.rules.values():
-            for name, values in rule.limits.items():
-                self.limits[name] = self.r.choice(values)
+        self.limits |= _limits(self.view.world, self.r)
         self.data = self.view.world.tables(self)
         self.now = copy.deepcopy(self.data)
 
 # %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-008
+def _limits(world, r:random.Random)->dict:
+    "A value for everything that the rules leave open"
+    drawn = {}
+    for rule in world.rules.values():
+        for name, values in rule.limits.items():
+            drawn[name] = r.choice(values)
+    return drawn
+
 @patch
 def day(self:Scene,
     ago:int, # Days before today; negative ones are to come
@@ -76,8 +82,9 @@ def pick(self:Scene,
     table:str, # Its name
     fits=None, # What a record must be: (id, record) -> bool
 )->str: # Its id
-    "Take a record that no errand has taken; `Unsuited` if there is none"
-    free = [i for i, x in self.now[table].items() if i not in self.used and (fits is None or fits(i, x))]
+    "Take a record that was there at the start and that no errand has taken; `Unsuited` if there is none"
+    own = [i for i in self.now[table] if i in self.data[table] and i not in self.used]
+    free = [i for i in own if fits is None or fits(i, self.now[table][i])]
     if not free:
         raise Unsuited(table)
     found = self.r.choice(free)

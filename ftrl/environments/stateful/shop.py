@@ -15,9 +15,10 @@ from .people import FAMILY_NAMES, GIVEN_NAMES, STREETS, TOWNS, mail_of, phone_of
 from ..world import STATE_WORLDS
 
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-005
-GOODS = ("desk lamp", "kettle", "rucksack", "wall clock", "frying pan", "yoga mat", "bread knife", "tent", "door mat",
-         "coffee grinder", "laundry basket", "garden chair", "picture frame", "bath towel", "water bottle", "toolbox",
-         "cutting board", "umbrella", "bookshelf", "pillow", "rain jacket", "salad bowl", "bicycle bell", "thermos")
+GOODS = ("desk lamp", "kettle", "rucksack", "wall clock", "frying pan", "yoga mat", "bread knife", "tent",
+         "door mat", "coffee grinder", "laundry basket", "garden chair", "picture frame", "bath towel",
+         "water bottle", "toolbox", "cutting board", "umbrella", "bookshelf", "pillow", "rain jacket",
+         "salad bowl", "bicycle bell", "thermos")
 COLOURS = ("red", "blue", "green", "black", "white", "grey", "yellow")
 
 def _goods(s:Scene)->dict:
@@ -28,8 +29,9 @@ def _goods(s:Scene)->dict:
         final = s.r.random() < .3
         for colour in s.r.sample(COLOURS, 3):
             dearer = round(price + s.r.choice((0, 2.5, 4, 38)), 2)
-            table[f"G{s.r.randrange(1000, 9999)}"] = {"name": f"{colour} {kind}", "kind": kind, "price": dearer,
-                                                      "stock": s.r.choice((0, 1, 4, 7, 12)), "final_sale": final}
+            table[f"G{s.r.randrange(1000, 9999)}"] = {
+                "name": f"{colour} {kind}", "kind": kind, "price": dearer,
+                "stock": s.r.choice((0, 1, 4, 7, 12)), "final_sale": final}
     return table
 
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-006
@@ -51,9 +53,11 @@ def _order(s:Scene, shopper:str, data:dict)->dict:
     goods = s.r.sample(list(data["goods"]), s.r.choice((1, 1, 2)))
     lines = {good: s.r.choice((1, 1, 1, 2, 3)) for good in goods}
     total = round(sum(n * data["goods"][good]["price"] for good, n in lines.items()), 2)
-    return {"shopper": shopper, "ordered": s.day(ordered), "status": status, "delivered": delivered, "goods": lines,
-            "total": total, "paid_with": s.r.choice(("card", "store credit")), "address": data["shoppers"][shopper]["address"]}
+    return {"shopper": shopper, "ordered": s.day(ordered), "status": status, "delivered": delivered,
+            "goods": lines, "total": total, "paid_with": s.r.choice(("card", "store credit")),
+            "address": data["shoppers"][shopper]["address"]}
 
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-007
 def shop_tables(s:Scene)->dict:
     "Goods, shoppers and orders"
     data = {"shop": {"today": s.today}, "goods": _goods(s), "shoppers": _shoppers(s), "orders": {}}
@@ -62,15 +66,20 @@ def shop_tables(s:Scene)->dict:
             data["orders"][f"O{s.r.randrange(10000, 99999)}"] = _order(s, shopper, data)
     return data
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-007
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-008
 SHOP = STATE_WORLDS.add("shop", StateWorld(
-    "shop", "an online shop", "You serve the customers of an online shop.", "made up by this package", shop_tables))
+    "shop", "an online shop", "You serve the customers of an online shop.", "made up by this package",
+    shop_tables))
 SHOP.rules |= {
-    "window": Rule("Goods are taken back or exchanged until {days} days after delivery, not later.", {"days": (14, 21, 30)}),
+    "window": Rule("Goods are taken back or exchanged until {days} days after delivery, not later.",
+                   {"days": (14, 21, 30)}),
     "final": Rule("Goods of the final sale are neither taken back nor exchanged."),
-    "credit": Rule("Only gold members may have a refund as store credit; otherwise it goes where the payment came from."),
-    "pieces": Rule("Nobody may order more than {pieces} pieces of the same goods at once.", {"pieces": (3, 4, 5)}),
-    "dearer": Rule("Goods may be exchanged only for goods that cost at most {gap} EUR more.", {"gap": (10, 15, 20)}),
+    "credit": Rule("Only gold members may have a refund as store credit; otherwise it goes where the payment "
+                   "came from."),
+    "pieces": Rule("Nobody may order more than {pieces} pieces of the same goods at once.",
+                   {"pieces": (3, 4, 5)}),
+    "dearer": Rule("Goods may be exchanged only for goods that cost at most {gap} EUR more.",
+                   {"gap": (10, 15, 20)}),
     "place": Rule("An order that was sent keeps its address."),
     "polite": Rule("Do not tell customers how many pieces of anything are in stock."),
     "private": Rule("Tell nothing about a customer to anybody else.")}
@@ -78,7 +87,7 @@ ORDER = text_of("The order's id, such as O12345.")
 SHOPPER = text_of("The shopper's id, such as C1234.")
 GOOD = text_of("The id of the goods, such as G1234.")
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-009
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-010
 @SHOP.tool(theme="find_shopper", other="shopper_with_email", email=text_of("The shopper's e-mail address."))
 def find_shopper_by_email(data, email):
     "Finds a shopper by e-mail address."
@@ -87,7 +96,8 @@ def find_shopper_by_email(data, email):
             return {"shopper_id": shopper_id, "name": shopper["name"], "level": shopper["level"]}
     return "Error: no shopper has this e-mail address."
 
-@SHOP.tool(theme="find_shopper", other="shopper_with_phone", phone=text_of("The shopper's phone number, with its blanks."))
+@SHOP.tool(theme="find_shopper", other="shopper_with_phone",
+           phone=text_of("The shopper's phone number, with its blanks."))
 def find_shopper_by_phone(data, phone):
     "Finds a shopper by phone number."
     for shopper_id, shopper in data["shoppers"].items():
@@ -95,9 +105,10 @@ def find_shopper_by_phone(data, phone):
             return {"shopper_id": shopper_id, "name": shopper["name"], "level": shopper["level"]}
     return "Error: no shopper has this phone number."
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-010
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-011
 @SHOP.tool(other="orders_of_shopper", shopper_id=SHOPPER,
-           status=choice_of("Only orders of this status.", "any", "pending", "sent", "delivered", default="any"))
+           status=choice_of("Only orders of this status.", "any", "pending", "sent", "delivered",
+                            default="any"))
 def list_orders(data, shopper_id, status):
     "Lists the orders of a shopper: ids, days, status and goods."
     if shopper_id not in data["shoppers"]:
@@ -109,6 +120,7 @@ def list_orders(data, shopper_id, status):
             found[order_id] = {"ordered": order["ordered"], "status": order["status"], "goods": names}
     return found
 
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-012
 @SHOP.tool(other="order_details", order_id=ORDER)
 def show_order(data, order_id):
     "Shows an order: goods with their ids and prices, payment, delivery, address."
@@ -118,12 +130,14 @@ def show_order(data, order_id):
     lines = []
     for good, pieces in order["goods"].items():
         goods = data["goods"][good]
-        lines.append({"good_id": good, "name": goods["name"], "pieces": pieces, "price": f"{goods['price']:.2f} EUR",
+        lines.append({"good_id": good, "name": goods["name"], "pieces": pieces,
+                      "price": f"{goods['price']:.2f} EUR",
                       "final_sale": goods["final_sale"]})
     return {"order_id": order_id, "status": order["status"], "delivered": order["delivered"], "lines": lines,
-            "total": f"{order['total']:.2f} EUR", "paid_with": order["paid_with"], "address": order["address"]}
+            "total": f"{order['total']:.2f} EUR", "paid_with": order["paid_with"],
+            "address": order["address"]}
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-011
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-013
 @SHOP.tool(other="goods_search", name=text_of("Words of the name, such as blue kettle."),
            in_stock=dict(type="boolean", description="Only what is in stock.", default=False))
 def search_goods(data, name, in_stock):
@@ -132,7 +146,8 @@ def search_goods(data, name, in_stock):
     found = {}
     for good_id, goods in data["goods"].items():
         if all(word in goods["name"] for word in words) and (goods["stock"] or not in_stock):
-            found[good_id] = {"name": goods["name"], "price": f"{goods['price']:.2f} EUR", "stock": goods["stock"]}
+            found[good_id] = {"name": goods["name"], "price": f"{goods['price']:.2f} EUR",
+                              "stock": goods["stock"]}
     return found or "Error: no goods have such a name."
 
 @SHOP.tool(other="shopper_profile", shopper_id=SHOPPER)
@@ -144,7 +159,7 @@ def show_shopper(data, shopper_id):
     return {"shopper_id": shopper_id, "name": shopper["name"], "address": shopper["address"],
             "level": shopper["level"], "credit": f"{shopper['credit']:.2f} EUR"}
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-013
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-015
 @SHOP.tool(writes=True, other="void_order", order_id=ORDER,
            reason=choice_of("Why.", "ordered by mistake", "no longer needed", "found cheaper"))
 def cancel_order(data, order_id, reason):
@@ -160,9 +175,10 @@ def cancel_order(data, order_id, reason):
     if order["paid_with"] == "store credit":
         shopper = data["shoppers"][order["shopper"]]
         shopper["credit"] = round(shopper["credit"] + order["total"], 2)
-    return f"Order {order_id} is cancelled ({reason}); {order['total']:.2f} EUR go back to {order['paid_with']}."
+    money = f"{order['total']:.2f} EUR"
+    return f"Order {order_id} is cancelled ({reason}); {money} go back to {order['paid_with']}."
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-014
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-016
 @SHOP.tool(writes=True, other="accept_return", order_id=ORDER, good_id=GOOD,
            refund_to=choice_of("Where the money goes.", "card", "store credit"))
 def take_back(data, order_id, good_id, refund_to):
@@ -181,7 +197,7 @@ def take_back(data, order_id, good_id, refund_to):
         shopper["credit"] = round(shopper["credit"] + amount, 2)
     return f"Goods {good_id} of order {order_id} are taken back; {amount:.2f} EUR go to {refund_to}."
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-015
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-017
 @SHOP.tool(writes=True, other="swap_goods", order_id=ORDER, good_id=GOOD,
            new_good_id=text_of("The id of the goods to be sent instead."))
 def exchange_goods(data, order_id, good_id, new_good_id):
@@ -199,9 +215,9 @@ def exchange_goods(data, order_id, good_id, new_good_id):
     new["stock"] -= pieces
     change = round(pieces * (new["price"] - data["goods"][good_id]["price"]), 2)
     order["total"] = round(order["total"] + change, 2)
-    return f"Goods {good_id} of order {order_id} are exchanged for {new_good_id}; the difference is {change:.2f} EUR."
+    return f"Goods {good_id} of order {order_id} become {new_good_id}; the difference is {change:.2f} EUR."
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-016
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-018
 @SHOP.tool(writes=True, other="redirect_order", order_id=ORDER,
            street=text_of("Street and number."), town=text_of("The town."))
 def change_address(data, order_id, street, town):
@@ -214,7 +230,9 @@ def change_address(data, order_id, street, town):
     order["address"] = f"{street}, {town}"
     return f"Order {order_id}, worth {order['total']:.2f} EUR, goes to {street} in {town}."
 
-@SHOP.tool(writes=True, other="submit_order", shopper_id=SHOPPER, good_id=GOOD, pieces=whole_of("How many.", 1, 20),
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-019
+@SHOP.tool(writes=True, other="submit_order", shopper_id=SHOPPER, good_id=GOOD,
+           pieces=whole_of("How many.", 1, 20),
            pay_with=choice_of("What it is paid with.", "card", "store credit"))
 def place_order(data, shopper_id, good_id, pieces, pay_with):
     "Orders goods for a shopper."
@@ -235,7 +253,7 @@ def place_order(data, shopper_id, good_id, pieces, pay_with):
         "goods": {good_id: pieces}, "total": total, "paid_with": pay_with, "address": shopper["address"]}
     return f"Order {order_id} is placed: {pieces} pieces of {good_id} for {total:.2f} EUR with {pay_with}."
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-018
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-021
 def _shopper(s:Scene, fits=None)->str:
     "Who speaks: the same shopper for all errands of a party"
     if "id" not in s.mine:
@@ -245,7 +263,8 @@ def _shopper(s:Scene, fits=None)->str:
         if s.deep:
             way = s.r.choice(("email", "phone"))
             s.intros[-1] = f"{shopper['name']} ({shopper[way]})"
-            s.mine["deed"] = s.look(f"find_shopper_by_{way}", f"Who has the {way} {shopper[way]}?", found, **{way: shopper[way]})
+            s.mine["deed"] = s.look(f"find_shopper_by_{way}", f"Who has the {way} {shopper[way]}?", found,
+                                    **{way: shopper[way]})
     elif fits and not fits(s.mine["id"], s.now["shoppers"][s.mine["id"]]):
         raise Unsuited("another shopper")
     return s.mine["id"]
@@ -260,15 +279,17 @@ def _told_order(s:Scene, fits)->tuple[str, str, object]:
     listed = s.look("list_orders", "Which of the orders is meant?", order, s.mine["deed"], shopper_id=who)
     return order, f"my order with the {name}", listed
 
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-022
 def _only_there(s:Scene, who:str, order:str)->str:
     "The name of goods that no other order of the shopper holds"
-    others = {good for i, x in s.data["orders"].items() if x["shopper"] == who and i != order for good in x["goods"]}
+    others = {good for i, x in s.data["orders"].items() if x["shopper"] == who and i != order
+              for good in x["goods"]}
     own = [good for good in s.now["orders"][order]["goods"] if good not in others]
     if not own:
         raise Unsuited("orders that are alike")
     return s.now["goods"][own[0]]["name"]
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-019
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-023
 @SHOP.errand()
 def cancel(s:Scene, refused:bool):
     "Cancel a pending order, and hear what comes back"
@@ -282,18 +303,19 @@ def cancel(s:Scene, refused:bool):
     s.ask(f"cancel {called} ({why}) and tell me how much I get back",
           f"call off {called}, since {why}, and let me know what sum comes back to me")
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-020
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-024
 @SHOP.errand()
 def readdress(s:Scene, refused:bool):
     "Send a pending order elsewhere, and hear what it is worth"
     order, called, found = _told_order(s, lambda x: x["status"] == "pending")
     street, town = f"{s.r.randrange(2, 90)} {s.draw(STREETS, 1)[0]}", s.r.choice(TOWNS)
-    s.do("change_address", f"Send {called} to {street} in {town}.", found, order_id=order, street=street, town=town)
+    s.do("change_address", f"Send {called} to {street} in {town}.", found, order_id=order, street=street,
+         town=town)
     s.say(f"{s.now['orders'][order]['total']:.2f} EUR")
     s.ask(f"have {called} sent to {street} in {town} and tell me what it is worth",
           f"change the address of {called} to {street}, {town}, and tell me its total")
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-022
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-026
 def _delivered(s:Scene, rule:str|None)->tuple:
     "A delivered order and goods of it, which the rule forbids to take back, or none does"
     last = s.day(s.limits["days"])
@@ -309,6 +331,7 @@ def _delivered(s:Scene, rule:str|None)->tuple:
     good = s.r.choice(final if rule == "final" else goods)
     return order, called, found, good
 
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-027
 @SHOP.errand(refusable=True, steps=True)
 def give_back(s:Scene, refused:bool):
     "Give goods back for money"
@@ -318,43 +341,56 @@ def give_back(s:Scene, refused:bool):
     back = f"{pieces * s.now['goods'][good]['price']:.2f} EUR"
     paid = s.now["orders"][order]["paid_with"]
     delivered = s.now["orders"][order]["delivered"]
-    seen = s.look("show_order", f"What is in {called}?", delivered if refused else good, found, order_id=order)
-    where = "to where it came from"
+    seen = s.look("show_order", f"What is in {called}?", delivered if refused else good, found,
+                  order_id=order)
     if refused:
         s.refuse(rule, "take_back", order_id=order, good_id=good, refund_to=paid)
         s.say(delivered)
     else:
-        if paid not in seen.tells:
-            seen.tells.append(paid)
+        seen = s.look("show_order", f"What is in {called}?", paid, found, order_id=order)
         s.do("take_back", f"Take back the {name}.", seen, order_id=order, good_id=good, refund_to=paid)
         s.say(back)
-    s.ask(f"take back the {name} from {called}, the money going {where}, and tell me how much that is; if that cannot be, "
-          "tell me which rule forbids it and on which day it was delivered")
+    whose = "that I ordered" if s.deep else f"from {called}"
+    s.ask(f"take back the {name} {whose}, the money going to where it came from, and tell me how much that "
+          "is; if that cannot be, tell me which rule forbids it and on which day it was delivered",
+          f"give me my money for the {name} {whose} back the way I paid, and say what I get; if it is not "
+          "allowed, say by which rule, and when it was delivered")
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-023
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-028
+def _other_colour(s:Scene, order:str, good:str, dear:bool)->str:
+    "The same goods in another colour, enough of them, too dear or not"
+    old, pieces = s.now["goods"][good], s.now["orders"][order]["goods"][good]
+    def fits(i, x):
+        above = x["price"] > old["price"] + s.limits["gap"]
+        other = x["kind"] == old["kind"] and i not in s.now["orders"][order]["goods"]
+        return other and x["stock"] >= pieces and above == dear
+    return s.pick("goods", fits)
+
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-029
 @SHOP.errand(refusable=True, steps=True)
 def swap_colour(s:Scene, refused:bool):
     "Exchange goods for another colour, if it is not too dear"
     order, called, found, good = _delivered(s, None)
-    old, pieces = s.now["goods"][good], s.now["orders"][order]["goods"][good]
-    def fits(i, x):
-        dear = x["price"] > old["price"] + s.limits["gap"]
-        return x["kind"] == old["kind"] and x["stock"] >= pieces and dear == refused and i not in s.now["orders"][order]["goods"]
-    new = s.pick("goods", fits)
+    old, new = s.now["goods"][good], _other_colour(s, order, good, refused)
     name, price = s.now["goods"][new]["name"], f"{s.now['goods'][new]['price']:.2f} EUR"
-    seen = s.look("show_order", f"What is in {called}?", good, found, order_id=order)
-    searched = s.look("search_goods", f"What is the id of the {name}?", new, name=name)
+    searched = s.look("search_goods", f"What is the id of the {name}, and its price?",
+                      price if refused else new, name=name)
     if refused:
+        s.look("show_order", f"What does the {old['name']} cost?", f"{old['price']:.2f} EUR", found,
+               order_id=order)
+        s.say(f"{old['price']:.2f} EUR")
         s.refuse("dearer", "exchange_goods", order_id=order, good_id=good, new_good_id=new)
-        searched.tells.append(price)
     else:
-        s.do("exchange_goods", f"Exchange the {old['name']} for the {name}.", seen, searched, order_id=order, good_id=good,
+        seen = s.look("show_order", f"What is in {called}?", good, found, order_id=order)
+        s.do("exchange_goods", f"Exchange the {old['name']} for the {name}.", seen, searched, order_id=order,
+             good_id=good,
              new_good_id=new)
     s.say(price)
-    s.ask(f"exchange the {old['name']} from {called} for the {name}, and tell me what the {name} costs apiece; "
-          "if a rule forbids the exchange, tell me which, and the price all the same")
+    whose = "that I ordered" if s.deep else f"from {called}"
+    s.ask(f"exchange the {old['name']} {whose} for the {name}, and tell me what the {name} costs apiece; "
+          "if a rule forbids the exchange, tell me which, and what either costs apiece")
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-025
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-031
 def _wanted(s:Scene, pieces:int)->tuple:
     "Goods of which there are enough: their id, what they are called, and the deed that found them"
     good = s.pick("goods", lambda i, x: x["stock"] >= pieces)
@@ -363,6 +399,7 @@ def _wanted(s:Scene, pieces:int)->tuple:
         return good, f"the {name} (goods {good})", None
     return good, f"the {name}", s.look("search_goods", f"What is the id of the {name}?", good, name=name)
 
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-032
 @SHOP.errand(refusable=True)
 def buy(s:Scene, refused:bool):
     "Order some pieces of goods, if they are not too many"
@@ -372,13 +409,14 @@ def buy(s:Scene, refused:bool):
     price = s.now["goods"][good]["price"]
     call = {"shopper_id": who, "good_id": good, "pieces": pieces, "pay_with": "card"}
     if refused:
-        seen = found or s.look("search_goods", f"What does {called} cost?", good, name=s.now["goods"][good]["name"])
-        seen.tells.append(f"{price:.2f} EUR")
+        name = s.now["goods"][good]["name"]
+        seen = s.look("search_goods", f"What does {called} cost?", f"{price:.2f} EUR", name=name)
+        seen.tells = seen.tells[-1:]  # nothing is done with its id
         s.refuse("pieces", "place_order", **call)
         s.say(f"{price:.2f} EUR")
     else:
         s.do("place_order", f"Order {pieces} pieces of {called}.", s.mine["deed"], found, **call)
         s.say(f"{pieces * price:.2f} EUR")
     whom = "" if s.deep else f" for shopper {who}"
-    s.ask(f"order {pieces} pieces of {called}{whom}, paid with the card, and tell me what they cost together; "
-          "if a rule forbids it, tell me which, and what one of them costs")
+    s.ask(f"order {pieces} pieces of {called}{whom}, paid with the card, and tell me what they cost "
+          "together; if a rule forbids it, tell me which, and what one of them costs")

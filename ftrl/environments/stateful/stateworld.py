@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from ...core import FtrlError
-from ..world import STATE_WORLDS
 
 # %% ../../../nbs/environments/stateful/01_stateworld.ipynb #cell-005
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ def tool(self:StateWorld,
     def known(function:Callable)->Callable:
         name = function.__name__
         if _parameters(function) != list(properties):
-            raise FtrlError(f"{name}: its parameters are {_parameters(function)}; its schemas are {list(properties)}")
+            raise FtrlError(f"{name}: its parameters are {_parameters(function)}; "
+                            f"its schemas are {list(properties)}")
         text = " ".join(function.__doc__.split())
         self.acts[name] = Act(name, text, properties, function, _body(function), writes, theme, other or name)
         return function
