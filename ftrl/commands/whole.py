@@ -7,7 +7,8 @@ __all__ = ['TIMED', 'reproduce_command', 'bench_command']
 
 # %% ../../nbs/commands/05_whole.ipynb #cell-002
 from importlib import import_module
-from typing import Annotated
+from inspect import signature
+from typing import Annotated, Optional
 from .app import Arg, Opt, app
 from ..core import FtrlError, dumps, in_range
 
@@ -38,16 +39,29 @@ TIMED = {
 def _shown(value)->str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-@app.command("bench")
-def bench_command(
-    name: Annotated[str, Arg(help=" ".join(TIMED))],
-    as_json: Annotated[bool, Opt("--json", help="One JSON object as the last line")] = False,
-):
-    "Benchmark a part against a named peer, in the same run."
+def _measured(name:str, **given)->dict:
+    "A benchmark's result; what is given is handed through where the benchmark knows it"
     if name not in TIMED:
         raise FtrlError(f"benchmark {name!r} is unknown; expected one of {', '.join(TIMED)}")
     module, function = TIMED[name].split(":")
-    result = getattr(import_module(module), function)()
+    measure = getattr(import_module(module), function)
+    given = {key: value for key, value in given.items() if value is not None}
+    for key in given.keys() - signature(measure).parameters.keys():
+        raise FtrlError(f"benchmark {name} takes no --{key}; leave it out")
+    return measure(**given)
+
+# %% ../../nbs/commands/05_whole.ipynb #cell-008
+@app.command("bench")
+def bench_command(
+    name: Annotated[str, Arg(help=" ".join(TIMED))],
+    model: Annotated[Optional[str], Opt(help="Of update and rollout; default: smollm2")] = None,
+    rows: Annotated[Optional[str], Opt(help="Of update: collected rows, packed as a tree")] = None,
+    as_json: Annotated[bool, Opt("--json", help="One JSON object as the last line")] = False,
+):
+    """Benchmark a part against a named peer, in the same run.
+
+    ftrl bench update --model qwen2.5-coder-0.5b --rows rows.parquet"""
+    result = _measured(name, model=model, rows=rows)
     for case in result["cases"]:
         print("  ".join(f"{key} {_shown(value)}" for key, value in case.items()))
     if as_json:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from ..core import FtrlError
-from ..perf import benchmark, case, compare, seconds
+from ..perf import benchmark, case, compare, number_format, seconds
+from .sharing.tree_speed import bench_rows
 
 # %% ../../nbs/training/15_speed.ipynb #cell-005
 def operations(
@@ -213,6 +214,10 @@ def _memories(ours:float | None, peer:float | None)->dict:
 # %% ../../nbs/training/15_speed.ipynb #cell-026
 _SIZES = ((512, 8), (1536, 16), (4096, 16))
 
+def _fast(work:str)->str:
+    "What this machine does this work fastest in, by the name benchmarks give it"
+    return "bf16" if number_format(work) == "bfloat16" else "fp32"
+
 def _torch_type(name:str):
     "A number format by the name benchmarks give it"
     import torch
@@ -226,14 +231,18 @@ def bench_update(
     model:str="smollm2", # Any model `train` takes
     cases:Sequence[tuple[int, int]]=_SIZES, # (prompt tokens, completions)
     length:int=64, # Tokens of a completion
-    dtype:str="bf16", # bf16 or fp32
+    dtype:str|None=None, # bf16 or fp32; default: what this machine is faster in
     n:int=2, # Rounds after the first run; on a CPU, cases of 4,096 tokens and more have only that
+    rows:str|None=None, # Collected rows: packed as a tree against group by group, instead of these cases
 )->dict: # As `ftrl bench update --json` prints it
     "The update of a GRPO step against stock TRL"
     import torch
     from trl import GRPOTrainer
     from ftrl.models.embedded import model_path
     from ftrl.training.trainer import StepTrainer
+    if rows:
+        return bench_rows(rows, model, dtype=dtype)
+    dtype = dtype or _fast("read")
     device, where, found = "cuda" if torch.cuda.is_available() else "cpu", model_path(model), []
     rate = gemm_rate(_torch_type(dtype), device)
     for prompt, group in cases:
@@ -247,7 +256,7 @@ def bench_update(
             print(f"{found[-1]['case']}: {found[-1]['ratio']} times", file=sys.stderr)
         del stock, ours
     return benchmark("update", found, peer=f"trl {version('trl')} GRPOTrainer", gemm=round(rate / 1e9, 1),
-                     gemm_unit="GFLOP/s")
+                     gemm_unit="GFLOP/s", model=model, dtype=dtype)
 
 # %% ../../nbs/training/15_speed.ipynb #cell-032
 def _stock_generate(model, ids, length:int)->None:
@@ -288,13 +297,14 @@ def bench_generate(
     group:int=16, # Completions
     length:int=64, # Tokens of a completion
     prompts:int=1, # Prompts at once
-    dtype:str="bf16", # bf16 or fp32
+    dtype:str|None=None, # bf16 or fp32; default: what this machine is faster in
     n:int=3, # Rounds
 )->dict: # As `ftrl bench rollout --json` prints it
     "Generation of a group against stock `generate`"
     import torch
     from transformers import AutoConfig
     from ftrl.models.embedded import model_path
+    dtype = dtype or _fast("write")
     vocabulary = AutoConfig.from_pretrained(model_path(model)).vocab_size
     ids = torch.randint(10, vocabulary, (prompts, prompt), generator=torch.Generator().manual_seed(0))
     times = compare(_generators(model, ids, group, length, _torch_type(dtype)), n)
