@@ -139,6 +139,11 @@ def _tells(reply, answers)->bool:
     "Does a reply hold one of these answers?"
     return any(verify(reply, answer) for answer in answers)
 
+def _reveals(call, reply, answers)->bool:
+    "Does a reply hold one of these answers, other than by repeating what it was given?"
+    given = dumps(call.arguments)
+    return _tells(reply, [answer for answer in answers if not verify(given, answer)])
+
 @gate("silent")
 def _silent(t:Trial)->str:
     "Dummy, random and empty arguments solve nothing"
@@ -184,7 +189,7 @@ def _hidden(t:Trial)->str:
         if verify(seen, answer):
             return "a sub-answer stands in the documents"
     for _, call, reply in _replies(t, "distractor"):
-        if _tells(reply, t.answers):
+        if _reveals(call, reply, t.answers):
             return f"distractor {call.name} returns a sub-answer"
     return ""
 
@@ -241,7 +246,7 @@ def _needed(t:Trial)->str:
         return unused
     for hop in _hops(t):
         others = [s.answer for s in t.env.subquestions if s.id != hop.asked.id]
-        if _tells(hop.reply, others):
+        if _reveals(hop.call, hop.reply, others):
             return f"{hop.asked.id} also returns another sub-answer"
     return ""
 

@@ -10,10 +10,11 @@ __all__ = ['source_of', 'tool_source', 'document_of', 'OwnTool', 'own_tool', 'Ow
 import inspect, textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
 from types import FunctionType, ModuleType
+from fastcore.basics import patch
 from ...core import SCENARIOS, Env, FtrlError, SubQuestion, ToolDoc, dumps, rng
 from ..build import Seen
 from ..gate import GATES, check, shape
@@ -30,7 +31,7 @@ def _constant(name:str, value)->str:
         same = False
     if not same:
         raise FtrlError(f"{name} is {type(value).__name__}, which a tool cannot carry; expected constants, "
-                        "functions and modules: make it inside the function, or hand it over as an argument")
+                        "functions and modules: make it inside the function, or give it as an argument")
     return f"{name} = {text}"
 
 def _own_source(function:FunctionType)->str:
@@ -38,8 +39,8 @@ def _own_source(function:FunctionType)->str:
     try:
         return textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError) as e:
-        raise FtrlError(f"{function.__name__} has no source to read ({e}); expected a function that is written "
-                        "in a file or a notebook") from e
+        raise FtrlError(f"{function.__name__} has no source to read ({e}); expected a function that is "
+                        "written in a file or a notebook") from e
 
 # %% ../../../nbs/environments/own/00_functions.ipynb #cell-008
 def source_of(
@@ -95,13 +96,14 @@ def _quiet(tool):
 {name} = _quiet({name})
 '''
 
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-011
 def tool_source(
     function:Callable, # A plain function
 )->str: # Source of a tool
     "A function as the source of a tool: it stands alone, and its errors repeat no argument"
     return source_of(function) + _QUIET.replace("{name}", function.__name__)
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-013
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-014
 def document_of(
     function:Callable, # With type hints, and a docstring that has `Args:`
 )->ToolDoc:
@@ -111,15 +113,16 @@ def document_of(
         schema = get_json_schema(function)
     except Exception as e:  # it has errors of its own for hints and for docstrings
         why = " ".join(str(e).split())
-        raise FtrlError(f"{function.__name__}: {why}; expected type hints, and a docstring in Google's style "
-                        "with a line for each argument below `Args:`") from e
+        raise FtrlError(f"{function.__name__}: {why}; expected type hints, and a docstring in Google's "
+                        "style with a line for each argument below `Args:`") from e
     schema["function"].pop("return", None)
+    properties = schema["function"]["parameters"]["properties"]
     for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.default is not inspect.Parameter.empty and parameter.default is not None:
-            schema["function"]["parameters"]["properties"][name]["default"] = parameter.default
+        if parameter.default not in (parameter.empty, None):
+            properties[name]["default"] = parameter.default
     return ToolDoc.from_schema(schema)
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-016
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-017
 @dataclass(frozen=True)
 class OwnTool:
     "A function as a tool: its document, its source, calls of it, how they are asked for, which field answers"
@@ -146,7 +149,7 @@ def _default_ask(name, arguments)->str:
     given = " and ".join(f"{key.replace('_', ' ')} {{{key}}}" for key in arguments)
     return f"the {words} for {given}"
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-018
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-019
 def _checked_ask(name:str, ask:str, properties:dict)->None:
     "Does a phrase name arguments, and only those that there are?"
     named = {field for _, field, _, _ in Formatter().parse(ask) if field}
@@ -164,14 +167,15 @@ def own_tool(
 )->OwnTool:
     "A function as a tool"
     doc, given = document_of(function), tuple(dict(call) for call in calls)
+    properties = doc.parameters["properties"]
     if ask:
-        _checked_ask(doc.name, ask, doc.parameters["properties"])
+        _checked_ask(doc.name, ask, properties)
     for call in given:
-        if set(call) - set(doc.parameters["properties"]):
-            raise FtrlError(f"{doc.name} takes {', '.join(doc.parameters['properties'])}; a call gives {call}")
+        if set(call) - set(properties):
+            raise FtrlError(f"{doc.name} takes {', '.join(properties)}; a call gives {call}")
     return OwnTool(doc, tool_source(function), given, ask, answer)
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-021
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-022
 @dataclass(frozen=True)
 class OwnFact:
     "A call and what it answers"
@@ -196,7 +200,7 @@ def _field_of(text:str, field:str)->str | None:
         value = value[key]
     return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-023
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-024
 def _no_fact(tool, result)->tuple[str, str]:
     "The answer of a call, and why it is none"
     if not result.ok:
@@ -210,6 +214,7 @@ def _no_fact(tool, result)->tuple[str, str]:
         return "", f"{tool.name}: {answer[:40]!r} is too short, or too long a list, to be searched for"
     return answer, ""
 
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-026
 def own_facts(
     tools:Sequence[OwnTool], # Tools with calls
     sandbox=None, # A `Sandbox`; the shared one when None
@@ -228,7 +233,7 @@ def own_facts(
             found.append(OwnFact(tool, call, answer))
     return found, lost
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-026
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-029
 _HELD_OUT = .3   # of all facts
 
 def _is_held_out(fact:OwnFact)->bool:
@@ -251,7 +256,7 @@ def _asked(chain:Sequence[_Hop])->str:
         words = hop.fact.tool.asks_for(given).replace("the the ", "the ")
     return words
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-028
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-031
 class OwnWorld:
     "Facts that functions tell, and what leads on to what"
     def __init__(self, tools:Sequence[OwnTool], facts:Sequence[OwnFact], split:str="train"):
@@ -263,28 +268,31 @@ class OwnWorld:
             by_answer.setdefault(fact.answer, []).append(fact)
         self.by_answer = by_answer
 
-    def before(self, fact:OwnFact)->list[tuple[str, OwnFact]]:
-        "Facts that lead on to this one, and the argument that each gives"
-        found = []
-        for key, value in fact.arguments.items():
-            for other in self.by_answer.get(str(value), ()):
-                if other.tool.name != fact.tool.name:
-                    found.append((key, other))
-        return found
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-032
+@patch
+def before(self:OwnWorld, fact:OwnFact)->list[tuple[str, OwnFact]]:
+    "Facts that lead on to this one, and the argument that each gives"
+    found = []
+    for key, value in fact.arguments.items():
+        for other in self.by_answer.get(str(value), ()):
+            if other.tool.name != fact.tool.name:
+                found.append((key, other))
+    return found
 
-    def chain(self, r, length:int)->list[_Hop] | None:
-        "A random chain that ends where this split asks; None if this draw is too short"
-        fact, hops = r.choice(self.ends), []
-        for _ in range(length - 1):
-            ways = self.before(fact)
-            if not ways:
-                return None
-            key, earlier = r.choice(ways)
-            hops.insert(0, _Hop(fact, key))
-            fact = earlier
-        return [_Hop(fact), *hops]
+@patch
+def chain(self:OwnWorld, r, length:int)->list[_Hop] | None:
+    "A random chain that ends where this split asks; None if this draw is too short"
+    fact, hops = r.choice(self.ends), []
+    for _ in range(length - 1):
+        ways = self.before(fact)
+        if not ways:
+            return None
+        key, earlier = r.choice(ways)
+        hops.insert(0, _Hop(fact, key))
+        fact = earlier
+    return [_Hop(fact), *hops]
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-031
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-035
 _LENGTHS = {  # of the chains; one is drawn
     "single_hop": ((1,),),
     "parallel_single_hop": ((1, 1), (1, 1, 1)),
@@ -302,7 +310,7 @@ def _chains(world, scenario, r)->list[list[_Hop]] | None:
     answers = {fact.answer for fact in facts}
     return chains if len(calls) == len(answers) == len(facts) else None
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-032
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-036
 def _subquestions(chains)->list[SubQuestion]:
     "Sub-questions with their gold calls, in order"
     found = []
@@ -330,14 +338,14 @@ def _compose(world:OwnWorld, scenario:str, id:str, seed:int, split:str, r)->Env 
                tuple(tool.doc for tool in tools), {tool.name: tool.code for tool in tools},
                tuple(tool.name for tool in tools if tool.name not in used))
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-035
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-039
 _TRIES = 60
 
 def _no_environment(scenario, lost:Counter)->FtrlError:
     "Why the functions give no further environment"
     reasons = "; ".join(f"{why} ({n} times)" for why, n in lost.most_common(3)) or "no calls"
-    return FtrlError(f"{scenario}: {_TRIES} draws gave nothing new and sound; {reasons}. Expected more calls, "
-                     "fewer environments, or only the scenarios that these functions allow")
+    return FtrlError(f"{scenario}: {_TRIES} draws gave nothing new and sound; {reasons}. Expected more "
+                     "calls, fewer environments, or only the scenarios that these functions allow")
 
 def _judged(env:Env, sandbox)->str:
     "Why an environment is refused; empty if it passes every gate"
@@ -345,7 +353,7 @@ def _judged(env:Env, sandbox)->str:
         return "no such question"
     return next((f"gate {v.gate}: {v.reason}" for v in check(env, sandbox) if not v.ok), "")
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-036
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-040
 def from_functions(
     tools:Sequence[OwnTool], # Made by `own_tool`, or read by `read_functions`
     n:int, # How many environments
@@ -374,7 +382,7 @@ def _next(world, scenario, i, seed, split, seen, lost, sandbox)->Env:
         lost[why or "asked before"] += 1
     raise _no_environment(scenario, lost)
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-043
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-047
 def _module(path:Path)->ModuleType:
     "Import a file under a name of its own"
     import importlib.util
@@ -390,10 +398,11 @@ def _named(module, name)->dict:
     "One of the dicts of a file"
     value = getattr(module, name, {})
     if not isinstance(value, dict):
-        raise FtrlError(f"{module.__file__}: {name} is {type(value).__name__}; expected a dict by function name")
+        raise FtrlError(f"{module.__file__}: {name} is {type(value).__name__}; "
+                        "expected a dict by function name")
     return value
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-044
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-048
 def read_functions(
     path:str|Path, # A Python file
 )->list[OwnTool]:
@@ -409,7 +418,8 @@ def read_functions(
     strange = sorted({*calls, *asks, *answers} - set(functions))
     if strange or not calls:
         got = f"{strange[0]} is no function of it" if strange else "it has no CALLS"
-        raise FtrlError(f"{path}: {got}; expected CALLS = {{'function': [{{'argument': value}}, ...]}} for some of "
-                        f"{', '.join(functions) or 'its functions'}")
+        names = ", ".join(functions) or "its functions"
+        raise FtrlError(f"{path}: {got}; expected CALLS = {{'function': [{{'argument': value}}, ...]}} "
+                        f"for some of {names}")
     return [own_tool(f, calls.get(name, ()), asks.get(name, ""), answers.get(name, ""))
             for name, f in functions.items()]
