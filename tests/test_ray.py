@@ -18,8 +18,8 @@ from ftrl.environments.store import write_envs
 from ftrl.files import load_rows, save_rows, write_json_lines
 
 def victims(name):
-    said = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
-    return [int(x.split()[0]) for x in said if "ray::" in x and name in x]
+    said = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True).stdout
+    return [int(x.split()[0]) for x in said.splitlines() if "ray::" in x and name in x]
 
 def kill_one(name, killed):
     "Kill the first process that works on this"
@@ -64,7 +64,7 @@ AGENTS = "ray::DashboardAgent", "ray::RuntimeEnvAgent"
 
 def below(pid):
     "A process's descendants, by number: their command"
-    said = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    said = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
     table = [line.split(None, 2) for line in said.splitlines()[1:]]
     found, parents = {}, {pid}
     while parents:

@@ -77,7 +77,7 @@ def test_reproduce(tmp_path):
 
 def kernels(parent):
     "Processes of notebook kernels that this process has started"
-    said = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    said = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
     found = [line.split(None, 2) for line in said.splitlines()[1:]]
     return [int(pid) for pid, above, words in found if int(above) == parent and "ipykernel_launcher" in words]
 

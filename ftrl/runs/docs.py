@@ -147,13 +147,17 @@ def _picture(name:str, out:Path)->list[str]:
     from ftrl.figures.figure import FIGURES
     title = FIGURES[name].__doc__ if name in FIGURES else name
     links = []
-    for kind in ("svg", "csv"):
+    for kind, called in (("svg", "svg"), ("csv", "csv"), ("md", "table")):
         file = f"figures/{name}.{kind}"
         if (out/file).exists():
-            links.append(f"[{kind}]({file})")
+            links.append(f"[{called}]({file})")
     heading = name.replace("_", " ")
     files = " · ".join(links)
-    return [f"## {heading}", f"{title}. {files}", f"![{title}](figures/{name}.png)"]
+    words = out/f"figures/{name}.md"
+    shown = f"![{title}](figures/{name}.png)"
+    if words.exists():  # it is a table at heart
+        shown = words.read_text(encoding="utf-8").strip()
+    return [f"## {heading}", f"{title}. {files}", shown]
 
 def _figures(folder:Path, out:Path, report:bool)->None:
     "The page of all figures"

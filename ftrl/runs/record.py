@@ -27,16 +27,25 @@ def _folded(title:str, body:str)->str:
     "Something to be opened"
     return f"<details><summary>{html.escape(title)}</summary>{body}</details>"
 
-def _figure(png:Path)->str:
-    "A figure with its title and numbers"
-    name, data = png.stem, png.with_suffix(".csv")
-    picture = base64.b64encode(png.read_bytes()).decode()
-    title = html.escape((FIGURES[name].__doc__ or name) if name in FIGURES else name)
-    image = f'<img alt="{title}" src="data:image/png;base64,{picture}">'
-    numbers = _folded("numbers", _table(data)) if data.exists() else ""
-    return f'<figure id="{name}">{image}<figcaption>{title}</figcaption>{numbers}</figure>'
+def _markdown(text:str)->str:
+    "Markdown as HTML"
+    from nbconvert.filters.markdown_mistune import markdown2html_mistune
+    return f"<div class=wide>{markdown2html_mistune(text)}</div>"
 
 # %% ../../nbs/runs/7_record.ipynb #cell-008
+def _figure(png:Path)->str:
+    "A figure with its title and numbers"
+    name, data, words = png.stem, png.with_suffix(".csv"), png.with_suffix(".md")
+    title = html.escape((FIGURES[name].__doc__ or name) if name in FIGURES else name)
+    if words.exists():
+        shown = _markdown(words.read_text(encoding="utf-8"))
+    else:
+        picture = base64.b64encode(png.read_bytes()).decode()
+        shown = f'<img alt="{title}" src="data:image/png;base64,{picture}">'
+    numbers = _folded("numbers", _table(data)) if data.exists() else ""
+    return f'<figure id="{name}">{shown}<figcaption>{title}</figcaption>{numbers}</figure>'
+
+# %% ../../nbs/runs/7_record.ipynb #cell-011
 def _notebook(path:Path)->tuple[str, str]:
     "An executed notebook: its title, and its body as HTML"
     import nbformat
@@ -48,7 +57,7 @@ def _notebook(path:Path)->tuple[str, str]:
     body, _ = HTMLExporter(template_name="basic", **bare).from_notebook_node(nb)
     return title, body
 
-# %% ../../nbs/runs/7_record.ipynb #cell-011
+# %% ../../nbs/runs/7_record.ipynb #cell-014
 _COLOURS = """
 :root{color-scheme:light dark;--ink:#22272e;--paper:#fff;--soft:#f3f4f6;\
 --rule:#e3e6e9;--faint:#5a636d;--link:#0072b2}
@@ -57,7 +66,7 @@ _COLOURS = """
 --link:#6db8e8}figure img{background:#fff;border-radius:.3rem}}
 """
 
-# %% ../../nbs/runs/7_record.ipynb #cell-012
+# %% ../../nbs/runs/7_record.ipynb #cell-015
 STYLE = _COLOURS + """\
 body{font:16px/1.55 system-ui,"DejaVu Sans",sans-serif;color:var(--ink);background:var(--paper);\
 max-width:66rem;
@@ -72,6 +81,7 @@ figure{margin:2.2rem 0;padding:1rem;border:1px solid var(--rule);border-radius:.
 figure img{max-width:100%;display:block;margin:auto}
 figcaption,.small{color:var(--faint);font-size:.9rem}
 .wide{overflow-x:auto}
+.lead{font-size:1.2rem}
 table{border-collapse:collapse;font-size:.85rem;margin:1rem 0}
 th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--rule)}
 th:first-child,td:first-child{text-align:left}
@@ -83,7 +93,7 @@ summary{cursor:pointer}
 section>details>summary{font-size:1.15rem;font-weight:600;margin:.8rem 0}
 """
 
-# %% ../../nbs/runs/7_record.ipynb #cell-014
+# %% ../../nbs/runs/7_record.ipynb #cell-017
 def _told(value)->str:
     "A setting in words"
     if isinstance(value, dict):
@@ -109,20 +119,32 @@ def _settings(run:Path)->str:
         return ""
     return f'<div class=wide><table class=settings>{"".join(cells)}</table></div>'
 
-# %% ../../nbs/runs/7_record.ipynb #cell-017
-def _markdown(text:str)->str:
-    "Markdown as HTML"
-    from nbconvert.filters.markdown_mistune import markdown2html_mistune
-    return f"<div class=wide>{markdown2html_mistune(text)}</div>"
+# %% ../../nbs/runs/7_record.ipynb #cell-020
+def _lead(claims:Path)->str:
+    "The first claim with its number, and how the others fared"
+    import pandas as pd
+    frame = pd.read_csv(claims)
+    first, fared = frame.iloc[0], frame.verdict.value_counts()
+    number = ""
+    if pd.notna(first.number):
+        number = f", {first.number:+.1f} points ({first.low:.1f} to {first.high:.1f})"
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in fared.items())
+    told = f"{first.claim}: {first.verdict}{number}. Of {len(frame)} claims: {counts}."
+    return f"<p class=lead>{html.escape(told)}</p>"
 
 def _headline(run:Path)->str:
-    "What came out: the results table, and the claims"
+    "What came out: in a sentence, as the results table, and claim by claim"
     table, claims = run/"table.md", run/"figures"/"claims.csv"
-    results = f'<h2 id="results">Results</h2>{_markdown(table.read_text())}' if table.exists() else ""
-    tested = f'<h2 id="tested">Claims</h2>{_table(claims)}' if claims.exists() else ""
-    return results + tested
+    parts = [_lead(claims)] if claims.exists() else []
+    if table.exists():
+        parts.append(f'<h2 id="results">Results</h2>{_markdown(table.read_text(encoding="utf-8"))}')
+    if claims.exists():
+        words = claims.with_suffix(".md")
+        tested = _markdown(words.read_text(encoding="utf-8")) if words.exists() else _table(claims)
+        parts.append(f'<h2 id="claims">Claims</h2>{tested}')
+    return "".join(parts)
 
-# %% ../../nbs/runs/7_record.ipynb #cell-019
+# %% ../../nbs/runs/7_record.ipynb #cell-023
 @dataclass(frozen=True)
 class Section:
     "A part of the page: where it is, what the table of contents calls it, and its HTML"
@@ -137,10 +159,10 @@ def _in_order(pictures:Iterable[Path])->list[Path]:
         return order.get(picture.stem, len(order)), picture.stem
     return sorted(pictures, key=place)
 
-# %% ../../nbs/runs/7_record.ipynb #cell-021
+# %% ../../nbs/runs/7_record.ipynb #cell-025
 def _sections(run:Path)->list[Section]:
     "The parts of a page, in order"
-    pictures = _in_order((run/"figures").glob("*.png"))
+    pictures = _in_order(p for p in (run/"figures").glob("*.png") if p.stem != "claims")  # these come first
     books = [p for p in finished(run, "notebooks/*.ipynb") if not p.stem.endswith(".failed")]
     if not pictures and not books:
         raise FtrlError(f"{run} has neither figures nor notebooks; run `ftrl reproduce --out {run}` first")
@@ -153,7 +175,7 @@ def _sections(run:Path)->list[Section]:
         found.append(Section(f"nb-{path.stem}", title, f"<section>{folded}</section>"))
     return found
 
-# %% ../../nbs/runs/7_record.ipynb #cell-023
+# %% ../../nbs/runs/7_record.ipynb #cell-027
 def page(
     run:str | Path, # A run directory
 )->str: # The whole page
@@ -176,7 +198,7 @@ def _placed(section:Section)->str:
         return section.body
     return f'<div id="{section.id}">{section.body}</div>'
 
-# %% ../../nbs/runs/7_record.ipynb #cell-025
+# %% ../../nbs/runs/7_record.ipynb #cell-029
 def write_report(
     run:str | Path, # A run directory
     out:str | Path | None=None, # Where; `report/index.html` in the run by default
