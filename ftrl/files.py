@@ -198,8 +198,8 @@ def _fresh(path:Path, note:Path, file, about:dict, force:bool, adopt:bool)->None
     if there and not (force or adopt):
         if not file.seek(0, 2):
             note.unlink()  # we have just made it
-        raise FtrlError(f"{path} is there already and was not made by this command; choose another --out, "
-                        "remove it, or give --force to replace it")
+        raise FtrlError(f"{path} is there already and was not made by this command; copy {note.name} too "
+                        "where it comes from, choose another --out, remove it, or give --force to replace it")
     if force:
         _remove(path)
     file.truncate(0)
@@ -223,7 +223,7 @@ def produced(
                 raise
         return mine.done
 
-# %% ../nbs/01_files.ipynb #cell-034
+# %% ../nbs/01_files.ipynb #cell-036
 def file_digest(
     path, # A file
 )->str: # 12 hexadecimal digits
@@ -234,7 +234,7 @@ def file_digest(
             digest.update(block)
     return digest.hexdigest()[:12]
 
-# %% ../nbs/01_files.ipynb #cell-036
+# %% ../nbs/01_files.ipynb #cell-038
 LINE = 1 << 27     # bytes of a line at most
 BLANK = 1 << 20    # blank lines in a row at most: a small .gz file can hold billions
 
@@ -252,7 +252,7 @@ def open_text(
     packed = gzip.GzipFile("", "wb", fileobj=open(path, "wb"), mtime=0)  # neither name nor time in the file
     return io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
 
-# %% ../nbs/01_files.ipynb #cell-037
+# %% ../nbs/01_files.ipynb #cell-039
 def find_file(
     path, # A file that may be stored gzipped
 )->Path: # The file that is there: `path` or `path.gz`
@@ -263,7 +263,7 @@ def find_file(
     what = "a folder, not a file" if Path(path).is_dir() else "no such file"
     raise FtrlError(f"{path}: {what}; expected an existing file, or one with .gz at its end")
 
-# %% ../nbs/01_files.ipynb #cell-039
+# %% ../nbs/01_files.ipynb #cell-041
 def _text_lines(path:Path)->Iterator[tuple[int, str]]:
     "The lines of a text file that are not blank, with their numbers"
     blank = 0
@@ -289,7 +289,7 @@ def _not_lines(path:Path, i:int, why:str)->FtrlError:
     "What to say of a file that holds something else than lines of JSON"
     return FtrlError(f"{path} line {i}: {why}; expected JSON lines")
 
-# %% ../nbs/01_files.ipynb #cell-041
+# %% ../nbs/01_files.ipynb #cell-043
 def parsed(
     text:str, # JSON
     where:str, # Names its place in errors
@@ -314,7 +314,7 @@ def numbered_lines(
             raise FtrlError(f"{path} line {i}: got {type(x).__name__}, expected an object")
         yield i, x
 
-# %% ../nbs/01_files.ipynb #cell-043
+# %% ../nbs/01_files.ipynb #cell-045
 def read_json_lines(
     path, # A .jsonl file, plain or .gz
 )->Iterator[dict]: # One object a line; empty lines are passed over
@@ -332,7 +332,7 @@ def write_json_lines(
             f.write(dumps(x) + "\n")
     return n
 
-# %% ../nbs/01_files.ipynb #cell-046
+# %% ../nbs/01_files.ipynb #cell-048
 COLUMNS = {"messages": list, "tools": str, "codes": str, "unsolved_set": str, "solve_rate": float,
            "data_source": str, "split": str, "answer": str}
 _JSON = {"tools": list, "codes": dict, "unsolved_set": dict, "env": dict}
@@ -353,7 +353,7 @@ def _is(value, kind:type)->bool:
         return False
     return isinstance(value, (int, float) if kind is float else kind)
 
-# %% ../nbs/01_files.ipynb #cell-048
+# %% ../nbs/01_files.ipynb #cell-050
 def _inside(x:dict, where:str)->dict:
     "The columns that hold JSON, parsed; `env` may stand there as an object"
     found = {}
@@ -378,7 +378,7 @@ def _texts(xs:dict, where:str)->None:
         raise FtrlError(f"{where}: `unsolved_set` holds {dumps(answers)[:60]} for {tool!r}; "
                         "expected a list of texts")
 
-# %% ../nbs/01_files.ipynb #cell-050
+# %% ../nbs/01_files.ipynb #cell-052
 def _content(message:dict, where:str):
     "The text of a message; parts are joined"
     content = message.get("content")
@@ -397,7 +397,7 @@ def _part(part)->str | None:
     text = part.get("text") if isinstance(part, dict) else part
     return text if isinstance(text, str) else None
 
-# %% ../nbs/01_files.ipynb #cell-052
+# %% ../nbs/01_files.ipynb #cell-054
 def _tool_call(call, where:str)->dict:
     "A call in chat form; a flat one is put into its function"
     if isinstance(call, dict) and "function" not in call and "name" in call:
@@ -409,7 +409,7 @@ def _tool_call(call, where:str)->dict:
     raise FtrlError(f"{where}: `tool_calls` holds {dumps(call)[:60]}; expected objects with a `function` "
                     "that has a `name` and `arguments`")
 
-# %% ../nbs/01_files.ipynb #cell-054
+# %% ../nbs/01_files.ipynb #cell-056
 def checked_message(
     m, # A chat message from anywhere
     where:str, # Names its place in errors
@@ -427,7 +427,7 @@ def checked_message(
     found = [_tool_call(call, where) for call in calls]
     return {**m, "tool_calls": found} if found != calls else m
 
-# %% ../nbs/01_files.ipynb #cell-056
+# %% ../nbs/01_files.ipynb #cell-058
 def _holds(xs, kind:type, name:str, where:str)->None:
     "Are all of them of this type?"
     if not all(isinstance(x, kind) for x in xs):
@@ -447,7 +447,7 @@ def checked_row(
     known = {c: x[c] for c in COLUMNS} | {"messages": [checked_message(m, where) for m in x["messages"]]}
     return Row(**known, env=dumps(env) if isinstance(env, dict) else env)
 
-# %% ../nbs/01_files.ipynb #cell-060
+# %% ../nbs/01_files.ipynb #cell-062
 def plain(row:Row)->dict:
     "A row as a plain dict; `env` only where there is one"
     found = {c: getattr(row, c) for c in COLUMNS}
@@ -465,7 +465,7 @@ def _flat(message:dict)->dict:
         return {k: v for k, v in message.items() if k != "tool_calls"}
     return {**message, "tool_calls": [{**c, "function": _argument_text(c["function"])} for c in calls]}
 
-# %% ../nbs/01_files.ipynb #cell-061
+# %% ../nbs/01_files.ipynb #cell-063
 def _present(x:dict, keep:tuple=())->dict:
     "Without its nulls"
     return {k: v for k, v in x.items() if v is not None or k in keep}
@@ -480,7 +480,7 @@ def _lean(message)->dict:
         message["tool_calls"] = [_present(c) if isinstance(c, dict) else c for c in calls]
     return message
 
-# %% ../nbs/01_files.ipynb #cell-064
+# %% ../nbs/01_files.ipynb #cell-066
 def stream_rows(
     path, # .jsonl, .jsonl.gz or .parquet
 )->Iterator[Row]:
@@ -507,7 +507,7 @@ def _batches(path)->Iterator[dict]:
         why = (str(e).splitlines() or [type(e).__name__])[0]
         raise FtrlError(f"{path}: not a parquet file, or a broken one ({why[:160]})") from e
 
-# %% ../nbs/01_files.ipynb #cell-065
+# %% ../nbs/01_files.ipynb #cell-067
 def _stream_parquet(path)->Iterator[Row]:
     "Rows of a parquet file, a batch at a time"
     for i, x in enumerate(_batches(path), 1):
@@ -521,7 +521,7 @@ def load_rows(
     "Read all rows of a file"
     return list(stream_rows(path))
 
-# %% ../nbs/01_files.ipynb #cell-067
+# %% ../nbs/01_files.ipynb #cell-069
 def _schema():
     "The Arrow schema of no rows"
     import pyarrow as pa
@@ -537,7 +537,7 @@ def _arrow(rows:list[Row]):
         found = [{"env": None} | x for x in found]
     return pa.Table.from_pylist(found, schema=None if found else _schema())
 
-# %% ../nbs/01_files.ipynb #cell-068
+# %% ../nbs/01_files.ipynb #cell-070
 def save_rows(
     rows:Iterable[Row | Env], # What to write, in order; environments are written as fresh rows
     path, # .jsonl, .jsonl.gz or .parquet
@@ -552,7 +552,7 @@ def save_rows(
         pq.write_table(table, temp)
     return table.num_rows
 
-# %% ../nbs/01_files.ipynb #cell-071
+# %% ../nbs/01_files.ipynb #cell-073
 def as_rows(
     data, # A file, or rows, environments, their dicts or a `datasets.Dataset`
 )->list[Row]: # At least one
@@ -572,7 +572,7 @@ def as_rows(
     raise FtrlError(f"{where}no row and no environment in it; expected at least one, such as `ftrl build` "
                     "makes")
 
-# %% ../nbs/01_files.ipynb #cell-072
+# %% ../nbs/01_files.ipynb #cell-074
 def _as_row(x, i:int)->Row:
     "One row of `as_rows`"
     if isinstance(x, Row):
@@ -586,7 +586,7 @@ def _as_row(x, i:int)->Row:
         x = {**x, "messages": [_lean(m) for m in messages]}
     return checked_row(x, f"item {i}")
 
-# %% ../nbs/01_files.ipynb #cell-075
+# %% ../nbs/01_files.ipynb #cell-077
 def rows_digest(
     rows:Iterable[Row | Env], # Rows or environments, in order
 )->str: # Their number, and 12 hexadecimal digits
@@ -598,7 +598,7 @@ def rows_digest(
         n += 1
     return f"{n} rows {digest.hexdigest()[:12]}"
 
-# %% ../nbs/01_files.ipynb #cell-078
+# %% ../nbs/01_files.ipynb #cell-080
 def to_dataset(
     rows:Iterable[Row], # Rows of any kind
 ):
@@ -613,7 +613,7 @@ def from_dataset(
     rows = ({**x, "messages": [_lean(m) for m in x["messages"]]} for x in dataset)
     return [checked_row(x, f"dataset row {i}") for i, x in enumerate(rows)]
 
-# %% ../nbs/01_files.ipynb #cell-081
+# %% ../nbs/01_files.ipynb #cell-083
 def cache_dir()->Path:
     "Where converted models are kept: `$FTRL_CACHE`, or `~/.cache/ftrl`"
     return Path(os.environ.get("FTRL_CACHE") or Path.home()/".cache"/"ftrl")

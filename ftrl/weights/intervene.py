@@ -186,7 +186,8 @@ def intervene(
         result = out/f"{variant.name}.jsonl"
         play = partial(players.evaluate, variant, result, data, **how)
         if variant.name not in known:
-            produced(result, play, force, note_file=_note(result), **about)
+            # a result copied without notes speaks for itself: `evaluate` reads how each line was made
+            produced(result, play, force, note_file=_note(result), adopt=True, **about)
     return worth(out)
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-028
@@ -231,11 +232,13 @@ class _Players:
 # %% ../../nbs/weights/01_intervene.ipynb #cell-032
 def _adopt(path:str | Path, out:Path, limit:int | None, force:bool=False)->None:
     "The first lines of a result file, as a variant's"
+    with open(path, encoding="utf-8") as f:
+        text = "".join(islice(f, limit))
     def copy():
-        with atomic(out) as temp, open(path, encoding="utf-8") as f:
-            lines = islice(f, limit)
-            temp.write_text("".join(lines), encoding="utf-8")
-    produced(out, copy, force, note_file=_note(out), source=mark(path), limit=limit)
+        with atomic(out) as temp:
+            temp.write_text(text, encoding="utf-8")
+    same = out.is_file() and out.read_text(encoding="utf-8") == text  # copied here without its note
+    produced(out, copy, force, note_file=_note(out), adopt=same, source=mark(path), limit=limit)
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-036
 def worth(
