@@ -8,8 +8,8 @@ __all__ = ['ERRANDS', 'REFUSED', 'PARTIES', 'FIRST', 'NEXT', 'HELLO', 'MANNER', 
 
 # %% ../../../nbs/environments/stateful/04_assignment.ipynb #cell-002
 import random
-from dataclasses import dataclass
-from ...core import SCENARIOS, FtrlError, State, bare
+from dataclasses import dataclass, replace
+from ...core import SCENARIOS, FtrlError, State, bare, dumps
 from .scene import Deed, Scene, Unsuited
 from .stateworld import StateView
 
@@ -109,9 +109,28 @@ class Assignment:
         lines = [f"  {d.id} {d.act}({d.arguments}) -> {d.answer}  {list(d.after) or ''}" for d in self.deeds]
         return "\n".join([f"{self.scenario}: {self.question} -> {self.answer}", *lines])
 
-# %% ../../../nbs/environments/stateful/04_assignment.ipynb #cell-015
+# %% ../../../nbs/environments/stateful/04_assignment.ipynb #cell-016
+def _pruned(deeds:list[Deed], says:list[str])->list[Deed]:
+    "Deeds without what nobody needs"
+    kept = []
+    for deed in reversed(deeds):
+        later = [dumps(other.arguments) for other in kept if deed.id in other.after]
+        needed = " ".join([*later, *says])
+        tells = deed.tells if deed.writes else [tell for tell in deed.tells if tell in needed]
+        if tells:
+            kept.append(replace(deed, tells=tells))
+    return _numbered(kept[::-1])
+
+def _numbered(deeds:list[Deed])->list[Deed]:
+    "Deeds numbered from one on"
+    names = {deed.id: f"s{i}" for i, deed in enumerate(deeds, 1)}
+    return [replace(deed, id=names[deed.id], after=tuple(names[i] for i in deed.after if i in names))
+            for deed in deeds]
+
+# %% ../../../nbs/environments/stateful/04_assignment.ipynb #cell-017
 def _finished(s:Scene, scenario:str)->Assignment | None:
     "The assignment of a scene; None if it is not one"
+    s.deeds = _pruned(s.deeds, s.says)
     if form([len(deed.after) for deed in s.deeds]) != scenario:
         return None
     names, question = _rules(s), worded(s)

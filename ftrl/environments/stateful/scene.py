@@ -148,6 +148,8 @@ def look(self:Scene,
     "Make a call that finds something out; the same call is made once"
     known = next((d for d in self.deeds if (d.act, d.arguments) == (act, arguments)), None)
     deed = known or self._made(act, arguments, question, after)
+    if tells not in deed.reply and known:
+        raise Unsuited("it was looked up before it came to that")
     if tells not in deed.reply:
         raise FtrlError(f"{self.view.world.name}: {act} does not tell {tells!r}, but {deed.reply[:200]}")
     if tells not in deed.tells:

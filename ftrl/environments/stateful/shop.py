@@ -11,7 +11,7 @@ __all__ = ['GOODS', 'COLOURS', 'SHOP', 'ORDER', 'SHOPPER', 'GOOD', 'shop_tables'
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-002
 from .scene import Scene, Unsuited
 from .stateworld import Rule, StateWorld, choice_of, text_of, whole_of
-from .people import FAMILY_NAMES, GIVEN_NAMES, STREETS, TOWNS, mail_of, phone_of
+from .people import STREETS, TOWNS, people_table, speaker
 from ..world import STATE_WORLDS
 
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-005
@@ -37,12 +37,10 @@ def _goods(s:Scene)->dict:
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-006
 def _shoppers(s:Scene)->dict:
     "Shoppers by id"
-    table = {}
-    for given, family, street in zip(s.draw(GIVEN_NAMES, 4), s.draw(FAMILY_NAMES, 4), s.draw(STREETS, 4)):
-        table[f"C{s.r.randrange(1000, 9999)}"] = {
-            "name": f"{given} {family}", "email": mail_of(given, family, s.r), "phone": phone_of(s.r),
-            "address": f"{s.r.randrange(2, 90)} {street}, {s.r.choice(TOWNS)}",
-            "level": s.r.choice(("basic", "gold")), "credit": s.r.randrange(0, 9000) / 100}
+    table = people_table(s, "C", 4)
+    for shopper, street in zip(table.values(), s.draw(STREETS, 4)):
+        shopper |= {"address": f"{s.r.randrange(2, 90)} {street}, {s.r.choice(TOWNS)}",
+                    "level": s.r.choice(("basic", "gold")), "credit": s.r.randrange(0, 9000) / 100}
     return table
 
 def _order(s:Scene, shopper:str, data:dict)->dict:
@@ -254,20 +252,9 @@ def place_order(data, shopper_id, good_id, pieces, pay_with):
     return f"Order {order_id} is placed: {pieces} pieces of {good_id} for {total:.2f} EUR with {pay_with}."
 
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-021
-def _shopper(s:Scene, fits=None)->str:
-    "Who speaks: the same shopper for all errands of a party"
-    if "id" not in s.mine:
-        found = s.pick("shoppers", fits)
-        shopper = s.now["shoppers"][found]
-        s.mine |= {"id": found, "deed": None}
-        if s.deep:
-            way = s.r.choice(("email", "phone"))
-            s.intros[-1] = f"{shopper['name']} ({shopper[way]})"
-            s.mine["deed"] = s.look(f"find_shopper_by_{way}", f"Who has the {way} {shopper[way]}?", found,
-                                    **{way: shopper[way]})
-    elif fits and not fits(s.mine["id"], s.now["shoppers"][s.mine["id"]]):
-        raise Unsuited("another shopper")
-    return s.mine["id"]
+def _shopper(s:Scene)->str:
+    "Who speaks"
+    return speaker(s, "shoppers", "find_shopper_by")
 
 def _told_order(s:Scene, fits)->tuple[str, str, object]:
     "An order of who speaks: its id, what it is called, and the deed that found it"
