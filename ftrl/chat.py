@@ -78,7 +78,11 @@ def parse(
     return Turn(before.strip(), calls) if calls else Turn(text)
 
 # %% ../nbs/03_chat.ipynb #cell-017
-THOUGHT = re.compile(r"(<think(?:ing)?>|\[THINK\])|(</think(?:ing)?>|\[/THINK\])")
+_THINK = r"(?:seed:)?think(?:ing)?|thoughts?|reasoning"
+THOUGHT = re.compile(rf"(<(?:{_THINK})(?:\s[^<>]{{0,99}})?>|\[THINK\]|◁think▷)"
+                     rf"|(</(?:{_THINK})\s*>|\[/THINK\]|◁/think▷)", re.I)
+# a whole call that is no draft: a draft that is broken off ends before the next call begins
+_AROUND = re.compile(rf"{THOUGHT.pattern}|<tool_call>\s*\{{(?:(?!<tool_call>).)*?</tool_call>", re.I | re.S)
 
 def spoken(
     text:str, # A turn, with or without `<think>…</think>`
@@ -86,20 +90,19 @@ def spoken(
     "The turn without its reasoning; a thought that never ends leaves nothing behind it"
     if not THOUGHT.search(text):
         return text
-    said, depth, at = [], 0, 0
-    for mark in THOUGHT.finditer(text):
+    said, depth, at, next_mark = [], 0, 0, _AROUND.search(text)
+    while mark := next_mark:
         if not depth:
-            said.append(text[at:mark.start()])
+            said.append(text[at:mark.end() if mark.lastindex is None else mark.start()])
         at = mark.end()
         if mark[1]:
             depth += 1
-        elif depth:
+        elif mark[2] and depth:
             depth -= 1
-        else:
+        elif mark[2]:
             said.clear()  # opened by the template: all so far was thought
-    if not depth:
-        said.append(text[at:])
-    return "".join(said).strip()
+        next_mark = (THOUGHT if depth else _AROUND).search(text, at)
+    return "".join([*said, "" if depth else text[at:]]).strip()
 
 # %% ../nbs/03_chat.ipynb #cell-020
 def call_text(

@@ -241,6 +241,13 @@ def test_missing_extra(tmp_path, monkeypatch):
     with pytest.raises(FtrlError, match=r"duckdb is missing; .*ftrl\[tables\]"): make(str(tmp_path / "t.csv"))
 
 
+def test_telephones_keep_their_plus(tmp_path):
+    rows = [f"Item {i},+4930123456{i:02},+{i + 5}" for i in range(9)]
+    rel = make(write_csv(tmp_path, "item.csv", "name,phone,change", rows)).relations
+    assert rel["item.phone"].facts["Item 1"] == "+493012345601"
+    assert rel["item.change"].range == "number"
+
+
 def test_codes_stay_text(tmp_path):
     rows = "".join(f"Town {i},{i:05},{i * 1.5},2024-01-{i % 28 + 1:02}\n" for i in range(40))
     (tmp_path / "towns.csv").write_text(

@@ -270,7 +270,7 @@ def _as_number(session:_Session, raw:str, cell:str, n:int)->_Column | None:
         return _Column(cell, n, n, skipped=AMBIGUOUS)
     plain = _plain_sql(cell, how)
     fit = f"regexp_full_match({cell}, {_literal(how.pattern)})"
-    zero = f"regexp_full_match({plain}, '[+-]?0[0-9].*')"  # a code such as 007
+    zero = f"regexp_full_match({plain}, '[+-]?0[0-9].*|[+][0-9]{{7,}}')"  # a code such as 007, a telephone
     fits, zeros = session.ask(f"select count_if({fit}), count_if({zero}) from {raw}")[0]
     if zeros or fits < _NEARLY * n:
         return None
