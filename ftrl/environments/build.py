@@ -16,10 +16,10 @@ from fastcore.basics import patch
 from ..core import SCENARIOS, Env, FtrlError, dumps, masked
 from .compose import compose
 from .document import shingles
-from .gate import check
+from .gate import Verdict, check
 from .scenario import holds, size_for
 from .tables import open_world
-from .world import View, World, load_world, world_names
+from .world import View, load_world, world_names
 
 # %% ../../nbs/environments/12_build.ipynb #cell-005
 def _among(name:str, values, allowed)->tuple:
@@ -52,7 +52,7 @@ class Recipe:
 
     def __post_init__(self):
         worlds = self.worlds
-        if isinstance(worlds, (str, Path, World)):
+        if isinstance(worlds, (str, Path)) or hasattr(worlds, "view"):  # one, not several
             worlds = (worlds,)
         if worlds:
             worlds = tuple(str(w) if isinstance(w, Path) else w for w in worlds)
@@ -76,7 +76,7 @@ def views(self:Recipe)->list[View]:
         own = [load_world(name) for name in world_names(installed=False)]
         worlds = [world for world in own if world.held_out == (self.split == "world")]
     else:
-        worlds = [w if isinstance(w, World) else open_world(w) for w in self.worlds]
+        worlds = [open_world(w) if isinstance(w, str) else w for w in self.worlds]
     if not worlds:
         known = ", ".join(world_names())
         raise FtrlError(f"no world for split {self.split!r}; expected names among {known}")
@@ -138,32 +138,33 @@ def _drawn(recipe, view, i, attempt, size)->Env | None:
     id = f"{world}-{recipe.split}-{recipe.seed}-{i:06d}"
     return compose(view, scenario, key, id, recipe.seed, level, size)
 
-def _judged(env, sandbox)->tuple[str, tuple[str, ...]]:
-    "The first gate that refuses an environment, and all that looked at it"
+def _judged(env, sandbox)->tuple[Verdict | None, tuple[str, ...]]:
+    "The first verdict against an environment, and all gates that looked at it"
     if env is None:
-        return "no plan", ()
+        return Verdict("no plan", False, "these facts gave no question"), ()
     verdicts = check(env, sandbox)
-    failed = next((verdict.gate for verdict in verdicts if not verdict.ok), "")
-    return failed, tuple(verdict.gate for verdict in verdicts)
+    against = next((verdict for verdict in verdicts if not verdict.ok), None)
+    return against, tuple(verdict.gate for verdict in verdicts)
 
 # %% ../../nbs/environments/12_build.ipynb #cell-018
 def _proposed(recipe, views, i, attempt=0, sandbox=None, lost=None)->_Proposal:
     "The first draw of environment i, from this attempt on, that passes every gate"
     scenario, level = recipe.turn(i)
     size, lost = size_for(views, scenario, level), Counter() if lost is None else lost
-    turn = i // len(recipe.scenarios)
+    turn, last = i // len(recipe.scenarios), ""
     for attempt in range(attempt, _TRIES):
         view = views[(turn + attempt // 4) % len(views)]
         if size is None or not holds(view, scenario, size):
             continue
         env = _drawn(recipe, view, i, attempt, size)
-        failed, gates = _judged(env, sandbox)
-        if not failed:
+        against, gates = _judged(env, sandbox)
+        if against is None:
             return _Proposal(replace(env, gates=(*gates, "novel")), attempt, lost)
-        lost[failed] += 1
+        lost[against.gate] += 1
+        last = f"; the last one: {against.reason}" if against.gate != "no plan" else last
     raise FtrlError(
-        f"environment {i} ({scenario}): {_TRIES} draws gave nothing new and sound ({dict(lost)}); expected "
-        "more facts: add worlds, ask for fewer, or name the scenarios that these facts allow")
+        f"environment {i} ({scenario}): {_TRIES} draws gave nothing new and sound ({dict(lost)}{last}); "
+        "expected more facts: add worlds, ask for fewer, or name the scenarios that these facts allow")
 
 # %% ../../nbs/environments/12_build.ipynb #cell-021
 def _short(data:bytes)->int:

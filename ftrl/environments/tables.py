@@ -178,5 +178,8 @@ def is_tables(
 def open_world(
     spec:str, # A world's name, a table's file, or a database address
 )->World:
-    "The world of this name, or one made from tables"
+    "The world of this name, or one made from tables or functions"
+    if str(spec).endswith(".py"):
+        from ftrl.environments.own.functions import functions_world
+        return functions_world(spec)
     return _from_data(spec) if is_tables(spec) else load_world(spec)
