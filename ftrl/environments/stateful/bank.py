@@ -148,6 +148,7 @@ def move_money(data, account_id, to_account_id, amount):
     target["balance"] = round(target["balance"] + amount, 2)
     return f"{amount:.2f} EUR are moved from {account_id} to {to_account_id} for a fee of {fee:.2f} EUR."
 
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-014
 @BANK.tool(writes=True, other="settle_bill", bill_id=text_of("The bill's id, such as B1234."))
 def pay_bill(data, bill_id):
     "Pays a bill from its account."
@@ -161,7 +162,7 @@ def pay_bill(data, bill_id):
     bill["paid"] = data["bank"]["today"]
     return f"Bill {bill_id} is paid: {bill['amount']:.2f} EUR to {bill['payee']}."
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-014
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-015
 @BANK.tool(writes=True, other="freeze_card", card_id=CARD,
            reason=choice_of("Why.", "lost", "stolen", "broken"))
 def block_card(data, card_id, reason):
@@ -181,6 +182,7 @@ def set_card_limit(data, card_id, limit):
     before, card["limit"] = card["limit"], limit
     return f"The limit of card {card_id} goes from {before} EUR a day to {limit} EUR."
 
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-016
 @BANK.tool(writes=True, other="stop_standing_order",
            order_id=text_of("The standing order's id, such as S1234."))
 def end_standing_order(data, order_id):
@@ -191,7 +193,7 @@ def end_standing_order(data, order_id):
     del data["standing"][order_id]
     return f"Standing order {order_id} is ended: {order['amount']:.2f} EUR a month to {order['payee']}."
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-016
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-018
 def _account(s:Scene, kind:str)->tuple:
     "An account of who speaks: its id, what it is called, and the deed that found it"
     who = speaker(s, "clients", "find_client_by")
@@ -212,7 +214,7 @@ def _listed(s:Scene, table:str, act:str, told:str, fits)->tuple:
     account, _, deed = _account(s, "checking")
     return found, s.now[table][found], s.look(act, f"Which {told} is meant?", found, deed, account_id=account)
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-017
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-019
 @BANK.errand(refusable=True, steps=True)
 def move_savings(s:Scene, refused:bool):
     "Move money from the savings to the checking account, if it is not too much"
@@ -233,7 +235,7 @@ def move_savings(s:Scene, refused:bool):
     s.ask(f"move {amount:.2f} EUR from {one} to {other} and tell me the fee, or, if a rule forbids it, which "
           f"one and the balance of {one}")
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-018
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-020
 @BANK.errand()
 def block(s:Scene, refused:bool):
     "Block a card that is gone"
@@ -246,7 +248,7 @@ def block(s:Scene, refused:bool):
     s.ask(f"block {called}, because {why}, and tell me what its daily limit was",
           f"have {called} blocked ({why}) and say what I could have spent with it in a day")
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-019
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-021
 @BANK.errand(refusable=True)
 def limit(s:Scene, refused:bool):
     "Set the limit of a card, if it is not too high"
@@ -265,7 +267,7 @@ def limit(s:Scene, refused:bool):
     s.ask(f"set the daily limit of {called} to {new} EUR and tell me what it was before; if a rule forbids "
           "it, tell me which, and what it is")
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-020
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-022
 @BANK.errand(refusable=True)
 def stop_paying(s:Scene, refused:bool):
     "End a standing order, unless it began lately"
@@ -288,7 +290,7 @@ def stop_paying(s:Scene, refused:bool):
           f"stop {called} and say what it cost me a month, or, if that is against a rule, which rule it is "
           "and when the order began")
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-022
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-024
 @BANK.errand(steps=True)
 def pay(s:Scene, refused:bool):
     "Pay a bill, for which money has to be moved first"
