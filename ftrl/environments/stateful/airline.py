@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AIRPORTS', 'FARES', 'AIRLINE', 'PASSENGER', 'BOOKING', 'FLIGHT', 'airline_tables', 'find_passenger_by_email',
            'find_passenger_by_phone', 'list_bookings', 'show_booking', 'search_flights', 'show_passenger',
-           'cancel_booking', 'move_booking', 'add_bags', 'change_cabin', 'book_flight', 'call_off', 'pack',
+           'cancel_booking', 'move_booking', 'add_bags', 'change_cabin', 'book_flight', 'drop_flight', 'add_luggage',
            'fly_business', 'fly_later', 'fly_instead']
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-002
@@ -244,7 +244,7 @@ def _seen(s:Scene, booking:str, called:str, tells:str, found)->object:
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-020
 @AIRLINE.errand(refusable=True)
-def call_off(s:Scene, refused:bool):
+def drop_flight(s:Scene, refused:bool):
     "Cancel a booking, if the flight is not too near"
     last = s.day(-s.limits["days"])
     booking, x, called, found = _booking(s, lambda x, flight: (flight["day"] < last) == refused)
@@ -266,7 +266,7 @@ def call_off(s:Scene, refused:bool):
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-021
 @AIRLINE.errand(refusable=True)
-def pack(s:Scene, refused:bool):
+def add_luggage(s:Scene, refused:bool):
     "Add bags to a booking, if they do not become too many"
     most = s.limits["bags"]
     booking, x, called, found = _booking(s, lambda x, flight: x["bags"] > 0)

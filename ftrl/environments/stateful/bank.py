@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PAYEES', 'BANK', 'CLIENT', 'ACCOUNT', 'CARD', 'bank_tables', 'find_client_by_email', 'find_client_by_phone',
            'list_accounts', 'list_cards', 'list_bills', 'list_standing_orders', 'move_money', 'pay_bill', 'block_card',
-           'set_card_limit', 'end_standing_order', 'move_savings', 'block', 'limit', 'stop_paying', 'pay']
+           'set_card_limit', 'end_standing_order', 'move_savings', 'block_gone', 'change_limit', 'stop_paying',
+           'pay_after']
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-002
 from .people import fresh_id, people_table, speaker
@@ -237,7 +238,7 @@ def move_savings(s:Scene, refused:bool):
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-020
 @BANK.errand()
-def block(s:Scene, refused:bool):
+def block_gone(s:Scene, refused:bool):
     "Block a card that is gone"
     card, x, found = _listed(s, "cards", "list_cards", "card", lambda x: x["status"] == "active")
     reason = s.r.choice(("lost", "stolen", "broken"))
@@ -250,7 +251,7 @@ def block(s:Scene, refused:bool):
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-021
 @BANK.errand(refusable=True)
-def limit(s:Scene, refused:bool):
+def change_limit(s:Scene, refused:bool):
     "Set the limit of a card, if it is not too high"
     card, x, found = _listed(s, "cards", "list_cards", "card", lambda x: x["status"] == "active")
     top = s.limits["top"]
@@ -292,7 +293,7 @@ def stop_paying(s:Scene, refused:bool):
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-024
 @BANK.errand(steps=True)
-def pay(s:Scene, refused:bool):
+def pay_after(s:Scene, refused:bool):
     "Pay a bill, for which money has to be moved first"
     def fits(x):
         short = x["amount"] - s.now["accounts"][x["account"]]["balance"]
