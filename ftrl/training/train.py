@@ -246,9 +246,6 @@ def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, mode:
                           shared=shared, **{name: config.own(name) for name in passed}, **data, **how,
                           callbacks=[record])
     trainer.sampled_in = chosen.sampled_in
-    # TRL would take a tool's schema from its method, which has none: the row's own are shown
-    if mode == "episode":
-        trainer._env_tools = {str(i): row.toolset for i, row in enumerate(rows)}
     return quieted(trainer)
 
 # %% ../../nbs/training/11_train.ipynb #cell-033
