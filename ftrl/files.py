@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LINE', 'BLANK', 'COLUMNS', 'atomic', 'finished', 'normal', 'differences', 'Claim', 'claimed', 'claim', 'produced',
            'file_digest', 'open_text', 'find_file', 'parsed', 'numbered_lines', 'read_json_lines', 'write_json_lines',
-           'checked_message', 'checked_row', 'plain', 'stream_rows', 'load_rows', 'save_rows', 'as_rows', 'rows_digest',
-           'to_dataset', 'from_dataset', 'cache_dir', 'data_dir']
+           'checked_message', 'checked_row', 'plain', 'flat_message', 'stream_rows', 'load_rows', 'save_rows',
+           'as_rows', 'rows_digest', 'to_dataset', 'from_dataset', 'cache_dir', 'data_dir']
 
 # %% ../nbs/01_files.ipynb #cell-002
 import fcntl, glob, gzip, hashlib, itertools, json, os, shutil, socket, zlib
@@ -458,8 +458,10 @@ def _argument_text(function:dict)->dict:
     arguments = function.get("arguments")
     return function if isinstance(arguments, str) else {**function, "arguments": dumps(arguments)}
 
-def _flat(message:dict)->dict:
-    "A message whose call arguments are JSON text"
+def flat_message(
+    message:dict, # A chat message
+)->dict:
+    "The message with call arguments as JSON text: a table would give every call the arguments of all"
     calls = message.get("tool_calls")
     if not calls:
         return {k: v for k, v in message.items() if k != "tool_calls"}
@@ -532,10 +534,15 @@ def _schema():
 def _arrow(rows:list[Row]):
     "Rows as an Arrow table"
     import pyarrow as pa
-    found = [plain(r) | {"messages": [_flat(m) for m in r.messages]} for r in rows]
+    found = [plain(r) | {"messages": [flat_message(m) for m in r.messages]} for r in rows]
     if any("env" in x for x in found):
         found = [{"env": None} | x for x in found]
-    return pa.Table.from_pylist(found, schema=None if found else _schema())
+    try:
+        return pa.Table.from_pylist(found, schema=None if found else _schema())
+    except pa.ArrowException as e:
+        why = str(e).splitlines()[0]
+        raise FtrlError(f"these rows do not fit a table ({why[:160]}); expected messages of equal fields, "
+                        "or a name ending in .jsonl") from e
 
 # %% ../nbs/01_files.ipynb #cell-070
 def save_rows(

@@ -144,3 +144,47 @@ def test_bad_input(files):
     refused(ftrl("reproduce", "--profile", "huge", "--out", files / "run"), "tiny")
     refused(ftrl("table", absent), "absent.jsonl")
     assert sorted(files.iterdir()) == before, "bad input left a file behind"
+
+
+def calls(*given):
+    "A conversation in which an assistant calls with these arguments, in the flat form of some data sets"
+    made = [{"name": "find_capital", "arguments": arguments} for arguments in given]
+    return {"messages": [*ROW["messages"], {"role": "assistant", "content": "", "tool_calls": made}]}
+
+
+def tools(parameters):
+    return {"tools": json.dumps([{"function": {"name": "find_capital", "parameters": parameters}}])}
+
+
+ELSEWHERE = [  # what a row from elsewhere may hold, and whether it can be read at all
+    ({"unsolved_set": '{"f": 3}'}, False), ({"unsolved_set": '{"f": [null]}'}, False),
+    ({"unsolved_set": '{"f": "x"}'}, False), ({"unsolved_set": '["x"]'}, False),
+    ({"messages": [{"role": "user"}]}, False), ({"messages": [{"role": 3, "content": "x"}]}, False),
+    ({"messages": ["hi"]}, False), ({"messages": [{"role": "user", "content": {"a": 1}}]}, False),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Question: ?"}]}]}, True),
+    (calls({}), True), (calls({"a": 1}, {"b": "x"}), True), (calls({"a": 1}, {"a": "x"}, None), True),
+    ({"messages": [*ROW["messages"], {"role": "assistant", "tool_calls": "f()"}]}, False),
+    (tools([]), True), (tools({"properties": []}), True), (tools({"properties": {"a": 3}}), True),
+    (tools(None), True), ({"tools": "[null]"}, False), ({"codes": '{"f": 3}'}, False),
+    ({"codes": '{"f": "def f(:"}'}, True), ({"answer": None}, True), ({"answer": 3}, False),
+    ({"solve_rate": "1"}, False), ({"env": "[]"}, False), ({"env": "{}"}, True),
+]
+
+
+def test_rows_from_elsewhere(tmp_path, monkeypatch, capsys):
+    "Each command that reads rows takes them or names the row in one line"
+    from ftrl.cli import main
+    monkeypatch.chdir(tmp_path)
+    for more, readable in ELSEWHERE:
+        row = ROW | more | {"response": call("find_capital", country="Peru")}
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+        for words in ("show rows.jsonl", "check rows.jsonl", "score rows.jsonl --out scored.jsonl --force",
+                      "export rows.jsonl --out verl --force"):
+            monkeypatch.setattr(sys, "argv", ["ftrl", *words.split()])
+            status = 0
+            try: main()
+            except SystemExit as e: status = e.code or 0
+            out, err = capsys.readouterr()
+            about, lines = f"{words} of {more}: {err}", err.splitlines()
+            assert status in (0, 1) or len(lines) == 1, about
+            assert readable or (status == 2 and "line 1" in err), about

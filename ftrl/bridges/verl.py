@@ -12,7 +12,7 @@ from pathlib import Path
 from .bridge import BRIDGES, Bridge
 from ..chat import from_message, turn_text
 from ..core import FtrlError, Row, dumps
-from ..files import COLUMNS, atomic, claim, plain
+from ..files import COLUMNS, atomic, claim, flat_message, plain
 from ..training.reward import REWARDS, score
 
 # %% ../../nbs/bridges/03_verl.ipynb #cell-005
@@ -52,8 +52,9 @@ def written_out(
 # %% ../../nbs/bridges/03_verl.ipynb #cell-009
 def _message(m:dict)->dict:
     "A message with all its fields"
+    calls = flat_message(m).get("tool_calls") or []
     return {"role": m["role"], "content": m.get("content") or "", "tool_call_id": m.get("tool_call_id") or "",
-            "tool_calls": m.get("tool_calls") or []}
+            "tool_calls": calls}
 
 def verl_record(
     row:Row, # A step row

@@ -128,7 +128,8 @@ def _tools(t)->Iterator[str]:
     yield "tools"
     for doc in t.docs:
         mark = " " if doc.name in t.unsolved else "-"
-        parameters = ", ".join(doc.parameters.get("properties", {}))
+        given = doc.parameters.get("properties") if isinstance(doc.parameters, dict) else None
+        parameters = ", ".join(given) if isinstance(given, dict) else "?"
         yield f" {mark}{doc.name}({parameters})"
         yield f"      {doc.description}"
 
