@@ -34,3 +34,6 @@ def _say(what)->int:
     "One line on the error stream; the exit status of bad input"
     print(f"ftrl: {' '.join(str(what).split())}", file=sys.stderr)
     return 2
+
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # python -m ftrl.cli

@@ -147,11 +147,16 @@ class Claim:
         if self.done is None:
             Path(self._file.name).unlink(missing_ok=True)
 
+def _note_of(path)->Path:
+    "Where the note of an output is; a folder may be called `.`, which is no name"
+    path = Path(os.path.abspath(path))
+    return path.with_name(f".{path.name}.claim")
+
 def claimed(
     path, # A file or folder that `claim` was used for
 )->dict: # `about`, and `done` once it is whole; empty where there is no note
     "What the note of an output says, without taking it"
-    note = Path(path).with_name(f".{Path(path).name}.claim")
+    note = _note_of(path)
     if not note.is_file():
         return {}
     with open(note, "rb") as file:
@@ -168,7 +173,7 @@ def claim(
 )->Iterator[Claim]:
     "Take an output for one piece of work; resumes what was begun alike, refuses what was made otherwise"
     path, about = Path(path), normal(about)
-    note = Path(note_file) if note_file else path.with_name(f".{path.name}.claim")
+    note = Path(note_file) if note_file else _note_of(path)
     note.parent.mkdir(parents=True, exist_ok=True)
     with open(note, "a+b") as file:
         try:
@@ -198,8 +203,8 @@ def _fresh(path:Path, note:Path, file, about:dict, force:bool, adopt:bool)->None
     if there and not (force or adopt):
         if not file.seek(0, 2):
             note.unlink()  # we have just made it
-        raise FtrlError(f"{path} is there already and was not made by this command; copy {note.name} too "
-                        "where it comes from, choose another --out, remove it, or give --force to replace it")
+        raise FtrlError(f"{path} is there already and was not made by this command; choose another --out, "
+                        f"remove it, or give --force to replace it (a copy needs its note too: {note.name})")
     if force:
         _remove(path)
     file.truncate(0)

@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 from .app import (
     Arg, BenchmarkName, EngineName, Force, ModelName, Opt, Out, Seed, Thinking, TurnTokens, app,
     input_file, output_file)
-from ..core import in_range
+from ..core import FtrlError, in_range
 
 # %% ../../nbs/commands/03_evaluation.ipynb #cell-004
 _Data = Annotated[Optional[str],
@@ -97,5 +97,7 @@ def figures_command(
 ):
     "Draw every figure that a run has results for; name what the others lack."
     from ftrl.figures.figure import draw
-    for drawn in draw(runs, out):
-        print(drawn)
+    told = draw(runs, out)
+    print(*told, sep="\n")
+    if not any(drawn.files for drawn in told):
+        raise FtrlError(f"{runs} has no results to draw; expected a run of `ftrl reproduce --out {runs}`")

@@ -159,3 +159,6 @@ def open_journal(
             yield journal
         finally:
             journal.file.close()
+            if not _kept(out):  # what failed before its first line leaves nothing behind
+                journal.part.unlink(missing_ok=True)
+                claimed.release()

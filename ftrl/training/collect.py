@@ -160,23 +160,32 @@ def _resumed(
 )->Collected:
     "Collect into a file, from where an earlier call was broken off"
     part = out.with_name(f".{out.name}.part")
-    begun = out.exists() or (part.is_file() and part.stat().st_size > 0)
+    def begun():
+        return out.exists() or (part.is_file() and part.stat().st_size > 0)
     # while nothing is there, nothing is lost by other settings: a misspelt model does not keep the place
-    with claim(out, force or not begun, **about) as mine:
+    with claim(out, force or not begun(), **about) as mine:
         if not mine.resumed or mine.done is not None:
             part.unlink(missing_ok=True)
         if mine.done is not None:
             return Collected(load_rows(out), **mine.done)
-        diary = _Diary(part, rows)
-        played = _play(player(policy, thinking), rows, dict(diary.known), **how)
-        for at, t in played:
-            diary.add(at, t)
-        diary.file.close()
-        found = _collected(diary.played())
-        save_rows(found, out)
-        mine.finish(episodes=found.episodes, calls=found.calls, failed=found.failed)
-        part.unlink()
-        return found
+        try:
+            return _finished(mine, _Diary(part, rows), policy, thinking, how)
+        finally:
+            if not begun():  # what failed before its first episode leaves nothing behind
+                part.unlink(missing_ok=True)
+                mine.release()
+
+def _finished(mine, diary:_Diary, policy, thinking, how:dict)->Collected:
+    "Play what the diary lacks, and write the rows"
+    played = _play(player(policy, thinking), diary.rows, dict(diary.known), **how)
+    for at, t in played:
+        diary.add(at, t)
+    diary.file.close()
+    found = _collected(diary.played())
+    save_rows(found, mine.path)
+    mine.finish(episodes=found.episodes, calls=found.calls, failed=found.failed)
+    diary.path.unlink()
+    return found
 
 # %% ../../nbs/training/02_collect.ipynb #cell-022
 def collect(
