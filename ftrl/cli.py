@@ -7,12 +7,12 @@ __all__ = ['main']
 
 # %% ../nbs/90_cli.ipynb #cell-002
 import os, sys
-from .commands import bridges, environments, evaluation, models, training, whole
+from .commands import bridges, environments, evaluation, models, start, training, whole
 from .commands.app import app
 from .core import FtrlError
 
 # each puts its commands into the program when it is imported
-_VERBS = (environments, training, evaluation, bridges, models, whole)
+_VERBS = (start, environments, training, evaluation, bridges, models, whole)
 
 # %% ../nbs/90_cli.ipynb #cell-005
 def main()->None:

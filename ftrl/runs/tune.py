@@ -137,7 +137,8 @@ def _build(run:Tuning)->None:
     fresh = _unasked(coming, load_rows(run.envs))
     held = list(itertools.islice(fresh, run.sizes.test))
     if not held:
-        raise FtrlError(f"{run.data}: every question of the test split is asked in training; expected more data")
+        raise FtrlError(f"{run.data}: all questions of the test split are asked in training; "
+                        "expected more data")
     save_rows(held, run.held_out)
     run.say(f"{run.held_out.name}: {len(held)} environments whose last question training never asks")
 
@@ -348,7 +349,8 @@ def _tuned(run:Tuning)->Tuned:
     report = run/"report.html"
     with atomic(report) as temp:
         temp.write_text(tuning_page(run), encoding="utf-8")
-    return Tuned(policy, _share(run/"before.jsonl", "solve_f1"), _share(run/"after.jsonl", "solve_f1"), report)
+    before, after = (_share(run/f"{name}.jsonl", "solve_f1") for name in ("before", "after"))
+    return Tuned(policy, before, after, report)
 
 # %% ../../nbs/runs/10_tune.ipynb #cell-031
 def tuning_plan(
