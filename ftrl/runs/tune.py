@@ -88,6 +88,7 @@ class Tuning:
     @property
     def held_out(self)->Path: return self/"test.jsonl"
 
+# %% ../../nbs/runs/10_tune.ipynb #cell-011
 _NOTE = "tune.json"
 
 def _noted(out:Path, about:dict, force:bool)->dict | None:
@@ -110,8 +111,18 @@ def _note(out:Path, about:dict, **more)->None:
     with atomic(out/_NOTE) as temp:
         temp.write_text(dumps({"about": about, **more}) + "\n", encoding="utf-8")
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-013
+# %% ../../nbs/runs/10_tune.ipynb #cell-014
 _ROWS = (".jsonl", ".jsonl.gz", ".parquet")
+
+def _divide(run:Tuning)->None:
+    "Rows of one's own: the last part is held out"
+    rows = load_rows(run.data)
+    held = min(run.sizes.test, max(1, len(rows) // 5))
+    if len(rows) < 10:
+        raise FtrlError(f"{run.data}: {len(rows)} rows; expected ten or more, some of which are held out")
+    save_rows(rows[:-held][:run.sizes.train], run.envs)
+    save_rows(rows[-held:], run.held_out)
+    run.say(f"{run.data}: {len(rows)} rows, {held} of them held out")
 
 def _scenarios(world)->tuple[str, ...]:
     "The scenarios that both splits of a world allow"
@@ -123,6 +134,7 @@ def _scenarios(world)->tuple[str, ...]:
         raise FtrlError(f"{world.name}: these facts allow no question in both splits; expected more of them")
     return able
 
+# %% ../../nbs/runs/10_tune.ipynb #cell-015
 def _build(run:Tuning)->None:
     "Environments to train on, and environments held out"
     from ftrl.environments.build import Recipe, stream_envs
@@ -142,7 +154,7 @@ def _build(run:Tuning)->None:
     save_rows(held, run.held_out)
     run.say(f"{run.held_out.name}: {len(held)} environments whose last question training never asks")
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-015
+# %% ../../nbs/runs/10_tune.ipynb #cell-017
 def _unasked(envs:Iterable, rows:Iterable)->Iterator:
     "Environments whose last sub-question is asked in none of these rows"
     asked = {s["question"] for row in rows for s in row.meta["subquestions"]}
@@ -153,16 +165,6 @@ def _unasked(envs:Iterable, rows:Iterable)->Iterator:
     except FtrlError:
         return  # there are no further ones: what came before stands
 
-def _divide(run:Tuning)->None:
-    "Rows of one's own: the last part is held out"
-    rows = load_rows(run.data)
-    held = min(run.sizes.test, max(1, len(rows) // 5))
-    if len(rows) < 10:
-        raise FtrlError(f"{run.data}: {len(rows)} rows; expected ten or more, some of which are held out")
-    save_rows(rows[:-held][:run.sizes.train], run.envs)
-    save_rows(rows[-held:], run.held_out)
-    run.say(f"{run.data}: {len(rows)} rows, {held} of them held out")
-
 @patch
 def build(self:Tuning)->None:
     "The environments of a run, made once"
@@ -171,7 +173,7 @@ def build(self:Tuning)->None:
     self.out.mkdir(parents=True, exist_ok=True)
     _divide(self) if str(self.data).endswith(_ROWS) else _build(self)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-019
+# %% ../../nbs/runs/10_tune.ipynb #cell-021
 @patch
 def score(self:Tuning, name:str, model)->Results:
     "Play the held-out environments with a policy"
@@ -194,7 +196,7 @@ def start(self:Tuning)->str:
     config = ColdConfig(self.sizes.cold, seed=self.seed, lr=1e-4)
     return cold_start(self.envs, self.model, self/"cold", config).policy
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-020
+# %% ../../nbs/runs/10_tune.ipynb #cell-022
 @patch
 def train(self:Tuning, start:str, steps:int | None=None, part:str="policy"):
     "Collect with the model, and train it on what it met"
@@ -209,7 +211,7 @@ def train(self:Tuning, start:str, steps:int | None=None, part:str="policy"):
     self.say(f"training on {len(list(rows))} moments of {len(played)} environments, {config.steps} steps")
     return train(self/"rows.jsonl", start, self/part, config)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-022
+# %% ../../nbs/runs/10_tune.ipynb #cell-024
 def measure_pace(
     data:str, # What is tuned on
     model:str, # What is tuned
@@ -232,7 +234,7 @@ def measure_pace(
         rest = time.perf_counter() - begun - step - few.collect * episode
     return Pace(episode, step, max(0.0, rest))
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-024
+# %% ../../nbs/runs/10_tune.ipynb #cell-026
 def _share(results:Path, metric:str)->float:
     "The mean of a metric, in percent"
     values = [line["metrics"][metric] for line in read_json_lines(results) if line["metrics"]]
@@ -249,7 +251,7 @@ def _scores(run:Tuning)->str:
         lines.append(f"<tr><th>{name}</th>{marks}</tr>")
     return f"<table>{''.join(lines)}</table>"
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-025
+# %% ../../nbs/runs/10_tune.ipynb #cell-027
 def _told(message:dict)->str:
     "A message as a line"
     functions = [call["function"] for call in message.get("tool_calls") or ()]
@@ -274,7 +276,7 @@ def _episode(run:Tuning)->str:
         shown.append(f"<details><summary>{name}: {html.escape(id)}</summary>{body}</details>")
     return "".join(shown)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-026
+# %% ../../nbs/runs/10_tune.ipynb #cell-028
 def tuning_page(
     run:Tuning, # A run with its results
 )->str: # HTML that needs nothing else
@@ -293,7 +295,7 @@ def tuning_page(
         f"<h2>Held-out questions</h2><ul>{questions}</ul>", f"<h2>Sizes</h2><table>{sizes}</table>",
         "</body></html>"])
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-028
+# %% ../../nbs/runs/10_tune.ipynb #cell-030
 @dataclass(frozen=True)
 class Tuned:
     "What a tuning run made"
@@ -328,7 +330,7 @@ def tune(
         chosen = TuneSizes(**kept["sizes"])
     return _tuned(Tuning(data, model, out, seed, chosen, say))
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-029
+# %% ../../nbs/runs/10_tune.ipynb #cell-031
 def _chosen(data:str, model:str, minutes:float | None, seed:int, say:Callable)->TuneSizes:
     "The sizes of a new run"
     if minutes is None:
@@ -352,7 +354,7 @@ def _tuned(run:Tuning)->Tuned:
     before, after = (_share(run/f"{name}.jsonl", "solve_f1") for name in ("before", "after"))
     return Tuned(policy, before, after, report)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-031
+# %% ../../nbs/runs/10_tune.ipynb #cell-033
 def tuning_plan(
     data:str, # What would be tuned on
     model:str, # What would be tuned
