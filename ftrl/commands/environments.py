@@ -13,7 +13,7 @@ import typer
 from .app import (
     EngineName, Force, Opt, Out, Rows, Seed, app, input_file, listed, output_file)
 from ..core import SCENARIOS, FtrlError, dumps, in_range
-from ..environments.world import world_names
+from ..environments.world import STATE_WORLDS, world_names
 from ..files import stream_rows
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-005
@@ -75,7 +75,8 @@ def _from_model(author:str, questions:str | None, n:int, worlds, seed:int, **how
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-011
 _Worlds = Annotated[Optional[list[str]],
-                    Opt("--world", help=f"{listed(world_names())}; a file of tables; or a database URL")]
+                    Opt("--world", help=f"{listed(world_names())}; {listed(STATE_WORLDS)}, whose tables change; "
+                                        "a file of tables; or a database URL")]
 _Author = Annotated[str, Opt(help="world (facts, no language model), or a model as for --model elsewhere")]
 _Questions = Annotated[Optional[str], Opt(help="Seed questions for a model that is the author, one a line")]
 

@@ -133,18 +133,30 @@ def _tools(t)->Iterator[str]:
         yield f" {mark}{doc.name}({parameters})"
         yield f"      {doc.description}"
 
-# %% ../../nbs/environments/14_report.ipynb #cell-023
+# %% ../../nbs/environments/14_report.ipynb #cell-024
+def _around(state)->Iterator[str]:
+    "The rules, the tables, what a rule forbids, and what has to be said"
+    yield "rules"
+    yield from (f"  {line}" for line in state.rules.splitlines())
+    yield "tables    " + ", ".join(f"{len(table)} {name}" for name, table in state.data.items())
+    for call in state.forbidden:
+        yield f"forbidden {call.name}({dumps(call.arguments)})"
+    yield f"to be said  {', '.join(state.says)}"
+    yield ""
+
+# %% ../../nbs/environments/14_report.ipynb #cell-025
 def describe(
     x:Env | Row, # An environment, or any row
 )->str:
     "An environment as readable text"
     t = trial(x)
     lines = [t.id, f"question  {t.question}", *(_about(t.env) if t.env else ()), f"answer    {x.answer}", ""]
+    lines += _around(t.env.state) if t.env and t.env.state else ()
     lines += _asked(t.env) if t.env else _open(t.unsolved)
     lines += ["", *_tools(t), "", "- a distractor" if t.env else "- solves nothing"]
     return "\n".join(lines)
 
-# %% ../../nbs/environments/14_report.ipynb #cell-026
+# %% ../../nbs/environments/14_report.ipynb #cell-028
 def _words(text)->list[str]:
     return re.findall(r"\w+", text.lower())
 
@@ -160,7 +172,7 @@ def grams(
     words = _words(text)
     return set(_runs(words, k)) if len(words) >= k else {" ".join(words)}
 
-# %% ../../nbs/environments/14_report.ipynb #cell-028
+# %% ../../nbs/environments/14_report.ipynb #cell-030
 _KINDS = (".gz", ".json", ".jsonl", ".csv", ".parquet")
 
 def _texts(path:Path)->Iterator[str]:
@@ -186,7 +198,7 @@ def _found(folder, ours)->set[str]:
                 hits.update(gram for gram in _runs(words, k) if gram in ours)
     return hits
 
-# %% ../../nbs/environments/14_report.ipynb #cell-029
+# %% ../../nbs/environments/14_report.ipynb #cell-031
 def contamination(
     questions:Iterable[str], # Of environments
     data=None, # Folder of benchmarks, one folder each; the local data when None
@@ -199,7 +211,7 @@ def contamination(
     folders = sorted(path for path in data.iterdir() if path.is_dir())
     return {folder.name: sorted(_found(folder, ours)) for folder in folders}
 
-# %% ../../nbs/environments/14_report.ipynb #cell-032
+# %% ../../nbs/environments/14_report.ipynb #cell-034
 SPLITS = """\
 - `train` never asks about a held-out thing or relation. `test` asks only about held-out things (a quarter
   of every kind with at least 40 members, by hash of the name; smaller kinds, such as continents, are shared)
@@ -221,7 +233,7 @@ def _held_out(split, worlds)->str:
         return f"{rule} Here {', '.join(away)} was named, which is marked so: now it is held out no more."
     return rule
 
-# %% ../../nbs/environments/14_report.ipynb #cell-034
+# %% ../../nbs/environments/14_report.ipynb #cell-036
 def _decade(n)->str:
     "The size of a data set as hubs name it"
     for limit, name in ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M")):
@@ -244,7 +256,7 @@ def _head(n)->list[str]:
     return ["---", "language: en", "task_categories: [text-generation]",
             "tags: [tool-use, reinforcement-learning, verifiable]", f"size_categories: [{_decade(n)}]", "---"]
 
-# %% ../../nbs/environments/14_report.ipynb #cell-036
+# %% ../../nbs/environments/14_report.ipynb #cell-038
 def card(
     report:dict, # What `write_envs` returned
     tally:Tally, # The sizes
@@ -265,7 +277,7 @@ def card(
         "## What is held out", "", SPLITS, _held_out(recipe["split"], worlds), "",
         "## Rejected on the way, by gate", "", *lost, ""])
 
-# %% ../../nbs/environments/14_report.ipynb #cell-039
+# %% ../../nbs/environments/14_report.ipynb #cell-041
 def _beside(out)->tuple[Path, Path]:
     "Where report and card go"
     stem = str(out).removesuffix(".gz").removesuffix(".jsonl")
@@ -296,7 +308,7 @@ class _Watch:
     def seconds(self)->float:
         return time.perf_counter() - self.start if self.start else 0.0
 
-# %% ../../nbs/environments/14_report.ipynb #cell-040
+# %% ../../nbs/environments/14_report.ipynb #cell-042
 def construct(
     out, # .jsonl or .jsonl.gz
     n:int, # How many environments
@@ -319,7 +331,7 @@ def construct(
     rate = (n - 1) / seconds if n > 1 and seconds else 0.0
     return report | {"table": watch.tally.table(), "seconds": seconds, "rate": rate}
 
-# %% ../../nbs/environments/14_report.ipynb #cell-041
+# %% ../../nbs/environments/14_report.ipynb #cell-043
 def _write_beside(out, report, tally, worlds)->None:
     "Complete the report in place, and write it and the card"
     omitted = {}
@@ -334,7 +346,7 @@ def _write_beside(out, report, tally, worlds)->None:
         with atomic(path) as temp:
             temp.write_text(text, encoding="utf-8")
 
-# %% ../../nbs/environments/14_report.ipynb #cell-044
+# %% ../../nbs/environments/14_report.ipynb #cell-046
 def _executed(code, name, arguments)->str:
     "A call as the paper's executor runs it: in this process, with whatever the code may do"
     try:
@@ -358,7 +370,7 @@ class Threads:
             content = pool.submit(_executed, *call).result(10)
         return SimpleNamespace(content=content)
 
-# %% ../../nbs/environments/14_report.ipynb #cell-046
+# %% ../../nbs/environments/14_report.ipynb #cell-048
 def _build_case(level, n, sandbox)->dict:
     "Both executors at one difficulty"
     def building(judge):

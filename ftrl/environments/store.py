@@ -97,6 +97,7 @@ def _facts(world)->str:
     for x in world.relations.values():
         said = [x.id, x.range, x.phrases, x.questions, x.family, list(x.facts.items())]
         total.update(dumps(said).encode())
+    total.update(getattr(world, "told", "").encode())  # worlds that change have no relations
     return total.hexdigest()
 
 def _smaller(recipe, views)->dict[str, int]:

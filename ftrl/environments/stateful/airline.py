@@ -319,7 +319,7 @@ def _flight(s:Scene, fits, day:bool=True)->tuple:
     return found, x, listed
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-024
-@AIRLINE.errand(refusable=True, steps=True)
+@AIRLINE.errand(refusable=True)
 def fly_later(s:Scene, refused:bool):
     "Move a booking to another flight, if its fare allows it"
     booking, x, called, found = _booking(s, lambda x, flight: (x["fare"] == "basic") == refused)

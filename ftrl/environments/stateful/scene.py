@@ -9,10 +9,11 @@ __all__ = ['Deed', 'Unsuited', 'Scene']
 import copy, hashlib, json, random
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import lru_cache
 from fastcore.basics import patch
-from ...core import Call, FtrlError, clean, dumps
+from ...core import Call, FtrlError, clean, dumps, rng
 from .stateworld import StateView
-from ..world import held
+from ..world import SHARE
 
 # %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-005
 @dataclass
@@ -92,15 +93,23 @@ def pick(self:Scene,
     return found
 
 # %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-010
+@lru_cache(None)
+def _split(names:tuple[str, ...])->tuple[list[str], list[str]]:
+    "Names for training and names for testing"
+    def place(name):
+        return rng("stateful", name).random()
+    ordered = sorted(names, key=place)
+    kept = max(6, len(names) // SHARE)
+    return ordered[kept:], ordered[:kept]
+
 @patch
 def draw(self:Scene,
     names:tuple[str, ...], # To choose from
     n:int, # How many
 )->list[str]:
     "Different names, of this split"
-    test = self.view.split != "train"
-    mine = [name for name in names if held("stateful", name) == test]
-    return self.r.sample(mine, n)
+    train, test = _split(names)
+    return self.r.sample(train if self.view.split == "train" else test, n)
 
 # %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-012
 def _run(act, data:dict, arguments:dict)->str:

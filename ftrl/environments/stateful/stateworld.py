@@ -10,7 +10,7 @@ import ast, inspect, textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from ...core import FtrlError
+from ...core import FtrlError, dumps
 
 # %% ../../../nbs/environments/stateful/01_stateworld.ipynb #cell-005
 @dataclass(frozen=True)
@@ -71,6 +71,12 @@ class StateWorld:
         writes = sum(act.writes for act in self.acts.values())
         return (f"StateWorld({self.name}: {len(self.acts)} tools, {writes} of them write, "
                 f"{len(self.rules)} rules, {len(self.errands)} errands)")
+
+    @property
+    def told(self)->str:
+        "Everything it says, as text: another text, other environments"
+        acts = [(act.name, act.other, act.text, act.properties, act.body) for act in self.acts.values()]
+        return dumps([acts, [(rule.text, rule.limits) for rule in self.rules.values()], list(self.errands)])
 
     def view(self, split:str="train")->"StateView":
         "The world as a split sees it"
