@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GROUPS', 'CONTACTS', 'OWNER', 'CONTACT', 'GROUP', 'contact_tables', 'find_owner_by_email', 'find_owner_by_phone',
            'list_contacts', 'show_contact', 'list_groups', 'show_group', 'delete_contact', 'change_contact',
-           'add_to_group', 'remove_from_group', 'create_group', 'merge_contacts', 'forget', 'correct', 'gather',
-           'leave', 'found_group', 'unite']
+           'add_to_group', 'remove_from_group', 'create_group', 'merge_contacts', 'forget_contact', 'correct_contact',
+           'gather_members', 'leave_group', 'found_group', 'unite_contacts']
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-002
 from .people import (FAMILY_NAMES, GIVEN_NAMES, STREETS, TOWNS, fresh_id,
@@ -228,7 +228,7 @@ def _phone(s:Scene, contact:str, x:dict, found)->str:
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-019
 @CONTACTS.errand(refusable=True)
-def forget(s:Scene, refused:bool):
+def forget_contact(s:Scene, refused:bool):
     "Delete a contact, unless it is private"
     contact, x, called, found = _contact(s, lambda i, x: x["private"] == refused)
     if refused:
@@ -244,7 +244,7 @@ def forget(s:Scene, refused:bool):
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-020
 @CONTACTS.errand()
-def correct(s:Scene, refused:bool):
+def correct_contact(s:Scene, refused:bool):
     "Change a phone number or an address, and hear what it was"
     contact, x, called, found = _contact(s, lambda i, x: True)
     what = s.r.choice(("phone", "address"))
@@ -259,7 +259,7 @@ def correct(s:Scene, refused:bool):
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-021
 @CONTACTS.errand(refusable=True)
-def gather(s:Scene, refused:bool):
+def gather_members(s:Scene, refused:bool):
     "Put a contact into a group, if the group does not become too large"
     size = s.limits["size"]
     group, y, named, listed = _group(s, lambda i, y: (len(y["members"]) >= size) == refused)
@@ -275,7 +275,7 @@ def gather(s:Scene, refused:bool):
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-022
 @CONTACTS.errand(refusable=True)
-def leave(s:Scene, refused:bool):
+def leave_group(s:Scene, refused:bool):
     "Take a contact out of a group, unless it is the last one in it"
     group, y, named, listed = _group(s, lambda i, y: (len(y["members"]) == 1) == refused)
     contact, x, called, found = _contact(s, lambda i, x: i in y["members"])
@@ -308,7 +308,7 @@ def found_group(s:Scene, refused:bool):
           "contact")
 
 @CONTACTS.errand()
-def unite(s:Scene, refused:bool):
+def unite_contacts(s:Scene, refused:bool):
     "Merge two contacts of one person"
     one, x, called, found = _contact(s, lambda i, x: not x["private"])
     other, y, named, _ = _contact(s, lambda i, x: True)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GOODS', 'COLOURS', 'SHOP', 'ORDER', 'SHOPPER', 'GOOD', 'shop_tables', 'find_shopper_by_email',
            'find_shopper_by_phone', 'list_orders', 'show_order', 'search_goods', 'show_shopper', 'cancel_order',
-           'take_back', 'exchange_goods', 'change_address', 'place_order', 'cancel', 'readdress', 'give_back',
-           'swap_colour', 'buy']
+           'take_back', 'exchange_goods', 'change_address', 'place_order', 'cancel_pending', 'readdress', 'give_back',
+           'swap_colour', 'buy_goods']
 
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-002
 from .scene import Scene, Unsuited
@@ -278,7 +278,7 @@ def _only_there(s:Scene, who:str, order:str)->str:
 
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-023
 @SHOP.errand()
-def cancel(s:Scene, refused:bool):
+def cancel_pending(s:Scene, refused:bool):
     "Cancel a pending order, and hear what comes back"
     order, called, found = _told_order(s, lambda x: x["status"] == "pending")
     reason = s.r.choice(("ordered by mistake", "no longer needed", "found cheaper"))
@@ -388,7 +388,7 @@ def _wanted(s:Scene, pieces:int)->tuple:
 
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-032
 @SHOP.errand(refusable=True)
-def buy(s:Scene, refused:bool):
+def buy_goods(s:Scene, refused:bool):
     "Order some pieces of goods, if they are not too many"
     who, most = _shopper(s), s.limits["pieces"]
     pieces = most + s.r.randint(1, 2) if refused else s.r.randint(2, most)
