@@ -50,6 +50,12 @@ def _from_facts(out:str, n:int, recipe, **how)->None:
     print(report["table"].to_string(), f"\nrejected: {report['rejected'] or 'none'}")
     print(f"{out}: {report['built']} environments, {report['rate']:.0f} a second")
 
+def _idle(**given)->None:
+    "Refuse options that say nothing without an author"
+    for name, value in given.items():
+        if value is not None:
+            raise FtrlError(f"--{name} {value} is for a model that writes environments; name it by --author")
+
 # %% ../../nbs/commands/01_environments.ipynb #cell-009
 def _from_model(author:str, questions:str | None, n:int, worlds, seed:int, **how)->None:
     "Let a language model write the environments"
@@ -96,6 +102,7 @@ def build_command(
         kinds = tuple(scenario) if scenario else None
         return _from_model(author, questions, n, worlds, seed, out=out, scenario=kinds, difficulty=levels,
                            budget=budget, split=split, force=force)
+    _idle(questions=questions, budget=budget)
     from ftrl.environments.build import Recipe
     recipe = Recipe(worlds, tuple(scenario or SCENARIOS), seed, split, levels)
     _from_facts(out, n, recipe, workers=workers, engine=engine, force=force)
