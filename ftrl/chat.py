@@ -316,6 +316,8 @@ def template_message(
     return {**message, "tool_calls": calls}
 
 # %% ../nbs/03_chat.ipynb #cell-048
+_LONGEST = 1 << 25  # characters of a prompt: more than any model reads
+
 def render(
     messages:list[dict], # The conversation so far
     tools:list[dict] | None, # Tool schemas
@@ -328,7 +330,10 @@ def render(
     told = [template_message(m, marks) for m in messages]
     how = dict(tokenize=False, add_generation_prompt=generate) | kwargs
     try:
-        return tokenizer.apply_chat_template(told, tools=tools or None, **how)
+        text = tokenizer.apply_chat_template(told, tools=tools or None, **how)
+        if len(text) > _LONGEST:
+            raise OverflowError(f"it makes {len(text):,} characters of it")
+        return text
     except Exception as e:  # a template is a program: it may do anything wrong
         name = getattr(tokenizer, "name_or_path", "") or "this model"
         why = (str(e).splitlines() or [""])[0]
