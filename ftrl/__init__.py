@@ -17,3 +17,4 @@ from ftrl.runs.reproduce import reproduce
 
 explain(build, collect, train, evaluate, diff, plot, reproduce)
 del explain
+from ftrl.runs.tune import tune

@@ -45,3 +45,12 @@ def test_what_is_published_can_be_run_again(path):
     config = json.loads(path.read_text())
     profile = ROOT / f"nbs/runs/profiles/{config['profile']}.yaml"
     assert yaml.safe_load(profile.read_text()) == config["parameters"]
+
+
+def test_the_map_lists_every_notebook():
+    "Execute nbs/92_map.ipynb when a notebook is added, renamed or given another line"
+    cells = json.loads((ROOT / "nbs/92_map.ipynb").read_text())["cells"]
+    outputs = [out for cell in cells for out in cell.get("outputs", [])]
+    listed = "".join("".join(out.get("text", [])) for out in outputs)
+    books = [p.stem for p in ROOT.glob("nbs/**/[0-9]*_*.ipynb") if ".ipynb_checkpoints" not in p.parts]
+    assert [name for name in books if f"  {name}" not in listed] == []
