@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['PATTERNS', 'SELECTORS', 'VERBS', 'RESERVED', 'Tool', 'for_split', 'tool_name', 'with_article', 'joined', 'function',
-           'document', 'shingles', 'alike', 'said']
+           'qualifiers', 'extras_of', 'document', 'shingles', 'alike', 'said']
 
 # %% ../../nbs/environments/04_document.ipynb #cell-002
 import keyword, random, re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from .compute import SERVICES, Operation
 from ..core import ToolDoc
+from .compute import SERVICES, Operation
+from .qualifiers.rule import joint
 from .scenario import Hop
-from .world import Kind, View
+from .world import Kind, Relation, View
 
 # %% ../../nbs/environments/04_document.ipynb #cell-005
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def function(
 # %% ../../nbs/environments/04_document.ipynb #cell-016
 RESERVED = set(
     "facts choices value name what given found wanted json math datetime formulas head tail word numbers "
-    "item letter_case output_format quotes spacing layout min_length max_length".split())
+    "item letter_case output_format quotes spacing layout min_length max_length entry rows row by total "
+    "factor number version versions held fits tables uses default".split())
 
 def _key(kind, r)->str:
     "What the parameter is called that names the subject"
@@ -108,6 +111,35 @@ def _key(kind, r)->str:
     return f"{kind.name}_name" if taken else key
 
 # %% ../../nbs/environments/04_document.ipynb #cell-019
+def qualifiers(
+    relations:list[Relation], # What a tool can be asked
+    names:Iterable[str] | None=None, # Which parameters; all when None
+)->dict[str, dict]: # Name -> JSON Schema
+    "The parameters with which a tool's answers can be qualified"
+    found = {}
+    for relation in relations:
+        given = relation.rule.parameters if relation.rule else {}
+        for name, schema in given.items():
+            if names is None or name in names:
+                found[name] = joint(found[name], schema) if name in found else schema
+    return found
+
+def extras_of(
+    operations:list[Operation], # What a service can compute
+    names:Iterable[str] | None=None, # Which parameters; all when None
+)->dict[str, dict]: # Name -> JSON Schema
+    "The optional parameters of computations"
+    extras = [extra for operation in operations for extra in operation.extras]
+    return {extra.name: extra.schema for extra in extras if names is None or extra.name in names}
+
+def _about(relation, kind)->str:
+    "What a tool tells, in words"
+    x = with_article(kind.noun)
+    if relation.rule:
+        return relation.rule.summary(relation.phrases, x)
+    return relation.phrases[0].format(x=x)
+
+# %% ../../nbs/environments/04_document.ipynb #cell-021
 def document(
     hop:Hop, # A sub-question
     view:View, # The world it comes from
@@ -122,14 +154,14 @@ def document(
     if not subject.startswith(kind.name):
         subject = f"{kind.name}_{subject}"
     verb = r.choice(for_split(VERBS, view.split))
-    what = relation.phrases[0].format(x=with_article(kind.noun))
     key = _key(kind, r)
     name = tool_name(subject, view.split, r)
-    doc = ToolDoc(name, f"{verb} {what}.", function({key: _subject(kind)}))
-    calls = {hop.id: {key: hop.given}}
+    properties = {key: _subject(kind)} | qualifiers([relation], hop.settings)
+    doc = ToolDoc(name, f"{verb} {_about(relation, kind)}.", function(properties, [key]))
+    calls = {hop.id: {key: hop.given, **hop.settings}}
     return Tool(doc, relation.theme, (relation.id,), calls, key)
 
-# %% ../../nbs/environments/04_document.ipynb #cell-020
+# %% ../../nbs/environments/04_document.ipynb #cell-022
 def _service(hop, view, r)->Tool:
     "A tool for one computation"
     operation = hop.ask
@@ -143,11 +175,12 @@ def _service(hop, view, r)->Tool:
         last_word = subject.rpartition("_")[2]
         subject = f"{operation.name}_{last_word}"
     name = tool_name(subject, view.split, r)
-    doc = ToolDoc(name, f"Computes {computed}.", function(service.parameters))
+    properties = service.parameters | extras_of([operation], hop.settings)
+    doc = ToolDoc(name, f"Computes {computed}.", function(properties, list(service.parameters)))
     theme = ("", service.name)
-    return Tool(doc, theme, (operation.id,), {hop.id: hop.given})
+    return Tool(doc, theme, (operation.id,), {hop.id: {**hop.given, **hop.settings}})
 
-# %% ../../nbs/environments/04_document.ipynb #cell-025
+# %% ../../nbs/environments/04_document.ipynb #cell-027
 def shingles(
     text:str, # Any text
     most:int=1, # Words in the longest sequence

@@ -12,6 +12,7 @@ from .compute import SERVICES
 from ..core import ToolDoc
 from .document import SELECTORS, VERBS, Tool, for_split, function
 from .document import joined, tool_name, with_article
+from .qualifiers.rule import joint
 from .world import View
 
 # %% ../../nbs/environments/05_integrate.ipynb #cell-005
@@ -93,15 +94,22 @@ def integrate(
         groups.setdefault(tool.theme, []).append(tool)
     return [_merged(group, view, r) for group in groups.values()]
 
+def _renamed(call, key, new)->dict:
+    "A call under another name of the subject; a service has none, its arguments are named alike in all tools"
+    return {new if name == key else name: value for name, value in call.items()}
+
 def _merged(group, view, r)->Tool:
     "One tool for a group"
-    first, calls, of = group[0], {}, {}
+    first, calls, of, properties = group[0], {}, {}, dict(group[0].properties)
     for tool in group:
         for hop, call in tool.calls.items():
-            # A service has no subject: its arguments are named alike in all tools
-            calls[hop] = {first.key: call[tool.key]} if first.key else call
+            calls[hop] = _renamed(call, tool.key, first.key)
             of[hop] = tool.asks[0]
-    merged = replace(first, calls=calls)
+        for name, schema in tool.properties.items():
+            if name != tool.key:
+                properties[name] = joint(properties[name], schema) if name in properties else schema
+    parameters = function(properties, first.doc.parameters["required"])
+    merged = replace(first, calls=calls, doc=replace(first.doc, parameters=parameters))
     asks = sorted(set(of.values()))
     if len(asks) == 1:
         return merged

