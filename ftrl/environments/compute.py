@@ -67,6 +67,7 @@ def _extra(name:str, text:str, default, values:tuple, phrase:str, **more)->Extra
     schema = {"type": kind, "description": f"{text} Default: {shown}.", "default": default, **more}
     return Extra(name, schema, values, phrase)
 
+# %% ../../nbs/environments/02_compute.ipynb #cell-010
 @dataclass(frozen=True)
 class Operation:
     "Something a service computes from its parameter"
@@ -94,7 +95,7 @@ def _conversion(unit:str, to:str, factor:float)->Operation:
                       minimum=0, maximum=9)
     return Operation(name, "unit_converter", f"{{x}} in {to}", formula, unit, (decimals,))
 
-# %% ../../nbs/environments/02_compute.ipynb #cell-012
+# %% ../../nbs/environments/02_compute.ipynb #cell-013
 _DAY = "datetime.date.fromisoformat"
 _HAVERSINE = ("math.sin((b[0] - a[0]) / 2) ** 2 + math.cos(a[0]) * math.cos(b[0]) * "
               "math.sin((b[1] - a[1]) / 2) ** 2")
@@ -108,7 +109,7 @@ _APART = "abs(numbers[0] - numbers[1])"
 _DIFFERENCE = f"f'{{{_APART} / numbers[0] * 100:,.2f}} percent' if as_percentage else {_APART}"
 _OF_YEAR = f"f'{{{_DAY}(date).timetuple().tm_yday}} days'"
 
-# %% ../../nbs/environments/02_compute.ipynb #cell-015
+# %% ../../nbs/environments/02_compute.ipynb #cell-016
 _INCLUSIVE = _extra("inclusive", "Whether the last day counts too.", False, (True,),
                     "the number of days from the first to the last of {x}, both included")
 _LATER = _extra("days_later", "How many days after the date.", 0, (10, 45, 100, 250, 1000),
@@ -119,7 +120,7 @@ _PERCENTAGE = _extra("as_percentage", "Whether to give the difference in percent
 _UNITS_OF_ARC = _extra("distance_unit", "The unit of the distance.", "km", ("miles", "nautical miles"),
                        "the great-circle distance between {x} in {v}", enum=["km", "miles", "nautical miles"])
 
-# %% ../../nbs/environments/02_compute.ipynb #cell-016
+# %% ../../nbs/environments/02_compute.ipynb #cell-017
 _operations = (
     Operation("sum", "calculator", "the sum of {x}", "math.fsum(numbers)"),
     Operation("difference", "calculator", "the difference between {x}", _DIFFERENCE, extras=(_PERCENTAGE,)),
@@ -143,7 +144,7 @@ _operations = (
     _conversion("million km", "million miles", 0.621371))
 OPERATIONS = {operation.id: operation for operation in _operations}
 
-# %% ../../nbs/environments/02_compute.ipynb #cell-019
+# %% ../../nbs/environments/02_compute.ipynb #cell-020
 def shown(x)->str:
     "A result as tools print it: at most four decimals, whole numbers without a point"
     if isinstance(x, str):
@@ -167,7 +168,7 @@ def compute(
     except (TypeError, ValueError, ArithmeticError, IndexError) as e:
         raise FtrlError(f"{operation.id} cannot be computed from {arguments}: {e}") from e
 
-# %% ../../nbs/environments/02_compute.ipynb #cell-022
+# %% ../../nbs/environments/02_compute.ipynb #cell-023
 @dataclass(frozen=True)
 class Given:
     "What an earlier hop returned"
@@ -184,7 +185,7 @@ class Given:
         "The number of a quantity"
         return _whole(amount(self.text))
 
-# %% ../../nbs/environments/02_compute.ipynb #cell-025
+# %% ../../nbs/environments/02_compute.ipynb #cell-026
 _RATES = ("degrees", "percent", "mag", "g/cm3", "points")
 
 def _adds_up(unit:str)->bool:
@@ -199,7 +200,7 @@ def _comparable(operation:Operation, answers:list[Given])->bool:
         return len(answers) == 2
     return operation.name != "sum" or all(map(_adds_up, units))
 
-# %% ../../nbs/environments/02_compute.ipynb #cell-028
+# %% ../../nbs/environments/02_compute.ipynb #cell-029
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _POINT = re.compile(r"-?\d+\.\d+ -?\d+\.\d+")
 _FORMS = {"date_calculator": _DATE, "calendar_tool": _DATE, "distance_calculator": _POINT}
@@ -209,7 +210,7 @@ def _readable(service:Service, answers:list[Given])->bool:
     form = _FORMS[service.name]
     return all(form.fullmatch(answer.text) for answer in answers)
 
-# %% ../../nbs/environments/02_compute.ipynb #cell-031
+# %% ../../nbs/environments/02_compute.ipynb #cell-032
 def fits(
     operation:Operation, # What to do
     answers:list[Given], # What earlier hops returned

@@ -67,6 +67,7 @@ def table_of(
 def _text(value)->str:
     return value if isinstance(value, str) else dumps(value)
 
+# %% ../../nbs/environments/07_deploy.ipynb #cell-010
 def facts_for(
     tool:Tool, # The tool
     plan:Plan, # Whose answers must not turn up elsewhere
@@ -95,7 +96,7 @@ def facts_for(
             kept[subject] = value
     return table
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-012
+# %% ../../nbs/environments/07_deploy.ipynb #cell-013
 _TESTS = {
     "string": "isinstance({n}, str) and {n}.strip()",
     "boolean": "isinstance({n}, bool)",
@@ -113,7 +114,7 @@ _LIMITS = (  # keyword of the schema, test, words; an upper bound on items is no
     ("maxItems", "len({n}) <= {limit}", ""),
     ("minItems", "len({n}) >= {limit}", " of at least {limit} items"))
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-013
+# %% ../../nbs/environments/07_deploy.ipynb #cell-014
 def _expected(n, schema)->tuple[str, str]:
     "A Python condition for a schema, and the words for it"
     if "enum" in schema:
@@ -131,7 +132,7 @@ def _expected(n, schema)->tuple[str, str]:
         words += told.format(limit=limit)
     return test, words
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-016
+# %% ../../nbs/environments/07_deploy.ipynb #cell-017
 _REFUSAL = """
 if {guard}not {test}:
     return "Error: {what} must be {words}."
@@ -152,7 +153,7 @@ def _items(n, item, guard)->list[str]:
     what = f"every item of '{n}'"
     return _lines(_REFUSAL, guard=guard, test=f"all({either} for item in {n})", what=what, words=words)
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-018
+# %% ../../nbs/environments/07_deploy.ipynb #cell-019
 def _field(n, field, schema, guard, needed)->list[str]:
     "Lines that refuse a wrong field of an object"
     test, words = _expected(f"{n}.get({field!r})", schema)
@@ -173,7 +174,7 @@ def _parameter(n, schema, always)->list[str]:
         lines += _field(n, field, inner, guard, field in needed)
     return lines
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-021
+# %% ../../nbs/environments/07_deploy.ipynb #cell-022
 _TOGETHER = """
 for what, given in ({pairs}):
     if {condition}:
@@ -187,7 +188,7 @@ def _together(names, condition, message)->list[str]:
     pairs = " ".join(f"({name!r}, {name})," for name in names)
     return _lines(_TOGETHER, pairs=pairs, condition=condition, message=message)
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-024
+# %% ../../nbs/environments/07_deploy.ipynb #cell-025
 def checks(
     parameters:dict, # A JSON Schema object
 )->list[str]:
@@ -205,7 +206,7 @@ def checks(
         lines += _parameter(n, schema, n in always)
     return lines
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-027
+# %% ../../nbs/environments/07_deploy.ipynb #cell-028
 _WANTED = """
 wanted = {given}.strip().casefold()
 found = [name for name in facts[{what}] if name.casefold() == wanted]
@@ -220,7 +221,7 @@ if not found:
 value = facts[{what}][found[0]]
 """
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-029
+# %% ../../nbs/environments/07_deploy.ipynb #cell-030
 def _tables(tool, view)->dict[str, str]:
     "Where the facts of what is asked stand, if not under its own name"
     if not tool.selector:
@@ -228,6 +229,7 @@ def _tables(tool, view)->dict[str, str]:
     found = {choice(ask): table_of(ask, view) for ask in tool.asks}
     return {ask: table for ask, table in found.items() if ask != table}
 
+# %% ../../nbs/environments/07_deploy.ipynb #cell-031
 def _lookup(tool, facts, view)->list[str]:
     "Lines that find the value"
     if tool.selector:
@@ -249,7 +251,7 @@ def _lookup(tool, facts, view)->list[str]:
     noun = view.kinds[tool.theme[0]].noun
     return lines + _lines(_FOUND, told=told, noun=noun, what=what)
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-032
+# %% ../../nbs/environments/07_deploy.ipynb #cell-034
 _USELESS = """
 for what, given, default, uses in ({rows}):
     if given != default and {selector} not in uses:
@@ -271,7 +273,7 @@ def _useless(tool, view)->list[str]:
         rows.append(f"({name!r}, {name}, {tool.properties[name].get('default')!r}, {asks!r}),")
     return _lines(_USELESS, rows=" ".join(rows), selector=tool.selector)
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-033
+# %% ../../nbs/environments/07_deploy.ipynb #cell-035
 def _worked_out(tool, view)->list[str]:
     "Lines that make the value of what was found"
     heads, tails = {}, {}
@@ -294,7 +296,7 @@ def _only_for(tool, asks, lines)->list[str]:
     test = f"== {asks[0]!r}" if len(asks) == 1 else f"in {tuple(asks)!r}"
     return [f"if {tool.selector} {test}:", *(f"    {line}" for line in lines)]
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-036
+# %% ../../nbs/environments/07_deploy.ipynb #cell-038
 _AS_NUMBERS = """try:
     numbers = [float(str(n).split(' ')[0].replace(',', '')) for n in numbers]
 except ValueError:
@@ -312,7 +314,7 @@ def _may_be_text(tool)->bool:
     numbers = tool.properties.get("numbers")
     return numbers is not None and numbers["items"]["type"] != "number"
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-037
+# %% ../../nbs/environments/07_deploy.ipynb #cell-039
 def _formula(tool)->list[str]:
     "Lines that compute the value"
     which = tool.selector or repr(choice(tool.asks[0]))
@@ -336,7 +338,7 @@ def _modules(tool)->list[str]:
     formulas = " ".join(OPERATIONS[ask].formula for ask in tool.asks)
     return [module for module in ("math", "datetime") if f"{module}." in formulas]
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-039
+# %% ../../nbs/environments/07_deploy.ipynb #cell-041
 def _literal(facts)->list[str]:
     "The table as Python lines"
     rows = []
@@ -352,7 +354,7 @@ def _quoted(rows)->str:
         return repr(f"{{{rows}}}")
     return f"r'''{{\n{rows}\n}}'''"
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-042
+# %% ../../nbs/environments/07_deploy.ipynb #cell-044
 def _signature(tool)->str:
     "The first line of the function"
     required = tool.doc.parameters["required"]
@@ -383,7 +385,7 @@ def source(
     indented = [f"    {line}" for line in [*body, "return value"]]
     return "\n".join([_signature(tool), *indented]) + "\n"
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-045
+# %% ../../nbs/environments/07_deploy.ipynb #cell-047
 def _code(tool, plan, view, r, difficulty)->str:
     "The source of a tool, with its facts if it looks something up"
     facts = facts_for(tool, plan, view, r, 20 + 4 * difficulty) if tool.key else {}
@@ -411,7 +413,7 @@ def deploy(
     return Env(id, plan.scenario, view.world.name, seed, difficulty, view.split, plan.question, plan.answer,
                tuple(subquestions), docs, codes, distractors)
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-048
+# %% ../../nbs/environments/07_deploy.ipynb #cell-050
 def gold(
     env:Env, # An environment
 )->list[list[Call]]: # One list of parallel calls per turn; the final answer is `env.answer`

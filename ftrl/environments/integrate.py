@@ -98,6 +98,7 @@ def _renamed(call, key, new)->dict:
     "A call under another name of the subject; a service has none, its arguments are named alike in all tools"
     return {new if name == key else name: value for name, value in call.items()}
 
+# %% ../../nbs/environments/05_integrate.ipynb #cell-018
 def _merged(group, view, r)->Tool:
     "One tool for a group"
     first, calls, of, properties = group[0], {}, {}, dict(group[0].properties)

@@ -179,6 +179,7 @@ def _meant(tool, view, r, more)->dict[str, dict]:
     chosen = r.sample(fresh, min(more, len(fresh)))
     return {name: given[name] for name in fresh if name in chosen}
 
+# %% ../../nbs/environments/06_scale.ipynb #cell-025
 def expand(
     tool:Tool, # The tool
     view:View, # The world
@@ -201,7 +202,7 @@ def expand(
     doc = replace(tool.doc, description=text, parameters=function(properties, required))
     return replace(tool, doc=doc, options=_in_order((*tool.options, *(o.name for o in chosen))))
 
-# %% ../../nbs/environments/06_scale.ipynb #cell-027
+# %% ../../nbs/environments/06_scale.ipynb #cell-028
 def _as_object(schema, wrap)->dict:
     "The schema of a subject that is given as an object"
     named = {"type": "string", "description": schema["description"]}
@@ -215,7 +216,7 @@ def _with(tool, name, schema)->Tool:
     parameters = function(tool.properties | {name: schema}, tool.doc.parameters["required"])
     return replace(tool, doc=replace(tool.doc, parameters=parameters))
 
-# %% ../../nbs/environments/06_scale.ipynb #cell-029
+# %% ../../nbs/environments/06_scale.ipynb #cell-030
 def retype(
     tool:Tool, # The tool
     r:random.Random, # Where choices come from
@@ -231,7 +232,7 @@ def retype(
     wrapped = _with(tool, key, _as_object(tool.properties[key], wrap))
     return replace(wrapped, calls=calls, wrap=wrap)
 
-# %% ../../nbs/environments/06_scale.ipynb #cell-032
+# %% ../../nbs/environments/06_scale.ipynb #cell-033
 def _nearest_first(plan, kinds, view, r)->list:
     "Relations that no hop asks; those about the same kinds of subject tend to come first"
     asked = {hop.ask.id for hop in plan.hops}
@@ -241,7 +242,7 @@ def _nearest_first(plan, kinds, view, r)->list:
         return (x.domain not in kinds) + r.random() * 1.5
     return sorted(pool, key=distance)
 
-# %% ../../nbs/environments/06_scale.ipynb #cell-033
+# %% ../../nbs/environments/06_scale.ipynb #cell-034
 def extend(
     tools:list[Tool], # The tools so far
     plan:Plan, # What is asked
@@ -262,7 +263,7 @@ def extend(
         added.append(replace(tool, calls={}))
     return added
 
-# %% ../../nbs/environments/06_scale.ipynb #cell-036
+# %% ../../nbs/environments/06_scale.ipynb #cell-037
 STRATEGIES = ("generalize", "expand", "retype", "extend")
 OPTIONS_AT = ((0, 0), (0, 0), (2, 3), (3, 5), (5, 7))  # extra parameters of a tool at each difficulty
 TOTAL = {  # tools in all, where the toolset is extended
@@ -279,7 +280,7 @@ def strategies(
         raise FtrlError(f"difficulty {difficulty!r}; expected 0, 1, 2, 3 or 4")
     return STRATEGIES[:difficulty]
 
-# %% ../../nbs/environments/06_scale.ipynb #cell-039
+# %% ../../nbs/environments/06_scale.ipynb #cell-040
 def _numeric(tool, view)->bool:
     "Does the tool return numbers?"
     return not tool.key or any(view.relations[i].range == "number" for i in tool.asks)
@@ -295,7 +296,7 @@ def _harder(tool, plan, view, r, difficulty, using)->Tool:
         tool = retype(tool, r)
     return tool
 
-# %% ../../nbs/environments/06_scale.ipynb #cell-041
+# %% ../../nbs/environments/06_scale.ipynb #cell-042
 def _numbered(tool, before)->Tool:
     "The tool under a name of its own, where `before` others have its name"
     return replace(tool, doc=replace(tool.doc, name=f"{tool.name}_{before + 1}")) if before else tool
@@ -314,7 +315,7 @@ def _distinct(tools)->list[Tool]:
         words.append(own)
     return kept
 
-# %% ../../nbs/environments/06_scale.ipynb #cell-044
+# %% ../../nbs/environments/06_scale.ipynb #cell-045
 def scale(
     tools:list[Tool], # The integrated tools
     plan:Plan, # What is asked

@@ -72,6 +72,7 @@ def _qualified(view, relation, subject, r, difficulty, like)->tuple[dict, str] |
         return settings, answered(rule, entry, settings)
     return plain if difficulty < 2 or r.random() < .2 else None
 
+# %% ../../../nbs/environments/planning/00_chain.ipynb #cell-010
 def fact_of(
     view:View, # What may be used
     relation:Relation | None, # What is asked
@@ -88,7 +89,7 @@ def fact_of(
         return None
     return Fact(relation, subject, found[1], found[0])
 
-# %% ../../../nbs/environments/planning/00_chain.ipynb #cell-012
+# %% ../../../nbs/environments/planning/00_chain.ipynb #cell-013
 _FAR = 8  # hops; no scenario asks for more
 
 def _reaches(view)->dict[str, int]:
@@ -107,7 +108,7 @@ def _starts(view, left)->list[Relation]:
     reach = once(view, _reaches)
     return [x for x in view.relations.values() if reach.get(x.range, 0) >= left]
 
-# %% ../../../nbs/environments/planning/00_chain.ipynb #cell-015
+# %% ../../../nbs/environments/planning/00_chain.ipynb #cell-016
 def _options(view, r, chain, left, path, last, difficulty)->list[Relation]:
     "What may be asked next, the preferred ones first"
     if path:
@@ -131,6 +132,7 @@ def _weight(difficulty, r):
         return prefer and x.rule is None
     return place
 
+# %% ../../../nbs/environments/planning/00_chain.ipynb #cell-017
 def _leads_on(view, fact, chain, left, last)->bool:
     "Is something known of what a fact leads to?"
     if not left:
@@ -139,7 +141,7 @@ def _leads_on(view, fact, chain, left, last)->bool:
     following = view.out.get(fact.relation.range, ())
     return any(fact.object in view.facts[x.id] and x.id not in used for x in following)
 
-# %% ../../../nbs/environments/planning/00_chain.ipynb #cell-016
+# %% ../../../nbs/environments/planning/00_chain.ipynb #cell-018
 _TRIED = 4  # relations at a step
 
 def walk(
@@ -171,7 +173,7 @@ def walk(
         seen.add(fact.subject)
     return chain
 
-# %% ../../../nbs/environments/planning/00_chain.ipynb #cell-019
+# %% ../../../nbs/environments/planning/00_chain.ipynb #cell-021
 def walks(
     view:View, # What may be used
     r:random.Random, # Where choices come from

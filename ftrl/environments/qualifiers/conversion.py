@@ -50,18 +50,20 @@ class Conversion(Rule):
     def __repr__(self):
         return f"Conversion({self.name}: {self.unit} or {', '.join(self.factors)})"
 
-    def lines(self, names:tuple[str, ...])->list[str]:
-        "Python that converts"
-        if self.name not in names:
-            return ["value = entry"]
-        return ["value = entry",
-                f"factor = {self.factors!r}.get({self.name})",
-                "if factor:",
-                "    number = float(entry.split(' ')[0].replace(',', '')) * factor",
-                "    number = f'{number:,.2f}'.rstrip('0').rstrip('.')",
-                f"    value = f'{{number}} {{{self.name}}}'"]
+# %% ../../../nbs/environments/qualifiers/03_conversion.ipynb #cell-007
+@patch
+def lines(self:Conversion, names:tuple[str, ...])->list[str]:
+    "Python that converts"
+    if self.name not in names:
+        return ["value = entry"]
+    return ["value = entry",
+            f"factor = {self.factors!r}.get({self.name})",
+            "if factor:",
+            "    number = float(entry.split(' ')[0].replace(',', '')) * factor",
+            "    number = f'{number:,.2f}'.rstrip('0').rstrip('.')",
+            f"    value = f'{{number}} {{{self.name}}}'"]
 
-# %% ../../../nbs/environments/qualifiers/03_conversion.ipynb #cell-008
+# %% ../../../nbs/environments/qualifiers/03_conversion.ipynb #cell-009
 @patch
 def draw(self:Conversion, entry, r:random.Random, most:int)->dict | None:
     "Another unit in which the number can be read"

@@ -62,6 +62,7 @@ def kinds_of(
         found.append(Filter(f"exclude_{plural}", field, "not", outside, f"What to leave out, by {what}."))
     return tuple(found)
 
+# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-008
 def dates_of(
     field:str, # "founded"
     verb:str="", # "founded": "founded after 31 December 1999"; the field's name when empty
@@ -80,7 +81,7 @@ def dates_of(
                          f"The last year {verb}.")]
     return tuple(found)
 
-# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-010
+# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-011
 @dataclass(frozen=True)
 class How:
     "A way to keep rows"
@@ -104,7 +105,7 @@ HOWS = {
     "only": How("boolean", "row[{f}]", False),
     "without": How("boolean", "not row[{f}]", True)}
 
-# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-011
+# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-012
 _LIMITS = "least most above below between since until after before".split()
 
 def _typed(kind:str, text:str)->dict:
@@ -128,7 +129,7 @@ def _schema(f:Filter, whole:bool)->dict:
         schema |= {"properties": ends, "required": ["from", "to"]}
     return schema
 
-# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-014
+# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-015
 ORDERS = {"descending": "most", "ascending": "least"}
 
 class Listing(Rule):
@@ -155,7 +156,7 @@ class Listing(Rule):
     def __repr__(self):
         return f"Listing({self.plural} {self.of}, {self.result}: {', '.join(self.parameters)})"
 
-# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-015
+# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-016
 def _sorting(listing)->dict[str, dict]:
     "The parameters that choose one of the members"
     first = listing.sorts[0]
@@ -170,7 +171,7 @@ def _sorting(listing)->dict[str, dict]:
         out["order"] = {"type": "string", "description": text, "enum": orders, "default": listing.order}
     return out
 
-# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-018
+# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-019
 def _filtering(f:Filter)->list[str]:
     "Lines that keep the rows of a filter"
     how, p = HOWS[f.how], f.name
@@ -183,6 +184,7 @@ def _filtering(f:Filter)->list[str]:
         when = f"{p} is not None"
     return [f"if {when}:", f"    rows = [row for row in rows if {keeps}]"]
 
+# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-020
 def _taking(listing, names)->list[str]:
     "Lines that sort the rows and take one"
     by = repr(listing.sorts[0])
@@ -201,7 +203,7 @@ def _taking(listing, names)->list[str]:
             "rows = [row for row in rows if row[by] is not None]",
             f"rows = sorted(rows, key=lambda row: row[by], reverse={order})", *taking]
 
-# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-019
+# %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-021
 def _adding(listing)->list[str]:
     "Lines that count the rows, or add up a field"
     if listing.result == "count":

@@ -8,6 +8,7 @@ __all__ = ['Rule', 'answered', 'near', 'needed', 'joint']
 # %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-002
 import math, random
 from functools import lru_cache
+from fastcore.basics import patch
 from ...core import verify
 
 # %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-005
@@ -33,23 +34,28 @@ class Rule:
         "A noun phrase with {x} that asks for these settings; {x} is a name when `short`, else a description"
         raise NotImplementedError
 
-    def summary(self, phrases:tuple[str, ...], x:str)->str:
-        "What a tool without settings gives, in a document; `x` is the kind of its subject"
-        return phrases[0].format(x=x)
-
-    def stored(self, entry, names:tuple[str, ...], settings:list[dict]):
-        "What a tool with these parameters keeps of an entry, if these calls have to work"
-        return entry
-
-    def unpacked(self, names:tuple[str, ...])->list[str]:
-        "Python that turns what is stored back into an entry"
-        return []
-
-    def told(self, settings:dict)->str:
-        "How the answer was found, for who asks where it comes from"
-        return ", ".join(f"{name} = {value}" for name, value in settings.items())
-
 # %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-007
+@patch
+def summary(self:Rule, phrases:tuple[str, ...], x:str)->str:
+    "What a tool without settings gives, in a document; `x` is the kind of its subject"
+    return phrases[0].format(x=x)
+
+@patch
+def stored(self:Rule, entry, names:tuple[str, ...], settings:list[dict]):
+    "What a tool with these parameters keeps of an entry, if these calls have to work"
+    return entry
+
+@patch
+def unpacked(self:Rule, names:tuple[str, ...])->list[str]:
+    "Python that turns what is stored back into an entry"
+    return []
+
+@patch
+def told(self:Rule, settings:dict)->str:
+    "How the answer was found, for who asks where it comes from"
+    return ", ".join(f"{name} = {value}" for name, value in settings.items())
+
+# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-009
 @lru_cache(4096)
 def _function(text:str):
     "A function from its source: ours, never a stranger's"
@@ -76,7 +82,7 @@ def answered(
     names = tuple(name for name in rule.parameters if name in settings)
     return _function(_source(rule, names))(entry, **settings)
 
-# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-010
+# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-012
 def _step(x:float)->float:
     "One of the last digit that is not zero"
     if not x:
@@ -97,7 +103,7 @@ def _is_day(x)->bool:
 def _years_beside(day:str)->list[str]:
     return [f"{int(day[:4]) + step:04}{day[4:]}" for step in (-1, 1)]
 
-# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-012
+# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-014
 def near(
     value, # Of a parameter
     schema:dict, # Its JSON Schema
@@ -123,7 +129,7 @@ def _tidy(x:float)->float:
     x = round(x, 6)
     return int(x) if isinstance(x, int) or x == math.floor(x) and abs(x) > 1e6 else x
 
-# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-014
+# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-016
 def needed(
     rule:Rule, # Of the relation
     entry, # What is known of the subject
@@ -141,7 +147,7 @@ def needed(
                 return False
     return True
 
-# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-017
+# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-019
 def joint(
     a:dict, # A parameter's schema
     b:dict, # Another's, of the same name

@@ -59,6 +59,7 @@ def _limit(f:Filter, aim, ahead, r):
         return out + 1 if f.how == "since" else out - 1
     return threshold(*gap, f.how in ("above", "below"))
 
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-009
 def _day_between(out:str, own:str)->str | None:
     "The end of a year, or its beginning, between two days"
     if out[:4] == own[:4]:
@@ -66,7 +67,7 @@ def _day_between(out:str, own:str)->str | None:
     day = f"{out[:4]}-12-31" if own > out else f"{int(out[:4])}-01-01"
     return day if min(out, own) < day < max(out, own) or day == out else None
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-010
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-011
 def _group(f:Filter, aim, ahead, r):
     "A category, or several, that the aim has or has not"
     own = aim[f.field]
@@ -93,6 +94,7 @@ def _span(f:Filter, aim, ahead, r):
     upper = _limit(Filter("", f.field, "most", "", ""), aim, ahead, r)
     return None if lower is None or upper is None else {"from": lower, "to": upper}
 
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-012
 def _setting(f:Filter, aim, ahead, r):
     "What to set a filter to, or None"
     kind = HOWS[f.how].type
@@ -104,7 +106,7 @@ def _setting(f:Filter, aim, ahead, r):
         return _group(f, aim, ahead, r)
     return _limit(f, aim, ahead, r)
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-013
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-015
 def _complete(listing, entry)->set[str]:
     "Fields that every row has"
     return {name for name in entry[0] if all(row.get(name) is not None for row in entry)}
@@ -129,7 +131,7 @@ def _sorted(listing, entry, settings)->list:
     descending = settings.get("order", listing.order) == "descending"
     return sorted(entry, key=lambda row: row[by], reverse=descending)
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-014
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-016
 def _narrowed(listing, rows, fields, r, most)->tuple[dict, list, int]:
     "Filters that move a row up, the rows that are left, and the row's place in them"
     place = r.randrange(min(6, len(rows)))
@@ -152,7 +154,7 @@ def _kept(listing, rows, settings)->list:
     "Rows that pass filters"
     return kept_rows(listing, tuple(settings), rows, settings)
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-016
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-018
 def kept_rows(
     listing:Listing, # What is chosen from
     names:tuple[str, ...], # Filters
@@ -171,7 +173,7 @@ def _test(condition:str):
     "A condition of a filter as a function of a row and the parameter"
     return eval(f"lambda row, p: {condition}")
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-017
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-019
 def _picked(listing, entry, r, most)->dict | None:
     "Settings that choose a member"
     fields = _complete(listing, entry)
@@ -190,7 +192,7 @@ def _picked(listing, entry, r, most)->dict | None:
         settings["rank"] = place + 1
     return settings or None
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-019
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-021
 def _cut(f:Filter, entry, r):
     "A setting of a filter that leaves some rows of an entry out"
     inside = r.choice(entry)
@@ -210,7 +212,7 @@ def _tallied(listing, entry, r, most)->dict | None:
             settings[name], rows = value, kept
     return settings or None
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-020
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-022
 @patch
 def draw(self:Listing, entry, r:random.Random, most:int)->dict | None:
     "Settings under which another member is chosen, or fewer are counted"
@@ -227,7 +229,7 @@ def draw(self:Listing, entry, r:random.Random, most:int)->dict | None:
                 break
     return best
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-023
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-025
 _ORDINALS = ("", "second ", "third ", "fourth ", "fifth ", "sixth ", "seventh ", "eighth ", "ninth ")
 
 def said_day(day:str)->str:
@@ -257,7 +259,7 @@ def _chosen(listing, settings)->tuple[str, str]:
     head, _, tail = pattern.partition("{noun}")
     return f"{head.format(n=n)}{listing.noun}", tail.strip().format(n=n)
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-024
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-026
 @patch
 def phrase(self:Listing, settings:dict, phrases:tuple[str, ...], r:random.Random, short:bool=True)->str:
     "'the third highest city in {x} with at least 500,000 people'"
@@ -280,7 +282,7 @@ def phrase(self:Listing, settings:dict, phrases:tuple[str, ...], r:random.Random
     parts = (head, of, narrowed) if short else (head, narrowed, of)
     return " ".join(filter(None, parts))
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-026
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-028
 @patch
 def summary(self:Listing, phrases:tuple[str, ...], x:str)->str:
     "'one of the cities in a country; by default the most populous city'"
@@ -291,7 +293,7 @@ def summary(self:Listing, phrases:tuple[str, ...], x:str)->str:
         return f"one of the {self.plural} {of}; by default the {default}"
     return phrases[0].format(x=x)
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-029
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-031
 def _columns(listing, names)->tuple[str, ...]:
     "The fields that a tool with these parameters looks at"
     found = ["name", *(listing.sorts if "sort_by" in names else listing.sorts[:1])]

@@ -34,20 +34,22 @@ class Version(Rule):
     def __repr__(self):
         return f"Version({', '.join(self.parameters)})"
 
-    def lines(self, names:tuple[str, ...])->list[str]:
-        "Python that takes a version"
-        parts = []
-        for key in self.keys:
-            given = key.name if key.name in names else repr(key.default)
-            parts.append(f"{{{given}}}")
-        told = " and ".join(key.name.replace("_", " ") for key in self.keys)
-        return [f"version = f\"{'|'.join(parts)}\".casefold()",
-                "versions = [text for key, text in entry.items() if key.casefold() == version]",
-                "if not versions:",
-                f'    return "Error: nothing is known for this {told}."',
-                "value = versions[0]"]
+# %% ../../../nbs/environments/qualifiers/04_version.ipynb #cell-006
+@patch
+def lines(self:Version, names:tuple[str, ...])->list[str]:
+    "Python that takes a version"
+    parts = []
+    for key in self.keys:
+        given = key.name if key.name in names else repr(key.default)
+        parts.append(f"{{{given}}}")
+    told = " and ".join(key.name.replace("_", " ") for key in self.keys)
+    return [f"version = f\"{'|'.join(parts)}\".casefold()",
+            "versions = [text for key, text in entry.items() if key.casefold() == version]",
+            "if not versions:",
+            f'    return "Error: nothing is known for this {told}."',
+            "value = versions[0]"]
 
-# %% ../../../nbs/environments/qualifiers/04_version.ipynb #cell-008
+# %% ../../../nbs/environments/qualifiers/04_version.ipynb #cell-009
 def _changed(rule, version)->dict:
     "The parameters that a version's key sets"
     changed = {}
@@ -74,7 +76,7 @@ def phrase(self:Version, settings:dict, phrases:tuple[str, ...], r:random.Random
     asked = [key.words.format(v=key.say(settings[key.name])) for key in self.keys if key.name in settings]
     return " ".join([said, *asked]) if short else said.replace("{x}", "{x}, " + " ".join(asked))
 
-# %% ../../../nbs/environments/qualifiers/04_version.ipynb #cell-011
+# %% ../../../nbs/environments/qualifiers/04_version.ipynb #cell-012
 _KEPT = 8
 
 @patch

