@@ -166,6 +166,27 @@ def _sensitive(t:Trial)->str:
     return ""
 
 # %% ../../nbs/environments/10_gate.ipynb #cell-030
+def _groups(t, kind)->dict[str, list[str]]:
+    "The replies to probes of optional parameters, by sub-question, parameter and group"
+    found = {}
+    for call, reply in t.replies.get(kind, ()):
+        found.setdefault(call.id, []).append(reply)
+    return found
+
+@gate("meant")
+def _meant(t:Trial)->str:
+    "Leaving out a set parameter, or a near value of it, loses the sub-answer"
+    if not t.env:
+        return ""
+    answer = {s.id: s.answer for s in t.env.subquestions}
+    for kind, told in (("dropped", "without"), ("near", "near to the gold value of")):
+        for id, replies in _groups(t, kind).items():
+            s, name = id.split(" ")[:2]
+            if all(verify(reply, answer[s]) for reply in replies):
+                return f"{s}: a call {told} {name} returns the sub-answer too"
+    return ""
+
+# %% ../../nbs/environments/10_gate.ipynb #cell-033
 @gate("errors")
 def _telling_errors(t:Trial)->str:
     "Errors are informative and never contain an answer"
@@ -178,7 +199,7 @@ def _telling_errors(t:Trial)->str:
             return f"{call.name}: an error contains an answer"
     return ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-033
+# %% ../../nbs/environments/10_gate.ipynb #cell-036
 @gate("hidden")
 def _hidden(t:Trial)->str:
     "No answer in question, documents or distractors"
@@ -193,7 +214,7 @@ def _hidden(t:Trial)->str:
             return f"distractor {call.name} returns a sub-answer"
     return ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-036
+# %% ../../nbs/environments/10_gate.ipynb #cell-039
 def shape(env:Env)->str:
     "The scenario that the dependency graph has"
     before = [len(s.depends_on) for s in env.subquestions]
@@ -220,7 +241,7 @@ def _carries(arguments, answer)->bool:
     except ValueError:
         return False
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-038
+# %% ../../nbs/environments/10_gate.ipynb #cell-041
 def _unused(env)->str:
     "The first dependency that is none"
     before = {}
@@ -233,7 +254,7 @@ def _unused(env)->str:
         before[s.id] = s
     return ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-039
+# %% ../../nbs/environments/10_gate.ipynb #cell-042
 @gate("needed")
 def _needed(t:Trial)->str:
     "No hop and no gold tool can be left out"
@@ -250,14 +271,14 @@ def _needed(t:Trial)->str:
             return f"{hop.asked.id} also returns another sub-answer"
     return ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-042
+# %% ../../nbs/environments/10_gate.ipynb #cell-045
 @gate("typed")
 def _typed(t:Trial)->str:
     "Sub-answers are long or typed enough to verify"
     short = [answer for answer in t.answers if not verifiable(answer)]
     return f"sub-answer {short[0]!r} is too short to be searched for" if short else ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-045
+# %% ../../nbs/environments/10_gate.ipynb #cell-048
 def _written(t)->Iterator[tuple[str, object]]:
     "What a policy reads and has to write: where it stands, and a JSON value"
     yield "the question", t.question
@@ -270,7 +291,7 @@ def _written(t)->Iterator[tuple[str, object]]:
     for s in t.env.subquestions:
         yield f"a gold argument of {s.id}", s.arguments
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-046
+# %% ../../nbs/environments/10_gate.ipynb #cell-049
 @gate("writable")
 def _writable(t:Trial)->str:
     "No mark of a chat or call in what is read and written"
@@ -280,7 +301,7 @@ def _writable(t:Trial)->str:
             return f"{where} holds {mark}, which ends or opens a turn or call"
     return ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-049
+# %% ../../nbs/environments/10_gate.ipynb #cell-052
 @gate("distinct")
 def _distinct(t:Trial)->str:
     "No two tools are near-duplicates"
@@ -293,7 +314,7 @@ def _distinct(t:Trial)->str:
         before.append((doc.name, words))
     return ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-052
+# %% ../../nbs/environments/10_gate.ipynb #cell-055
 _BROKEN = (LookupError, TypeError, AttributeError, ArithmeticError, ValueError, RecursionError)
 
 def _tried(x, sandbox)->tuple[Trial | None, str]:
@@ -313,7 +334,7 @@ def _tried(x, sandbox)->tuple[Trial | None, str]:
         return None, _said_by(e)
     return (None, t.overdue) if t.overdue else (t, "")
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-054
+# %% ../../nbs/environments/10_gate.ipynb #cell-057
 def _said_by(e)->str:
     "What went wrong, in a line"
     return str(e)[:200] if isinstance(e, FtrlError) else f"{type(e).__name__}: {str(e)[:100]}"
@@ -325,7 +346,7 @@ def _verdict(name, t)->Verdict:
     except _BROKEN as e:
         return Verdict(name, False, _said_by(e))
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-055
+# %% ../../nbs/environments/10_gate.ipynb #cell-058
 def check(
     x:Env | Row, # An environment, or any row
     sandbox=None, # A `Sandbox`; the shared one when None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from types import ModuleType
 from ..core import Call, Env, Row, ToolDoc, dumps, rng
+from .qualifiers.rule import near
 
 # %% ../../nbs/environments/08_trial.ipynb #cell-005
 @dataclass
@@ -172,11 +173,20 @@ def texts_in(
     inner = x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
     return [text for value in inner for text in texts_in(value)]
 
+def _required(env)->dict[str, list[str]]:
+    "The parameters that each tool needs; rows of others may hold anything there"
+    found = {}
+    for doc in env.docs:
+        given = doc.parameters.get("required") if isinstance(doc.parameters, dict) else None
+        found[doc.name] = given if isinstance(given, list) else list(doc.parameters or ())
+    return found
+
 def _gold_words(env)->list[str]:
-    "What the gold calls hold and return: the things that the question is about"
-    words = []
+    "What the gold calls have to hold, and return: the things that the question is about"
+    words, required = [], _required(env)
     for s in env.subquestions:
-        words += texts_in(s.arguments)
+        needed = required.get(s.tool, ())
+        words += texts_in({name: value for name, value in s.arguments.items() if name in needed})
         words.append(s.answer)
     return list(dict.fromkeys(words))
 
@@ -340,24 +350,42 @@ def probe_calls(
     return calls | _gold_probes(t.env, schemas, r)
 
 # %% ../../nbs/environments/08_trial.ipynb #cell-041
+def _qualified(s, schema)->Iterator[tuple[str, Call]]:
+    "Probes without one of the optional parameters, and with near values"
+    parts = _properties(schema)
+    needed = schema.get("required") or s.arguments
+    for name, value in s.arguments.items():
+        if name in needed:
+            continue
+        rest = {other: v for other, v in s.arguments.items() if other != name}
+        yield "dropped", Call(s.tool, rest, f"{s.id} {name}")
+        for i, group in enumerate(near(value, parts.get(name, {}))):
+            for other in group:
+                yield "near", Call(s.tool, {**s.arguments, name: other}, f"{s.id} {name} {i}")
+
+# %% ../../nbs/environments/08_trial.ipynb #cell-044
 def _gold_probes(env, schemas, r)->dict[str, list[Call]]:
     "Probes that start from the gold calls"
     words = _gold_words(env)
-    gold, changed, distractors = [], [], []
+    gold, changed, distractors, qualified = [], [], [], {"dropped": [], "near": []}
     for s in env.subquestions:
         gold.append(Call(s.tool, s.arguments, s.id))
         schema = schemas.get(s.tool, {})
-        for other in _changed(s.arguments, schema, words):
-            changed.append(Call(s.tool, other, s.id))
+        needed = schema.get("required") or s.arguments
+        must = {name: value for name, value in s.arguments.items() if name in needed}
+        for other in _changed(must, schema, words):
+            changed.append(Call(s.tool, {**s.arguments, **other}, s.id))
+        for kind, call in _qualified(s, schema):
+            qualified[kind].append(call)
     for name in env.distractors:
         if name not in schemas:
             continue
         for word in words:
             given = _asked(schemas[name], word, r)
             distractors.append(Call(name, given))
-    return {"gold": gold, "changed": changed, "distractor": distractors}
+    return {"gold": gold, "changed": changed, "distractor": distractors, **qualified}
 
-# %% ../../nbs/environments/08_trial.ipynb #cell-044
+# %% ../../nbs/environments/08_trial.ipynb #cell-047
 _SECONDS = 20   # for all probes of a row; ours take some milliseconds
 
 def attempt(
