@@ -45,7 +45,7 @@ def evaluate_command(
     progress = sys.stderr.isatty()
     print(evaluate(bench, model, out, data, limit, scenario, sample, progress, engine, force, **protocol))
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-006
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-007
 @app.command("table")
 def table_command(
     paths: Annotated[list[str], Arg(help="Result files")],
@@ -56,7 +56,7 @@ def table_command(
     from ftrl.evaluation.table import table
     print(table([input_file(path) for path in paths], format, paper))
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-009
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-010
 def _by_block(frame)->str:
     "How far each kind of block moved, as a line"
     from ftrl.weights.delta import group
@@ -64,7 +64,7 @@ def _by_block(frame)->str:
     moved = [f"{block} {relative * 1000:.2f}" for block, relative in zip(parts.block, parts.relative)]
     return f"relative update, per mille: {', '.join(moved)}"
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-010
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-011
 @app.command("delta")
 def delta_command(
     base: Annotated[str, Arg(help="The checkpoint before: a folder, .gguf file, hub id or embedded model")],
@@ -89,7 +89,7 @@ def delta_command(
     told = produced(out, write, force, weights=marks, rank=rank)
     print(f"{out}: {told['weights']} weights; {told['moved']}")
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-011
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-013
 @app.command("figures")
 def figures_command(
     runs: Annotated[str, Opt(help="A run directory")],

@@ -148,7 +148,7 @@ def _commands(name:str, path:str, folder:Path)->list[list[str]]:
     looked_at = [["check", path], ["show", path, "-i", "1"], ["table", path]]
     return [*played, *looked_at, ["export", path, "--force", "--out", f"{folder}/out-verl"]]
 
-# %% ../../nbs/commands/04_fuzz.ipynb #cell-018
+# %% ../../nbs/commands/04_fuzz.ipynb #cell-019
 def fuzz_files(
     n:int, # Broken files
     folder:Path, # Where they are put
@@ -169,7 +169,7 @@ def fuzz_files(
         if why:
             yield Finding(" ".join(words), name, why)
 
-# %% ../../nbs/commands/04_fuzz.ipynb #cell-020
+# %% ../../nbs/commands/04_fuzz.ipynb #cell-021
 def bench_files(
     n:int=2000, # Broken files
 )->dict: # A benchmark's result

@@ -331,7 +331,7 @@ def construct(
     rate = (n - 1) / seconds if n > 1 and seconds else 0.0
     return report | {"table": watch.tally.table(), "seconds": seconds, "rate": rate}
 
-# %% ../../nbs/environments/14_report.ipynb #cell-043
+# %% ../../nbs/environments/14_report.ipynb #cell-044
 def _write_beside(out, report, tally, worlds)->None:
     "Complete the report in place, and write it and the card"
     omitted = {}
@@ -346,7 +346,7 @@ def _write_beside(out, report, tally, worlds)->None:
         with atomic(path) as temp:
             temp.write_text(text, encoding="utf-8")
 
-# %% ../../nbs/environments/14_report.ipynb #cell-046
+# %% ../../nbs/environments/14_report.ipynb #cell-047
 def _executed(code, name, arguments)->str:
     "A call as the paper's executor runs it: in this process, with whatever the code may do"
     try:
@@ -370,7 +370,7 @@ class Threads:
             content = pool.submit(_executed, *call).result(10)
         return SimpleNamespace(content=content)
 
-# %% ../../nbs/environments/14_report.ipynb #cell-048
+# %% ../../nbs/environments/14_report.ipynb #cell-049
 def _build_case(level, n, sandbox)->dict:
     "Both executors at one difficulty"
     def building(judge):

@@ -168,7 +168,7 @@ def _from_data(spec:str)->World:
         _KEPT.popitem(last=False)
     return _KEPT[key]
 
-# %% ../../nbs/environments/01_tables.ipynb #cell-030
+# %% ../../nbs/environments/01_tables.ipynb #cell-031
 def is_tables(
     spec:str, # A name, a file, or an address
 )->bool:

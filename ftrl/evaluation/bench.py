@@ -58,7 +58,7 @@ def _diagnosed(bench:Bench, episode:Episode)->dict[str, int]:
     except Exception:
         return {}  # the score stands without it
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-009
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-010
 def result_line(bench:Bench, played:Play, episode:Episode, run:dict)->dict:
     "The result line of a finished episode"
     metrics = _scored(bench, episode)
@@ -75,7 +75,7 @@ def result_line(bench:Bench, played:Play, episode:Episode, run:dict)->dict:
         "run": run,
         "item": played.key}
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-012
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-013
 def _begun(bench:Bench, played:Play, protocol:Protocol)->Episode:
     "The episode of an item"
     try:
@@ -99,7 +99,7 @@ def lines(self:Bench,
     for e in play(players, episodes(), protocol.width, **protocol.sampling):
         yield e.key, result_line(self, live.pop(e.key), e, run)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-014
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-015
 @dataclass(frozen=True)
 class Work:
     "What a process needs to know to play its share"
@@ -130,7 +130,7 @@ def _announce(players:dict[str, LLM], coming:list[tuple])->None:
     for model in players.values():
         model.match(coming)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-015
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-016
 def on_cluster(
     share:Callable, # What a process does with a set of keys
     keys:list[str], # What is to be done
@@ -154,7 +154,7 @@ def on_cluster(
         for x in done:
             yield from ray.get(x)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-016
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-018
 def _check_engine(engine:str, model)->None:
     "May this be spread?"
     if engine not in ("local", "ray"):
@@ -162,7 +162,7 @@ def _check_engine(engine:str, model)->None:
     if engine == "ray" and not isinstance(model, str):
         raise FtrlError("engine ray needs the name of a model, got a model")
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-018
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-020
 def means(
     lines:Iterable[dict], # Result lines of one benchmark and one model
     grouped:bool, # Average each scenario first?
@@ -175,7 +175,7 @@ def means(
             group.append(value)
     return {m: sum(sum(g) / len(g) for g in groups.values()) / len(groups) for m, groups in found.items()}
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-020
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-022
 @dataclass(frozen=True)
 class Results:
     "A result file"
@@ -197,7 +197,7 @@ class Results:
             remarks.append(run["note"])
         return f"{bench.name}, {run['model']}: {numbers} ({'; '.join(remarks)})"
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-021
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-023
 def _remarks(bench:Bench, lines:list[dict])->Iterator[str]:
     "What a reader of the means must know"
     failed = sum(x["error"] is not None for x in lines)
@@ -208,7 +208,7 @@ def _remarks(bench:Bench, lines:list[dict])->Iterator[str]:
         if empty:
             yield f"{metric} is 1 for nothing done in {empty}"
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-023
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-025
 def _apart(out, *inputs)->None:
     "Is the output none of the inputs?"
     places = [str(x).removeprefix("replay:") for x in inputs if isinstance(x, (str, Path))]
@@ -227,7 +227,7 @@ def _judged(results:"Results", failing:float)->"Results":
     raise FtrlError(f"{results.path}: {n} of {len(errors)} items failed, and not by the model's fault "
                     f"(the first: {reason}); the others are kept, give the same command again for those")
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-024
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-026
 def _whole(out:Path, keys:list[str])->bool:
     "Does the result file hold these items, in this order, none of them failed?"
     return out.is_file() and [x.get("item") for x in read_json_lines(out) if not x.get("error")] == keys
@@ -246,7 +246,7 @@ def _work_on(
     keys = [p.key for p in left]
     return on_cluster(functools.partial(_share, work), keys)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-025
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-028
 @delegates(Protocol)
 def evaluate(
     bench:str, # One of `BENCHMARKS`
@@ -272,7 +272,7 @@ def evaluate(
 
 evaluate.__delwrap__ = Protocol  # whose fields have comments; the function that makes one has no source
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-026
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-029
 def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, force:bool)->None:
     "Play what the result file lacks"
     data, protocol = bench.where(work.data), work.protocol
@@ -295,7 +295,7 @@ def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, f
         journal.follow(done, len(keys), bench.name, progress)
         journal.write(keys)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-028
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-031
 def _journal(
     bench:Bench,
     data, # As `bench.where` gives them

@@ -48,7 +48,7 @@ def resample(
         means.append(items @ table[0] / n if k == 1 else _drawn_means(table, items, chosen))
     return sum(means) / len(means)
 
-# %% ../../nbs/evaluation/05_interval.ipynb #cell-007
+# %% ../../nbs/evaluation/05_interval.ipynb #cell-008
 def bootstrap(
     groups:list, # Values of each scenario; a table, seed by item, where there are several seeds
     draws:int=2000, # Resamples

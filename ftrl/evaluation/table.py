@@ -312,7 +312,7 @@ def _averaged(line:Line)->None:
     hollow = max(cell.hollow for cell in cells)
     line.cells["Avg"] = Cell(mean, hollow=hollow)
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-031
+# %% ../../nbs/evaluation/06_table.ipynb #cell-032
 def results_table(
     frame:"pd.DataFrame", # Records, as `read_results` gives them
     paper:bool=False, # Also the paper's rows
@@ -335,7 +335,7 @@ def _of_paper(model:str, cells:dict[str, float])->Line:
     "A row of the paper's"
     return Line(f"paper: {model}", {head: Cell(value) for head, value in cells.items()})
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-034
+# %% ../../nbs/evaluation/06_table.ipynb #cell-035
 def lined(
     rows:list[list[str]], # The heads, what lines they have below, the cells
 )->str:
@@ -357,7 +357,7 @@ def _text(cell:Cell | None)->str:
         return number
     return f"{number} ({cell.low:.1f}–{cell.high:.1f})"
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-036
+# %% ../../nbs/evaluation/06_table.ipynb #cell-037
 def _remarks(model:str, head:str, cell:Cell)->Iterator[str]:
     "What a reader must know of a cell"
     said = []
@@ -383,7 +383,7 @@ def headings(
     order += [c.heading for c in columns_of(frame) if not c.origin and not c.paper]
     return [head for head in [*order, "Avg"] if head in filled]
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-037
+# %% ../../nbs/evaluation/06_table.ipynb #cell-038
 def table(
     paths, # Result files
     format:str="md", # md, csv or json
@@ -401,7 +401,7 @@ def table(
         return _csv(rows, heads)
     return _markdown(rows, heads)
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-039
+# %% ../../nbs/evaluation/06_table.ipynb #cell-040
 def _markdown(rows:list[Line], heads:list[str])->str:
     "The table as Markdown, with its remarks below"
     body, notes = [], []
@@ -418,7 +418,7 @@ def _plain(cell:Cell)->dict:
     "A cell as JSON: what there is to say"
     return {k: v for k, v in asdict(cell).items() if v is not None}
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-041
+# %% ../../nbs/evaluation/06_table.ipynb #cell-042
 _PARTS = {"": "mean", " low": "low", " high": "high", " n": "n", " failed": "failed", " hollow": "hollow"}
 
 def _csv(rows:list[Line], heads:list[str])->str:
@@ -440,7 +440,7 @@ def _value(cell:Cell | None, part:str):
     value = getattr(cell, part) if cell else None
     return f"{value:.2f}" if isinstance(value, float) else value
 
-# %% ../../nbs/evaluation/06_table.ipynb #cell-046
+# %% ../../nbs/evaluation/06_table.ipynb #cell-047
 def fault_shares(
     paths, # Result files
 )->"pd.DataFrame": # model, benchmark, episodes, then the share of episodes with each fault

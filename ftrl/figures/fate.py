@@ -83,7 +83,7 @@ def _key(below, ax)->None:
     handles, names = ax.get_legend_handles_labels()
     below.legend(handles, names, loc="upper left", ncols=2, fontsize=8.5, handlelength=1)
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-013
+# %% ../../nbs/figures/04_fate.ipynb #cell-014
 GOOD_TO_BAD = ("#009e73", "#8fd0bb", "#e69f00", "#d55e00", "#a3407a", "#9aa3ad", "#4b5158")
 _KNOWN = {"calls": CALL_FATES, "episodes": EPISODE_FATES}
 
@@ -104,7 +104,7 @@ def errors(
                  "Calls are replayed against the sub-answers of their environment.")
     return fig, frame
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-016
+# %% ../../nbs/figures/04_fate.ipynb #cell-017
 def _sizes(run)->"pd.DataFrame":
     "Results with the size of their environments"
     import pandas as pd
@@ -119,7 +119,7 @@ def _sizes(run)->"pd.DataFrame":
     of_items = [sizes[id] for id in frame.id]
     return frame.join(pd.DataFrame(of_items, index=frame.index))
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-019
+# %% ../../nbs/figures/04_fate.ipynb #cell-020
 def _by_size(frame:"pd.DataFrame", what:str)->"pd.DataFrame":
     "Mean Solve-F1 with its interval, by size, of every policy"
     import pandas as pd
@@ -130,7 +130,7 @@ def _by_size(frame:"pd.DataFrame", what:str)->"pd.DataFrame":
         rows.append(about | {"mean": mean, "low": low, "high": high, "n": len(part)})
     return pd.DataFrame(rows)
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-020
+# %% ../../nbs/figures/04_fate.ipynb #cell-021
 def _points_by_size(ax, table:"pd.DataFrame", tint:dict[str, str])->None:
     "Points as large as their number of environments"
     curve = table["size"].nunique() > 2
@@ -147,7 +147,7 @@ def _points_by_size(ax, table:"pd.DataFrame", tint:dict[str, str])->None:
         else:
             ax.errorbar(at, line["mean"], reach_of(line), fmt="none", ecolor=colour)
 
-# %% ../../nbs/figures/04_fate.ipynb #cell-021
+# %% ../../nbs/figures/04_fate.ipynb #cell-023
 @figure
 def difficulty(
     run, # A run directory with eval/*.jsonl and envs/test.jsonl

@@ -229,7 +229,7 @@ def _whiskers(ax, table:"pd.DataFrame")->None:
     ax.set(xlabel="gain in Solve-F1, points", title="paired by environment", ylim=(len(names) - .5, -.5))
     ax.grid(axis="y", visible=False)
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-028
+# %% ../../nbs/figures/05_gain.ipynb #cell-029
 @figure
 def spread(
     run, # A run directory with eval/*.jsonl, and seed*/eval/*.jsonl
@@ -244,7 +244,7 @@ def spread(
                  "bootstrap interval over environments; of diamonds, over seeds and environments together.")
     return fig, table
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-031
+# %% ../../nbs/figures/05_gain.ipynb #cell-032
 _OTHER = "ftrl evaluate ftrl --model M --data OTHER.jsonl --out RUN/transfer/OTHER/NAME.jsonl"
 
 def _elsewhere(run)->"pd.DataFrame":
@@ -257,7 +257,7 @@ def _elsewhere(run)->"pd.DataFrame":
     frames = [results(run, "ftrl", where).assign(place=place) for place, where in places.items()]
     return pd.concat(frames)
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-032
+# %% ../../nbs/figures/05_gain.ipynb #cell-033
 @figure
 def transfer(
     run, # A run directory with eval/*.jsonl and transfer/PLACE/*.jsonl
@@ -279,7 +279,7 @@ def transfer(
                  f"Solve-P of an episode without a call is 1.{_unplayed(frame)}")
     return fig, table
 
-# %% ../../nbs/figures/05_gain.ipynb #cell-033
+# %% ../../nbs/figures/05_gain.ipynb #cell-035
 def _unplayed(frame:"pd.DataFrame")->str:
     "A word on bars that are not there: nobody played them, which is not 0"
     there = set(zip(frame.model, frame.place))

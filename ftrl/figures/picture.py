@@ -257,7 +257,7 @@ def _counts(envs:list[Env])->list[StageCount]:
         StageCount("5 deploy", "local functions", codes, "run in the sandbox"),
         StageCount("gates", "environments", gated, f"pass {gates} gates")]
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-031
+# %% ../../nbs/figures/01_picture.ipynb #cell-032
 def _on_offer(envs:list[Env])->StageCount:
     "What scaling makes: tools nobody asked for, and parameters"
     docs = [doc for env in envs for doc in env.docs]
@@ -266,7 +266,7 @@ def _on_offer(envs:list[Env])->StageCount:
     remark = f"{spare:.0%} distractors, {parameters:.1f} parameters a tool"
     return StageCount("4 scale", "tools on offer", len(docs), remark)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-033
+# %% ../../nbs/figures/01_picture.ipynb #cell-034
 def _stage(ax, x:float, counted:StageCount, end:bool)->None:
     "One stage as a box; the first and the last are grey"
     from matplotlib.patches import FancyBboxPatch
@@ -283,7 +283,7 @@ def _stage(ax, x:float, counted:StageCount, end:bool)->None:
     write(.77, counted.what, fontsize=9)
     write(.46, "\n".join(textwrap.wrap(counted.remark, 22)), fontsize=7.5, color=SMALL)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-034
+# %% ../../nbs/figures/01_picture.ipynb #cell-035
 @figure
 def pipeline(
     run, # A run directory with envs/*.jsonl
@@ -305,7 +305,7 @@ def pipeline(
     caption(fig, f"Splits {', '.join(splits)}; {seeds(run)}. Counted from the environments of the run.")
     return fig, pd.DataFrame(counts)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-037
+# %% ../../nbs/figures/01_picture.ipynb #cell-038
 _PAPER_HOPS = {"single_hop": 1.0, "parallel_single_hop": 2.0, "multi_hop": 5.7, "parallel_multi_hop": 7.7}
 PAPER_DATA = {
     "sub-questions": _PAPER_HOPS,
@@ -326,7 +326,7 @@ def _measure(env:Env)->dict:
         "parameters a tool": sum(properties) / max(len(properties), 1),
         "prompt characters": len(row.tools) + len(row.messages[0]["content"])}
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-038
+# %% ../../nbs/figures/01_picture.ipynb #cell-039
 def _ranges(ax, frame:"pd.DataFrame", what:str, present:list[str])->None:
     "From least to most with the mean, by scenario, and the paper's number as a diamond"
     ours = frame.groupby("scenario")[what].agg(["min", "mean", "max"]).reindex(present)
@@ -342,7 +342,7 @@ def _ranges(ax, frame:"pd.DataFrame", what:str, present:list[str])->None:
     ax.grid(axis="y", visible=False)
     ax.locator_params(axis="x", nbins=5)
 
-# %% ../../nbs/figures/01_picture.ipynb #cell-039
+# %% ../../nbs/figures/01_picture.ipynb #cell-041
 @figure
 def dataset(
     run, # A run directory with envs/*.jsonl

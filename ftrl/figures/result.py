@@ -329,7 +329,7 @@ def _round_line(ax, table:"pd.DataFrame", name:str, colour:str)->None:
     ax.fill_between(at, line.low, line.high, color=colour, alpha=.15, lw=0)
     ax.errorbar(apart, last["mean"], reach_of(last), fmt="o", color=colour, capsize=3)
 
-# %% ../../nbs/figures/02_result.ipynb #cell-042
+# %% ../../nbs/figures/02_result.ipynb #cell-043
 def _by_round(run)->"pd.DataFrame":
     "Results by number of round"
     frame = results(run, "ftrl", "rounds/*.jsonl")
@@ -346,7 +346,7 @@ def _with_kept(run, frame:"pd.DataFrame")->"pd.DataFrame":
     chosen = played[played.id.isin(frame.id)]
     return pd.concat([frame, chosen.assign(round="kept")])
 
-# %% ../../nbs/figures/02_result.ipynb #cell-045
+# %% ../../nbs/figures/02_result.ipynb #cell-046
 @figure
 def reasoning(
     run, # A run directory with eval/NAME.jsonl and eval/NAME-reasoning.jsonl
@@ -363,7 +363,7 @@ def reasoning(
     asked = Comparison("With and without reasoning", ["solve_f1"], "scenario", order, tint)
     return _compare(run, frame, asked)
 
-# %% ../../nbs/figures/02_result.ipynb #cell-048
+# %% ../../nbs/figures/02_result.ipynb #cell-049
 @figure
 def general(
     run, # A run directory with eval/SUITE/NAME.jsonl
@@ -388,7 +388,7 @@ def _by_chance(frame:"pd.DataFrame")->str:
     none = [label(name) for name, suite in played.items() if best[name] <= suite.chance]
     return f"Nobody clearly above chance: {', '.join(none)}." if none else ""
 
-# %% ../../nbs/figures/02_result.ipynb #cell-051
+# %% ../../nbs/figures/02_result.ipynb #cell-052
 @figure
 def references(
     run, # A run directory with reference/SUITE/NAME.jsonl

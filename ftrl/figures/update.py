@@ -80,7 +80,7 @@ def _margins(top, side, main, frame:"pd.DataFrame", table:"pd.DataFrame")->None:
         ax.grid(False)
         ax.tick_params(labelsize=7.5)
 
-# %% ../../nbs/figures/03_update.ipynb #cell-013
+# %% ../../nbs/figures/03_update.ipynb #cell-014
 @figure
 def update_map(
     run, # A run directory with delta/NAME.parquet
@@ -96,7 +96,7 @@ def update_map(
     cells = update_grid(table).reset_index()
     return fig, cells.melt("part", var_name="layer", value_name="relative_permille")
 
-# %% ../../nbs/figures/03_update.ipynb #cell-016
+# %% ../../nbs/figures/03_update.ipynb #cell-017
 @figure
 def update_depth(
     run, # A run directory with delta/NAME.parquet
@@ -117,7 +117,7 @@ def update_depth(
     caption(fig, f"Share of ‖Δ‖² over all weights; dashed: share of the weights themselves. {seeds(run)}.")
     return fig, pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/figures/03_update.ipynb #cell-017
+# %% ../../nbs/figures/03_update.ipynb #cell-018
 def _shares(ax, table:"pd.DataFrame")->None:
     "Stacked shares of the squared update by layer, and the share of the weights as a dashed line"
     under = 0
@@ -129,7 +129,7 @@ def _shares(ax, table:"pd.DataFrame")->None:
     even = table.groupby("layer")["size"].sum() * 100
     ax.step(even.index, even, where="mid", color=INK, lw=1.1, ls="--", label="even update")
 
-# %% ../../nbs/figures/03_update.ipynb #cell-021
+# %% ../../nbs/figures/03_update.ipynb #cell-022
 def _forest(ax, table:"pd.DataFrame")->None:
     "Blocks down, Solve-F1 across: only this block tuned, and this block put back"
     ends = table[table.block == "all"].set_index("kind")["mean"]
@@ -146,7 +146,7 @@ def _forest(ax, table:"pd.DataFrame")->None:
     ax.set(xlabel="Solve-F1", title="By block", ylim=(-.5, len(order) - .5))
     ax.grid(axis="y", visible=False)
 
-# %% ../../nbs/figures/03_update.ipynb #cell-022
+# %% ../../nbs/figures/03_update.ipynb #cell-023
 def _points(ax, table:"pd.DataFrame", order:list[str], shift:float, colour:str, text:str)->None:
     "The mean of each block with its interval, a little beside its line"
     part = table.set_index("block").reindex(order)
@@ -154,13 +154,13 @@ def _points(ax, table:"pd.DataFrame", order:list[str], shift:float, colour:str, 
     how = {"fmt": "o", "ms": 6, "capsize": 2.5, "lw": 1.3}
     ax.errorbar(part["mean"], at, xerr=reach_of(part), color=colour, label=text, **how)
 
-# %% ../../nbs/figures/03_update.ipynb #cell-023
+# %% ../../nbs/figures/03_update.ipynb #cell-025
 def _by_gain(table:"pd.DataFrame")->list[str]:
     "Blocks by what they do alone; those that were only put back come first"
     alone = table[table.kind == "only"].sort_values("mean").block.tolist()
     return [block for block in table.block.unique() if block not in alone] + alone
 
-# %% ../../nbs/figures/03_update.ipynb #cell-024
+# %% ../../nbs/figures/03_update.ipynb #cell-026
 def _blend(ax, table:"pd.DataFrame")->None:
     "Solve-F1 on the way from before to after; a line only where there is something between"
     blended = table.kind == "blend"
@@ -172,7 +172,7 @@ def _blend(ax, table:"pd.DataFrame")->None:
     ax.errorbar(way.alpha, way["mean"], reach_of(way), fmt=shape, color=PALETTE[0], lw=2, capsize=3)
     ax.set(xlabel="share of the update", title="From before to after", ylabel="Solve-F1", xlim=(-.1, 1.1))
 
-# %% ../../nbs/figures/03_update.ipynb #cell-025
+# %% ../../nbs/figures/03_update.ipynb #cell-028
 _INTERVENE = ("python -c \"from ftrl.weights.intervene import intervene; "
               "intervene(BASE, TUNED, 'RUN/envs/test.jsonl', 'RUN/intervene')\"")
 
@@ -194,7 +194,7 @@ def interventions(
                  "reinforcement learning started from. Lines: 95 % bootstrap interval over environments.")
     return fig, table
 
-# %% ../../nbs/figures/03_update.ipynb #cell-029
+# %% ../../nbs/figures/03_update.ipynb #cell-032
 @figure
 def probing(
     run, # A run directory with delta/probes.parquet
@@ -218,7 +218,7 @@ def probing(
                  f"Bands: 95 % bootstrap interval over rows.{_unreadable(frame)}")
     return fig, frame
 
-# %% ../../nbs/figures/03_update.ipynb #cell-030
+# %% ../../nbs/figures/03_update.ipynb #cell-033
 _PROBES = ("python -c \"from ftrl.files import load_rows; from ftrl.weights.probe import probes; "
            "probes({'base': BASE, 'grpo': TUNED}, load_rows('RUN/rows/round1.parquet')).to_parquet('HERE')\"")
 

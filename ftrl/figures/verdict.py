@@ -53,7 +53,7 @@ def _both(frame:"pd.DataFrame", metric:str, before:str, after:str)->"pd.DataFram
         return wide
     raise Missing(f"no items that both {before} and {after} played")
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-007
+# %% ../../nbs/figures/06_verdict.ipynb #cell-008
 def paired(
     frame:"pd.DataFrame", # Items, as `results` gives them
     metric:str,
@@ -73,7 +73,7 @@ def _mean_of_means(groups:"list[pd.Series]")->float:
     "The mean in which every group weighs the same"
     return float(sum(scores.mean() for scores in groups) / len(groups))
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-010
+# %% ../../nbs/figures/06_verdict.ipynb #cell-011
 @dataclass(frozen=True)
 class Claimed:
     "A claim of the paper and what this run says of it; numbers in points"
@@ -100,7 +100,7 @@ def rises(low:float, high:float)->str:
         return YES
     return NO if high < MARGIN else UNKNOWN
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-012
+# %% ../../nbs/figures/06_verdict.ipynb #cell-013
 def gain_claim(claim:str, pairs:Pairs)->Claimed:
     "A claim that something rises"
     mean, low, high = bootstrap(pairs.changes)
@@ -109,7 +109,7 @@ def gain_claim(claim:str, pairs:Pairs)->Claimed:
         return measured(claim, UNKNOWN, (mean, low, high), pairs.n, f"{why}: the model cannot do this task")
     return measured(claim, rises(low, high), (mean, low, high), pairs.n, why)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-015
+# %% ../../nbs/figures/06_verdict.ipynb #cell-016
 @dataclass(frozen=True)
 class Ground:
     "Where tool use is compared: what it is called, where its results are, and how it is scored"
@@ -129,7 +129,7 @@ def _grounds()->list[Ground]:
             found.append(Ground(label(name), f"eval/{name}/*.jsonl", name, bench.metrics[-1]))
     return found
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-017
+# %% ../../nbs/figures/06_verdict.ipynb #cell-018
 def _own_environments(run, claim:str, name:str, start:str)->Claimed:
     "The gain on held-out environments, over all seeds"
     table = gains(run)
@@ -142,7 +142,7 @@ def _own_environments(run, claim:str, name:str, start:str)->Claimed:
     spread = (own["mean"], own.low, own.high)
     return measured(claim, rises(own.low, own.high), spread, int(own.n), why)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-018
+# %% ../../nbs/figures/06_verdict.ipynb #cell-019
 def tool_use(run, name:str, start:str)->list[Claimed]:
     "Does tool use rise on all four benchmarks?"
     found = [_own_environments(run, "Tool use rises: held-out environments", name, start)]
@@ -158,7 +158,7 @@ def tool_use(run, name:str, start:str)->list[Claimed]:
             found.append(gain_claim(claim, pairs))
     return found
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-019
+# %% ../../nbs/figures/06_verdict.ipynb #cell-021
 SINCE = {"cold": "since the cold start", "base": "since the base model"}
 
 def by_suite(frame:"pd.DataFrame", metric:str, before:str, after:str)->dict[str, Pairs]:
@@ -175,7 +175,7 @@ def _able(suite:str, pairs:Pairs)->bool:
     "Was the first policy clearly above chance: far enough to lose the margin?"
     return pairs.surely >= SUITES[suite].chance + MARGIN
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-020
+# %% ../../nbs/figures/06_verdict.ipynb #cell-022
 def _told(able:dict[str, Pairs], verdict:str)->list[str]:
     "What is behind a verdict on general abilities"
     before = 100 * sum(pairs.before for pairs in able.values()) / len(able)
@@ -192,14 +192,14 @@ def _told(able:dict[str, Pairs], verdict:str)->list[str]:
         said.append(f"a loss of {100 * MARGIN:.0f} points is not excluded")
     return said
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-022
+# %% ../../nbs/figures/06_verdict.ipynb #cell-024
 def stays(low:float, high:float)->str:
     "The verdict on an absence of loss, from the interval of the change"
     if low > -MARGIN:
         return YES
     return NO if high < 0 else UNKNOWN
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-024
+# %% ../../nbs/figures/06_verdict.ipynb #cell-026
 def general_stays(run, name:str, start:str)->list[Claimed]:
     "Does general ability stay?"
     claim = f"General abilities stay, {SINCE[start]}"
@@ -218,7 +218,7 @@ def general_stays(run, name:str, start:str)->list[Claimed]:
     n = sum(pairs.n for pairs in able.values())
     return [measured(claim, verdict, (mean, low, high), n, "; ".join([*_told(able, verdict), *why]))]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-027
+# %% ../../nbs/figures/06_verdict.ipynb #cell-029
 def probable_stays(run, name:str, start:str)->list[Claimed]:
     "Do the general suites' reference answers stay as probable?"
     claim = f"Reference answers stay probable, {SINCE[start]}"
@@ -238,7 +238,7 @@ def _fewer(pairs:Pairs)->list[float]:
     "How many bits fewer each answer took, as a share of what they took before"
     return [-bits / pairs.before for change in pairs.changes for bits in change]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-030
+# %% ../../nbs/figures/06_verdict.ipynb #cell-032
 def balance(run)->list[Claimed]:
     "Does the balanced reward beat its ablations?"
     try:
@@ -256,7 +256,7 @@ def balance(run)->list[Claimed]:
         found.append(measured(claim, rises(low, high), (mean, low, high), pairs.n, why))
     return found
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-032
+# %% ../../nbs/figures/06_verdict.ipynb #cell-034
 def where_updates(run, name:str)->list[Claimed]:
     "Is the update in the MLPs of the lower layers?"
     import pandas as pd
@@ -274,7 +274,7 @@ def where_updates(run, name:str)->list[Claimed]:
     verdict = YES if (top.third, top.block) == ("lower", "mlp") else NO
     return [Claimed(claim, verdict, 100 * lower.share, why=why)]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-034
+# %% ../../nbs/figures/06_verdict.ipynb #cell-036
 _VARIANTS = ("revert-all", "only-all", "only-lower-mlp", "revert-lower-mlp")
 
 def _played_variants(run)->"list[np.ndarray] | None":
@@ -289,7 +289,7 @@ def _played_variants(run)->"list[np.ndarray] | None":
     ids = sorted(found["revert-all"])
     return [np.array([found[variant][id] for id in ids]) for variant in _VARIANTS]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-035
+# %% ../../nbs/figures/06_verdict.ipynb #cell-037
 def _share_interval(part:"np.ndarray", whole:"np.ndarray")->tuple[float, float]:
     "The 95 % bootstrap interval of a share of a gain, over environments"
     import numpy as np
@@ -299,7 +299,7 @@ def _share_interval(part:"np.ndarray", whole:"np.ndarray")->tuple[float, float]:
     low, high = np.quantile(shares, (0.025, 0.975))
     return float(low), float(high)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-036
+# %% ../../nbs/figures/06_verdict.ipynb #cell-039
 def what_carries(run)->list[Claimed]:
     "Do the MLPs of the lower layers carry the gain?"
     claim, played = "Lower MLPs carry the gain", _played_variants(run)
@@ -321,7 +321,7 @@ def what_carries(run)->list[Claimed]:
     why = f"alone they keep {share:.0%} of the gain; without them {left:.0%} of it is left"
     return [measured(claim, verdict, (share, low, high), len(start), why)]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-038
+# %% ../../nbs/figures/06_verdict.ipynb #cell-041
 def understanding(run, name:str, start:str)->list[Claimed]:
     "Is the right next step more readable after training?"
     import pandas as pd
@@ -343,7 +343,7 @@ def _readable(claim:str, first:"pd.Series", last:"pd.Series")->Claimed:
     why = f"readable at {first.accuracy:.0%} before, {last.accuracy:.0%} after, chance {last.chance:.0%}"
     return measured(claim, rises(low, high), (mean, low, high), int(last.n), why)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-040
+# %% ../../nbs/figures/06_verdict.ipynb #cell-043
 def reasoning_helps(run)->list[Claimed]:
     "Is reasoning no better in general?"
     played = finished(run, "eval/*-reasoning.jsonl*")
@@ -352,7 +352,7 @@ def reasoning_helps(run)->list[Claimed]:
         why = "see the figure of results with and without reasoning"
     return [Claimed("Reasoning is no better in general", UNKNOWN, why=why)]
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-042
+# %% ../../nbs/figures/06_verdict.ipynb #cell-045
 def verdicts(
     run, # A run directory
 )->"pd.DataFrame": # claim, verdict, number, low, high (points), n, why
@@ -372,7 +372,7 @@ def verdicts(
     found += reasoning_helps(run)
     return pd.DataFrame([asdict(claim) for claim in found])
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-044
+# %% ../../nbs/figures/06_verdict.ipynb #cell-047
 def _there(x)->bool:
     return x is not None and x == x  # pandas has NaN where there is nothing
 
@@ -393,7 +393,7 @@ def markdown(
         rows.append([x.claim, f"**{x.verdict}**", _spread(x), n, x.why])
     return lined(rows)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-045
+# %% ../../nbs/figures/06_verdict.ipynb #cell-048
 COLOR = {YES: "#009e73", NO: "#d55e00", UNKNOWN: "#8a929c"}
 
 def _draw_claims(ax, rows:list[tuple], heights:list[float])->None:
@@ -410,7 +410,7 @@ def _draw_claims(ax, rows:list[tuple], heights:list[float])->None:
         y += height
         ax.axhline(y, color="#e3e6e9", lw=.6)
 
-# %% ../../nbs/figures/06_verdict.ipynb #cell-046
+# %% ../../nbs/figures/06_verdict.ipynb #cell-050
 @figure
 def claims(
     run, # A run directory with everything

@@ -158,7 +158,7 @@ def _lora(folder:Path, base:dict[str, Weight])->dict[str, Weight]:
             raise FtrlError(f"{folder}: holds `{name}`, which is not the base's; {_MERGE}")
     return weights
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-018
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-019
 def _place(name:str, found:dict[str, Weight])->tuple[str, Weight | None] | None:
     "The base weight that an entry belongs to, and the second factor of a first one; None for a second one"
     bare = name.removeprefix("base_model.model.")
@@ -184,7 +184,7 @@ def _same_rows(a:Weight, b:Weight, start:int, stop:int)->bool:
     x, y = (w.read(start, stop).bfloat16() for w in (a, b))
     return x.equal(y)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-020
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-021
 def _same_base(config:dict, folder:Path, base:dict[str, Weight])->None:
     "Refuse a base that is not the one the adapter was trained on"
     said = config.get("base_model_name_or_path")
@@ -199,7 +199,7 @@ def _same_base(config:dict, folder:Path, base:dict[str, Weight])->None:
             raise FtrlError(f"{folder}: was trained on {own}, whose `{name}` is another than the base's; "
                             f"compare it with {own}")
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-023
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-024
 def local_checkpoint(
     spec, # A folder, a file, an embedded model's name, or a hub id
 )->Path:
@@ -219,7 +219,7 @@ def local_checkpoint(
         raise FtrlError(f"{spec}: no such folder, and the hub cannot give it ({type(e).__name__}); "
                         "check the name and the network, or give a local folder") from e
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-025
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-026
 def weights(
     spec, # A folder, a .gguf file, an embedded model's name, or a hub id
     base:dict[str, Weight] | None=None, # What an adapter stands on
@@ -235,7 +235,7 @@ def weights(
         raise FtrlError(f"{spec}: an adapter cannot be the base; give the checkpoint it was trained on")
     return _lora(path, base)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-028
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-029
 _EXPECTED = "expected two checkpoints of one model"
 
 def pairs(
@@ -264,7 +264,7 @@ def _pair(name:str, a:Weight, b:Weight)->tuple[Weight, Weight]:
     shape = min(a.rows, b.rows), a.width
     return replace(a, shape=shape), replace(b, shape=shape)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-031
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-032
 def copy_settings(
     checkpoint, # As `local_checkpoint` takes it
     out:str | Path, # A folder

@@ -147,7 +147,7 @@ def poll(self:Local):
         done.append((key, self._reply(request, read, ids, limit)))
     return done
 
-# %% ../../nbs/models/05_local.ipynb #cell-020
+# %% ../../nbs/models/05_local.ipynb #cell-021
 @patch
 def release(self:Local, key):
     "Forget a conversation's cache"
@@ -166,7 +166,7 @@ def chat(self:Local, requests, max_new_tokens=1024, temperature=0.0, seed=0):
         got.update(self.poll())
     return [got["chat", i] for i in range(len(requests))]
 
-# %% ../../nbs/models/05_local.ipynb #cell-022
+# %% ../../nbs/models/05_local.ipynb #cell-023
 @patch
 def _batches(self:Local, requests, max_new_tokens, temperature, seed)->list[Reply]:
     "Answer all requests through transformers' generate"
@@ -185,7 +185,7 @@ def _batches(self:Local, requests, max_new_tokens, temperature, seed)->list[Repl
             replies[i] = self._reply(requests[i], read, ids, max_new_tokens)
     return replies
 
-# %% ../../nbs/models/05_local.ipynb #cell-023
+# %% ../../nbs/models/05_local.ipynb #cell-024
 @patch
 def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list[int]]:
     "New token ids of one batch, up to and including the end of the turn"
@@ -213,7 +213,7 @@ def _to_end(self:Local, ids:list[int])->list[int]:
             return ids[:i + 1]
     return ids
 
-# %% ../../nbs/models/05_local.ipynb #cell-025
+# %% ../../nbs/models/05_local.ipynb #cell-026
 _TEMPLATE_SECONDS = 10.0
 
 def _within(run:Callable, seconds:float, what:str):
@@ -238,7 +238,7 @@ def _within(run:Callable, seconds:float, what:str):
         raise result
     return result
 
-# %% ../../nbs/models/05_local.ipynb #cell-026
+# %% ../../nbs/models/05_local.ipynb #cell-027
 def check_template(
     tokenizer, # Prepared or not
     where:str, # Names the model in errors
@@ -259,7 +259,7 @@ def check_template(
             if "does not end" in str(e):
                 raise
 
-# %% ../../nbs/models/05_local.ipynb #cell-029
+# %% ../../nbs/models/05_local.ipynb #cell-030
 def _one_line(e:Exception)->str:
     "The first line of an error"
     lines = str(e).strip().splitlines() or [type(e).__name__]
@@ -280,7 +280,7 @@ def load_tokenizer(
     check_template(tokenizer, spec)
     return tokenizer
 
-# %% ../../nbs/models/05_local.ipynb #cell-030
+# %% ../../nbs/models/05_local.ipynb #cell-031
 def _weights(spec:str, **how):
     "A transformers model, whole"
     from transformers import AutoModelForCausalLM
@@ -308,7 +308,7 @@ def _in_cache(spec:str)->bool:
         return False
     return isinstance(found, str)
 
-# %% ../../nbs/models/05_local.ipynb #cell-032
+# %% ../../nbs/models/05_local.ipynb #cell-033
 def load_local(
     spec:str, # An embedded model, a .gguf file, a directory, or a hub id
     device:str | None=None, # Default: the GPU, if there is one

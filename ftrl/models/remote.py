@@ -332,7 +332,7 @@ def _work(self:OpenAI)->None:
         if asked.box.ring:
             asked.box.ring()
 
-# %% ../../nbs/models/07_remote.ipynb #cell-030
+# %% ../../nbs/models/07_remote.ipynb #cell-031
 @patch
 def _collect(self:OpenAI, box:_Box, wait:bool=True)->list[tuple]:
     "Replies that are there; waits for one, unless told not to"
@@ -358,7 +358,7 @@ def _checked(self:OpenAI, box:_Box, found:list[tuple])->list[tuple]:
             raise reply
     return [(asked.key, reply) for asked, reply in awaited]
 
-# %% ../../nbs/models/07_remote.ipynb #cell-031
+# %% ../../nbs/models/07_remote.ipynb #cell-032
 @patch
 def _overdue(self:OpenAI, box:_Box)->list[tuple]:
     "Requests whose thread is held beyond all limits, as failed"
@@ -373,7 +373,7 @@ def _overdue(self:OpenAI, box:_Box)->list[tuple]:
         self._staff()
     return [(a, failed(f"no answer in {most:g} s: the server holds the connection")) for a in late]
 
-# %% ../../nbs/models/07_remote.ipynb #cell-033
+# %% ../../nbs/models/07_remote.ipynb #cell-034
 @patch
 def _abandon(self:OpenAI, box:_Box)->None:
     "Nobody waits for the requests of this box any more"
@@ -381,7 +381,7 @@ def _abandon(self:OpenAI, box:_Box)->None:
     while not box.replies.empty():
         box.replies.get()
 
-# %% ../../nbs/models/07_remote.ipynb #cell-034
+# %% ../../nbs/models/07_remote.ipynb #cell-035
 @patch
 def _forget(self:OpenAI, box:_Box, some:list[_Asked])->None:
     "Nobody waits for these requests any more; threads that they hold are replaced"
@@ -402,7 +402,7 @@ def release(self:OpenAI, key)->None:
     if mine:
         self._forget(self.box, mine)
 
-# %% ../../nbs/models/07_remote.ipynb #cell-035
+# %% ../../nbs/models/07_remote.ipynb #cell-037
 @patch
 def submit(self:OpenAI, key, request, max_new_tokens=1024, temperature=0.0, seed=0):
     "Ask in a thread"
@@ -419,7 +419,7 @@ def listen(self:OpenAI, ring:Callable[[], object])->bool:
     self.box.ring = ring
     return True
 
-# %% ../../nbs/models/07_remote.ipynb #cell-036
+# %% ../../nbs/models/07_remote.ipynb #cell-038
 @patch
 def chat(self:OpenAI, requests, max_new_tokens=1024, temperature=0.0, seed=0):
     "Answer all requests; may be called from several threads at once"
@@ -434,7 +434,7 @@ def chat(self:OpenAI, requests, max_new_tokens=1024, temperature=0.0, seed=0):
         self.boxes.discard(box)
     return [got[i] for i in range(len(requests))]
 
-# %% ../../nbs/models/07_remote.ipynb #cell-038
+# %% ../../nbs/models/07_remote.ipynb #cell-040
 @patch
 def close(self:OpenAI)->None:
     "Drop what is asked, as failed, and close the connections; whoever asks again opens new ones"

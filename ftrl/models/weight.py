@@ -94,7 +94,7 @@ def read(self:Weight, start:int=0, stop:int | None=None):
     data = torch.from_numpy(self.row_data(start, stop))
     return data.view(self.torch_dtype).view(stop - start, self.width)
 
-# %% ../../nbs/models/09_weight.ipynb #cell-013
+# %% ../../nbs/models/09_weight.ipynb #cell-014
 def file_bytes(file, offset:int, count:int):
     "Part of a file, in memory of its own"
     import numpy as np
@@ -107,7 +107,7 @@ def file_bytes(file, offset:int, count:int):
         raise FtrlError(f"{file}: ends after {at} of {count} bytes of a weight; copy the file again")
     return x
 
-# %% ../../nbs/models/09_weight.ipynb #cell-016
+# %% ../../nbs/models/09_weight.ipynb #cell-017
 def safetensors_weights(
     file, # A .safetensors file
 )->dict[str, Weight]: # Name -> where it lies
@@ -131,7 +131,7 @@ def _placed(file, begin:int, entry:dict)->Weight:
     shape = tuple(map(int, entry["shape"]))
     return Weight(str(file), begin + int(start), shape, str(entry["dtype"]))
 
-# %% ../../nbs/models/09_weight.ipynb #cell-019
+# %% ../../nbs/models/09_weight.ipynb #cell-020
 @patch
 def cut(self:Weight, start:int, stop:int, shape:tuple[int, ...])->Weight:
     "Rows `start` to `stop` as a weight of their own"
@@ -158,7 +158,7 @@ def experts_apart(
             continue
         yield from _each_expert(name, w)
 
-# %% ../../nbs/models/09_weight.ipynb #cell-020
+# %% ../../nbs/models/09_weight.ipynb #cell-021
 def _each_expert(name:str, w:Weight)->Iterator[tuple[str, Weight]]:
     "The matrices in a stacked weight, one after another"
     stem, _, last = name.removesuffix(".weight").rpartition(".")

@@ -96,7 +96,7 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
                           processing_class=tokenizer, callbacks=[record])
     return quieted(trainer)
 
-# %% ../../nbs/training/12_cold.ipynb #cell-013
+# %% ../../nbs/training/12_cold.ipynb #cell-014
 def cold_start(
     envs:Iterable[Env | Row]|str|Path, # Environments to imitate, made by `build`; also the name of a file
     model:str|Path, # What to start from: smollm2, a directory, or a hub id

@@ -187,7 +187,7 @@ def _finished(mine, diary:_Diary, policy, thinking, how:dict)->Collected:
     diary.path.unlink()
     return found
 
-# %% ../../nbs/training/02_collect.ipynb #cell-022
+# %% ../../nbs/training/02_collect.ipynb #cell-023
 def collect(
     policy:str|Path|LLM, # Who plays: smollm2, a directory, openai:NAME … (`load_model`), or a model
     envs:Iterable[Row|Env]|str|Path, # Fresh environments, or the name of a file that holds some

@@ -180,7 +180,7 @@ def scores(
     answers = iter(replies(calls, codes, sandbox))
     return _scored(turns, rows, answers, reward, _Changing(sandbox))
 
-# %% ../../nbs/training/00_reward.ipynb #cell-023
+# %% ../../nbs/training/00_reward.ipynb #cell-024
 def _scored(turns:list[Turn], rows:Sequence[Row], answers:Iterator[str], reward:str,
             changing:_Changing)->list[Score]:
     "Scores of turns; those of rows that change are run now"
@@ -196,7 +196,7 @@ def _scored(turns:list[Turn], rows:Sequence[Row], answers:Iterator[str], reward:
         changing.close()
     return found
 
-# %% ../../nbs/training/00_reward.ipynb #cell-025
+# %% ../../nbs/training/00_reward.ipynb #cell-026
 def _score_change(turn:Turn, row:Row, reward:str, changing:_Changing)->Score:
     "Reward one turn of an environment that changes"
     if turn.calls:
@@ -208,7 +208,7 @@ def _score_change(turn:Turn, row:Row, reward:str, changing:_Changing)->Score:
     right = tells_all(turn.content, row.state.says) if left else passes(changing.at(row), turn.content)
     return Score(1 / (1 + left), 0, 0, "answer") if right else Score(0.0, 0, 0, "other")
 
-# %% ../../nbs/training/00_reward.ipynb #cell-026
+# %% ../../nbs/training/00_reward.ipynb #cell-027
 def score(
     text:str, # A turn as the model wrote it
     row:Row, # The moment it answers
@@ -219,7 +219,7 @@ def score(
     "Reward one turn (paper section 3)"
     return scores([text], [row], reward, sandbox, thoughts)[0]
 
-# %% ../../nbs/training/00_reward.ipynb #cell-032
+# %% ../../nbs/training/00_reward.ipynb #cell-033
 def _scored_lines(path, reward:str, thoughts:bool)->Iterator[dict]:
     "The lines of a file of responses, each with its reward"
     for i, x in numbered_lines(path):
@@ -231,7 +231,7 @@ def _scored_lines(path, reward:str, thoughts:bool)->Iterator[dict]:
         found = score(text, row, reward, thoughts=thoughts)
         yield x | {"reward": found.value}
 
-# %% ../../nbs/training/00_reward.ipynb #cell-033
+# %% ../../nbs/training/00_reward.ipynb #cell-034
 def score_file(
     path, # JSON lines: rows with one more field, `response`
     out, # Where the same lines go, with `reward` added

@@ -231,7 +231,7 @@ def _ring(self:_Table, _)->None:
     "Somebody has taken a reply"
     self.bell.set()
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-024
+# %% ../../nbs/training/01_rollout.ipynb #cell-025
 def play(
     policies:LLM|dict[str, LLM], # The agent, or every player by the name that episodes ask for
     episodes:Iterable[Episode], # Read as places become free
@@ -254,7 +254,7 @@ def play(
             for seat in table.seats.values():
                 seat.leave()
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-031
+# %% ../../nbs/training/01_rollout.ipynb #cell-032
 def player(
     policy:str|Path|LLM, # A name for `load_model`, or a model
     thinking:bool|None=None, # Reasoning on or off, where the model knows both; default: as the model does
@@ -281,7 +281,7 @@ def identity(
         name, digest = kind + colon + Path(rest).name, mark(where)
     return f"{name} {digest}" if digest else str(getattr(policy, "name", policy))
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-034
+# %% ../../nbs/training/01_rollout.ipynb #cell-035
 def trajectories(
     policy:LLM, # Who plays
     rows:list[Row], # What is played, from wherever each row stands
@@ -302,7 +302,7 @@ def trajectories(
     for e in play(policy, episodes, width, **how):
         yield int(e.key), e.trajectory
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-035
+# %% ../../nbs/training/01_rollout.ipynb #cell-036
 def rollout(
     policy:str|Path|LLM, # Who plays: a name for `load_model`, or a model
     rows:Iterable[Row|Env]|str|Path, # What is played, from wherever each row stands; also the name of a file

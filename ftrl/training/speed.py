@@ -290,7 +290,7 @@ def _generators(model:str, ids, group:int, length:int, dtype)->dict[str, Callabl
 
 _FEW = 4
 
-# %% ../../nbs/training/15_speed.ipynb #cell-034
+# %% ../../nbs/training/15_speed.ipynb #cell-035
 def bench_generate(
     model:str="smollm2", # Any model `train` takes
     prompt:int=1536, # Prompt tokens

@@ -232,7 +232,7 @@ def _reject(self:Authored, question:dict, gate:str, reason:str)->None:
         self.silent = 0
     self.reasons.append({"question": question["question"], "gate": gate, "reason": reason})
 
-# %% ../../../nbs/environments/authors/06_author.ipynb #cell-028
+# %% ../../../nbs/environments/authors/06_author.ipynb #cell-029
 @patch
 def _unanswered(self:Authored, question:dict, why:str)->None:
     "Count a question that the model did not answer; several in a row stop the run"
@@ -242,7 +242,7 @@ def _unanswered(self:Authored, question:dict, why:str)->None:
         self.stopped = self.stopped or f"the model does not answer ({why})"
     self._reject(question, "model", why)
 
-# %% ../../../nbs/environments/authors/06_author.ipynb #cell-033
+# %% ../../../nbs/environments/authors/06_author.ipynb #cell-034
 @patch
 def _about(self:Authored)->dict:
     "Everything that decides the file"
@@ -269,7 +269,7 @@ def _written(self:Authored)->Iterator[Env]:
         finally:
             mine.release()
 
-# %% ../../../nbs/environments/authors/06_author.ipynb #cell-034
+# %% ../../../nbs/environments/authors/06_author.ipynb #cell-035
 @patch
 def _read(self:Authored, report:dict)->Iterator[Env]:
     "What an earlier run has made, and its counts; nothing is asked"
@@ -277,7 +277,7 @@ def _read(self:Authored, report:dict)->Iterator[Env]:
     self.rejected.update(report["rejected"])
     yield from (Env.from_row(row) for row in load_rows(self.out))
 
-# %% ../../../nbs/environments/authors/06_author.ipynb #cell-036
+# %% ../../../nbs/environments/authors/06_author.ipynb #cell-037
 def _in_turns(x)->tuple:
     "One or several values that take turns"
     return tuple(x) if isinstance(x, (tuple, list)) and x else (x,)
@@ -306,7 +306,7 @@ def _transcript_of(out, split:str)->str | None:
         raise FtrlError(f"{out}: expected a name ending in .jsonl or .jsonl.gz")
     return str(out).removesuffix(".gz").removesuffix(".jsonl") + ".transcript.jsonl"
 
-# %% ../../../nbs/environments/authors/06_author.ipynb #cell-038
+# %% ../../../nbs/environments/authors/06_author.ipynb #cell-039
 def build_from_questions(
     questions, # A file or list of seed questions
     model, # A model, or its name as `load_model` takes it: "openai:NAME", "smollm2", a directory

@@ -121,7 +121,7 @@ def reply_to(self:Door,
         raise mine.reply
     return mine.reply
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-017
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-018
 @patch
 def _reply_all(self:Door, limit:int)->None:
     "Ask for all that wait for a reply of this length"
@@ -135,7 +135,7 @@ def _reply_all(self:Door, limit:int)->None:
     for w, reply in zip(together, replies):
         w.reply = reply
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-020
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-021
 @dataclass
 class Desk:
     "What all talks of a run share"
@@ -158,7 +158,7 @@ class Desk:
         "Whom we talk to: a name alone does not tell which weights, or which recording"
         return " ".join(filter(None, (self.model.name, self.model.mark)))
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-022
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-023
 @dataclass
 class Talk:
     "A conversation about one input of one stage"
@@ -178,7 +178,7 @@ class Talk:
         self.messages = [{"role": "system", "content": told}, {"role": "user", "content": dumps(self.input)}]
         self.id = f"{self.stage}-{exchange_key('', self.desk.seed, self.stage, self.input, 0)[:12]}"
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-024
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-025
 @patch
 def _exchange(self:Talk)->Reply:
     "The model's next reply, from the transcript or from the model"
@@ -198,7 +198,7 @@ def _line(self:Talk)->dict:
             "attempt": self.attempt, "question": self.question, "id": self.id,
             "request": copy.deepcopy(self.messages)}
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-026
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-027
 @patch
 def _paid(self:Talk)->Reply:
     "A reply of the model, within the budget, written down"
@@ -222,7 +222,7 @@ def _paid(self:Talk)->Reply:
                         seconds=round(time.monotonic() - start, 2))
     return reply
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-028
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-029
 @dataclass(frozen=True)
 class Checked:
     "What a check makes of a reply"
@@ -251,7 +251,7 @@ def _correct(self:Talk, gate:str, reason:str)->None:
     told = f"That cannot be used: {reason}\nCorrect it and reply with the whole JSON object again."
     self.messages += [{"role": "assistant", "content": self.last.text}, {"role": "user", "content": told}]
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-029
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-030
 @patch
 def ask(self:Talk,
     check:Callable[[dict], Checked]=Checked, # JSON object -> what it is good for

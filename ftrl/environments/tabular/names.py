@@ -116,7 +116,7 @@ _EXPECTED = {_is_text: "a text", _is_pair: "[table, column]", _is_pairs: "a list
              _is_phrase: "a text that contains {x} and no other braces",
              _is_phrases: "a list of texts that contain {x} and no other braces"}
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-014
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-015
 @dataclass(frozen=True)
 class _Check:
     "A names file's content, and the tables it should fit"
@@ -142,7 +142,7 @@ class _Check:
             found = str(value)[:60]
             self.require(fits(value), place, f"`{name}` is {found!r}; expected {_EXPECTED[fits]}")
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-016
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-017
 @patch
 def kind(self:_Check, name:str, entry)->None:
     "One kind"
@@ -154,7 +154,7 @@ def kind(self:_Check, name:str, entry)->None:
     for pair in pairs:
         self.require(self.has(*pair), name, f"{pair} is no table and column of the data")
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-017
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-018
 @dataclass(frozen=True)
 class _RelationCheck(_Check):
     "The same for one relation"
@@ -185,7 +185,7 @@ class _RelationCheck(_Check):
         self.ask(domain in self.plan["kinds"] and plain, "expected KIND.NAME, a kind and a plain name")
         self.ask(self.get("phrases"), "expected `phrases` that contain {x} and no other braces")
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-019
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-020
 @patch
 def of_column(self:_RelationCheck)->None:
     "A value, or a reference"
@@ -205,7 +205,7 @@ def of_inverse(self:_RelationCheck)->None:
     fit = isinstance(back, dict) and "column" in back and back.get("range") == self.id.partition(".")[0]
     self.ask(fit, "`inverse` is no relation into this kind")
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-020
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-021
 @patch
 def of_group(self:_RelationCheck, form:str)->None:
     "Rows of a table that refer to the thing"
@@ -221,7 +221,7 @@ def of_group(self:_RelationCheck, form:str)->None:
         self.ask(fit, "expected `item`, a column of the table, "
                       "and `of` and `at`, the kind it refers to and its column")
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-022
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-023
 def _check_top(check:_Check)->None:
     "The entries beside kinds and relations"
     plan = check.plan
@@ -232,7 +232,7 @@ def _check_top(check:_Check)->None:
     check.require(whole and limit > 0, "limit", "expected a number of rows")
     check.require(isinstance(plan.get("left_out", {}), dict), "left_out", "expected places and reasons")
 
-# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-023
+# %% ../../../nbs/environments/tabular/08_names.ipynb #cell-024
 def check_names(
     db:Database, # The tables
     plan:dict, # A names file's content

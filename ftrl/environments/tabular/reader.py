@@ -100,7 +100,7 @@ def load(self:Reader, k:str, where:str="", values=())->list[str]:
             t.rows[key] = row
     return values
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-012
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-013
 @patch
 def follow(self:Reader)->None:
     "Read the rows that sampled rows refer to"
@@ -114,7 +114,7 @@ def follow(self:Reader)->None:
         if missing:
             to.sought |= set(self.load(r["range"], r["ref"], missing))
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-014
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-015
 @patch
 def column_texts(self:Reader, table:str, column:str)->set[str]:
     "The texts of a column that holds a kind of values, as they stand there"
@@ -124,7 +124,7 @@ def column_texts(self:Reader, table:str, column:str)->set[str]:
             return {x for x in t.cells(column).values() if x is not None}
     return set()
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-015
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-016
 @patch
 def top(self:Reader, id:str)->dict[str, tuple[str, object]]:
     "For each group, as text: the key and value of its extreme row"
@@ -147,7 +147,7 @@ def top(self:Reader, id:str)->dict[str, tuple[str, object]]:
         self.load(r["range"], to.key, missing)
     return found
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-017
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-018
 @patch
 def usable_names(self:Reader, k:str)->dict[str, str]:
     "Key -> name as it is said, of rows that have a key and a name"
@@ -166,7 +166,7 @@ def usable_names(self:Reader, k:str)->dict[str, str]:
             self.omitted[f"{k}: names missing or unfit"] += 1
     return out
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-018
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-019
 @patch
 def named(self:Reader, k:str)->dict[str, str]:
     "Key -> name of the things of a table"
@@ -182,7 +182,7 @@ def named(self:Reader, k:str)->dict[str, str]:
     self.omitted[f"{k}: names that several rows bear"] += len(names) - len(alone)
     return alone
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-019
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-021
 @patch
 def repeats(self:Reader, k:str, column:str)->set[str]:
     "Texts of a column, in lower case, that several rows of a table larger than the sample have"
@@ -200,7 +200,7 @@ def repeats(self:Reader, k:str, column:str)->set[str]:
         return self.db.repeated(t.table, column, texts)
     return self.db.once(("repeated", k, column), found)
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-021
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-023
 @patch
 def listed(self:Reader, k:str)->dict[str, str]:
     "Text as it stands -> name, of the things that are values"
@@ -219,7 +219,7 @@ def listed(self:Reader, k:str)->dict[str, str]:
                                                                            for text in raw if chat_mark(text))
     return alone
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-022
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-024
 @patch
 def target(self:Reader, k:str, column:str)->dict[str, str | None]:
     "What refers to a thing -> its name; None where two things answer to it, or it has no name of its own"
@@ -232,7 +232,7 @@ def target(self:Reader, k:str, column:str)->dict[str, str | None]:
         out[x] = None if shared else self.names[k].get(key)
     return out
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-025
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-027
 def _why_not(x, range:str)->str:
     "Why a cell is not told"
     if sort_of(x) == "text" and chat_mark(str(x)):
@@ -259,7 +259,7 @@ def value_facts(self:Reader, id:str, r:dict)->dict[str, str]:
             self.omitted[f"{id}: {_why_not(x, to)}"] += 1
     return out
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-028
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-030
 @patch
 def reference_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "Facts that lead to another thing"
@@ -288,7 +288,7 @@ def column_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "Facts of a column: values, or references"
     return self.value_facts(id, r) if r["range"] in VALUES else self.reference_facts(id, r)
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-031
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-033
 @patch
 def group_names(self:Reader, id:str, r:dict)->dict[str, str]:
     "The value by which a table refers to each thing -> the thing's name"
@@ -310,7 +310,7 @@ def count_facts(self:Reader, id:str, r:dict)->dict[str, str]:
             out[groups[g]] = f"{n:,} {unit}"
     return out
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-033
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-035
 @patch
 def extreme_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "The thing with the largest or smallest value"
@@ -323,7 +323,7 @@ def extreme_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     self.omitted[f"{id}: no single one, or one without a name of its own"] += len(groups) - len(out)
     return out
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-035
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-037
 @patch
 def list_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "Two to five things that a table links with a thing"
@@ -346,7 +346,7 @@ def _fits_list(thing:str)->bool:
     "Can it stand in a list that commas part?"
     return "," not in thing and verifiable(thing)
 
-# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-037
+# %% ../../../nbs/environments/tabular/09_reader.ipynb #cell-039
 def turned(
     facts:dict[str, str], # Subject -> object
 )->dict[str, str]:

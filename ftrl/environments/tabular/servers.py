@@ -45,7 +45,7 @@ def _reading_only(connection):
     connection.exec_driver_sql("set timezone = 'UTC'")
     return connection
 
-# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-007
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-008
 def open_engine(
     engine, # SQLAlchemy's
     name:str, # A short name
@@ -70,7 +70,7 @@ def open_engine(
     dialect = engine.dialect.name
     return Database(name, spec, tables, connection.execute, dialect, close, secrets=secrets, unicode=unicode)
 
-# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-009
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-010
 def _lent(c:sqlite3.Connection)->None:
     "Functions that SQLite lacks"
     def text(s):
@@ -82,7 +82,7 @@ def _lent(c:sqlite3.Connection)->None:
     for name, function in (("ftrl_text", text), ("ftrl_fold", fold), ("md5", digest)):
         c.create_function(name, 1, function, deterministic=True)
 
-# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-010
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-011
 def _read_only(path:Path)->sqlite3.Connection:
     "A connection to a file that nobody vouches for"
     c = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, check_same_thread=False)
@@ -101,7 +101,7 @@ def open_sqlite(
     engine = sa.create_engine("sqlite://", creator=lambda: _read_only(path), poolclass=sa.pool.StaticPool)
     return open_engine(engine, path.stem, str(path), typed=False)
 
-# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-014
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-015
 def address_secrets(
     url, # SQLAlchemy's URL
 )->tuple[str, ...]:
@@ -116,7 +116,7 @@ def address_secrets(
         forms |= {secret, quote(secret), quote_plus(secret)}
     return tuple(sorted(forms))
 
-# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-016
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-017
 def parsed_address(
     spec:str, # "postgresql://user@host/name"
 ):
@@ -132,7 +132,7 @@ def parsed_address(
             raise ValueError(f"no address of a database ({type(e).__name__})") from None
     return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
 
-# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-017
+# %% ../../../nbs/environments/tabular/03_servers.ipynb #cell-018
 def open_address(
     url, # SQLAlchemy's URL
 )->Database:

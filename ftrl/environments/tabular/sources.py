@@ -58,7 +58,7 @@ class _Session:
             self.connection.close()
         shutil.rmtree(self.room, ignore_errors=True)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-007
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-008
 @patch
 def execute(self:_Session, statement)->list[tuple]:
     "The rows of a SQLAlchemy statement"
@@ -77,7 +77,7 @@ def _duckdb(name:str, spec:str, fill:Callable)->Database:
         raise
     return Database(name, spec, tables, session.execute, "duckdb", session.close, left)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-010
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-011
 _HERE = "where database_name = 'ftrl_source' and schema_name = 'main'"
 
 def _keys(session:_Session)->dict[str, dict]:
@@ -97,7 +97,7 @@ def _keys(session:_Session)->dict[str, dict]:
             keys["links"][own[0]] = Link(to, other[0])
     return found
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-011
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-012
 def _unusable_views(session:_Session)->dict[str, str]:
     "Views that cannot be read, and why"
     left = {}
@@ -108,7 +108,7 @@ def _unusable_views(session:_Session)->dict[str, str]:
             left[f"table {view}"] = f"is a view that cannot be read ({str(e).splitlines()[0][:80]})"
     return left
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-012
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-014
 def _attached(session:_Session, path:Path)->tuple[dict[str, Table], dict[str, str]]:
     "The tables of a DuckDB file"
     session.ask(f"attach {_literal(path.resolve())} as ftrl_source (read_only)")
@@ -128,7 +128,7 @@ def _attached(session:_Session, path:Path)->tuple[dict[str, Table], dict[str, st
         tables[table] = Table(table, kept, clause, skipped=skipped, **keys.get(table, {}))
     return tables, left
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-015
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-017
 def _batches(path:Path, plan:FileLayout, lost:Counter, size:int=20_000)->Iterator[list[tuple]]:
     "Records in columns, a batch at a time; lines that do not fit are counted in `lost`"
     width = len(plan.columns)
@@ -154,7 +154,7 @@ def _refused(path:Path, plan:FileLayout, lost:Counter)->None:
     raise FtrlError(f"{path}: {lines} of {total} lines cannot be read, the first is line {first}; "
                     f"expected UTF-8 text with {len(plan.header)} fields in each line")
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-016
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-018
 def _load_text(session:_Session, path:Path, plan:FileLayout, raw:str)->Counter:
     "Load a CSV file as text, trimmed and in one form of Unicode; empty cells are missing"
     pa, lost = required("pyarrow"), Counter()
@@ -171,7 +171,7 @@ def _load_text(session:_Session, path:Path, plan:FileLayout, raw:str)->Counter:
     _refused(path, plan, lost)
     return lost
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-019
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-021
 _VOID = ("\\N", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "NaN", "nan")
 _VOID_SQL = ", ".join(map(_literal, _VOID))
 
@@ -186,7 +186,7 @@ def _sizes(session:_Session, raw:str, columns:list[str], at_once:int=40)->dict[s
         out |= dict(zip(part, zip(values, missing)))
     return out
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-020
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-022
 def _void_words(session:_Session, raw:str, column:str)->dict[str, int]:
     "The words of a column that say a value is missing, and how often"
     counted = f"select {column}, count(*) from {raw} where {column} in ({_VOID_SQL})"
@@ -203,7 +203,7 @@ def _are_codes(session:_Session, raw:str, column:str)->bool:
     n, fit = session.ask(f"select count(*), {codes} from ({others})")[0]
     return n > 2 and fit >= .8 * n
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-022
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-024
 _NEARLY = .95
 _DAY = r"[12][0-9]{3}-[01][0-9]-[0-3][0-9]"
 _MOMENT = _DAY + r"[ T][0-2][0-9]:[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?"
@@ -225,7 +225,7 @@ def _plain_sql(cell:str, how:Notation)->str:
         cell = f"replace(replace({cell}, '.', ''), ',', '.')"
     return f"replace({cell}, ',', '')" if how.comma == "thousands" else cell
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-023
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-025
 @dataclass(frozen=True)
 class _Digits:
     "The longest numbers of a column"
@@ -244,7 +244,7 @@ def _digits_of(session:_Session, raw:str, plain:str, fit:str)->_Digits:
     found = session.ask(f"select count(*), {whole}, {left}, {right}, {powers} from {raw} where {fit}")
     return _Digits(*found[0])
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-024
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-027
 def _number_type(session:_Session, raw:str, plain:str, fit:str)->str:
     "The type that holds all numbers of a column to the last digit; none if there is none"
     d = _digits_of(session, raw, plain, fit)
@@ -261,7 +261,7 @@ def _number_type(session:_Session, raw:str, plain:str, fit:str)->str:
     same = f"bool_and({through_float} = try_cast({plain} as {decimal}))"
     return "DOUBLE" if session.ask(f"select {same} from {raw} where {fit}")[0][0] else decimal
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-025
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-028
 def _as_number(session:_Session, raw:str, cell:str, n:int)->_Column | None:
     "A column as numbers, if that is what it holds"
     some = f"select {cell} from {raw} where {cell} is not null limit 5000"
@@ -281,7 +281,7 @@ def _as_number(session:_Session, raw:str, cell:str, n:int)->_Column | None:
     unit = sign_unit(how.sign) if how.sign else ""
     return _Column(f"case when {fit} then try_cast({value} as {kind}) end", fits, n, unit)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-026
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-030
 def _as_date(session:_Session, raw:str, cell:str, n:int)->_Column | None:
     "A column as days or moments, if that is what it holds"
     for kind, pattern in (("DATE", _DAY), ("TIMESTAMP", _MOMENT)):
@@ -292,7 +292,7 @@ def _as_date(session:_Session, raw:str, cell:str, n:int)->_Column | None:
             return _Column(value, fits, n)
     return None
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-027
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-031
 def _typed_column(session:_Session, raw:str, cell:str, n:int)->_Column:
     "What a column of text with so many values becomes"
     text = _Column(cell, n, n)
@@ -308,7 +308,7 @@ def _without_void(session:_Session, raw:str, cell:str)->dict[str, int]:
         session.ask(f"update {raw} set {cell} = null where {cell} in ({words})")
     return void
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-028
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-032
 def _typed_columns(session:_Session, raw:str, plan:FileLayout, name:str, omitted:dict)->dict[str, _Column]:
     "What each column becomes, judged one at a time, so that memory does not grow with them"
     cells = {c: f"c{i}" for i, c in enumerate(plan.columns)}
@@ -322,7 +322,7 @@ def _typed_columns(session:_Session, raw:str, plan:FileLayout, name:str, omitted
         typed[c] = _typed_column(session, raw, cell, n - sum(void.values()))
     return typed
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-030
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-034
 def _typed_table(session:_Session, raw:str, plan:FileLayout, name:str, own:str, omitted:dict)->Table:
     "A table of typed columns from one of text"
     typed = _typed_columns(session, raw, plan, name, omitted)
@@ -348,7 +348,7 @@ def _csv_table(session:_Session, path:Path, name:str, own:str)->Table:
     session.ask(f"drop table {raw}")
     return table
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-036
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-040
 def _parquet_cell(column:str, kind:str, whole:bool)->str:
     "SQL for a column of a parquet file"
     c = _ident(column)
@@ -369,7 +369,7 @@ def _whole_floats(session:_Session, source:str, types:dict[str, str])->set[str]:
     answer, = session.ask(f"select {', '.join(tests)} from {source}")
     return {c for c, whole in zip(floats, answer) if whole}
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-037
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-041
 def _parquet_table(session:_Session, link:Path, name:str, own:str)->Table:
     "A view of a parquet file"
     labels = required("pyarrow.parquet").read_schema(link).names
@@ -383,7 +383,7 @@ def _parquet_table(session:_Session, link:Path, name:str, own:str)->Table:
     clause = sql_table(own, dict.fromkeys(types))
     return Table(name, columns, clause, skipped=skipped)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-039
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-043
 _FLAT = re.compile(r"\.((csv|tsv|txt)(\.gz)?|parquet)$", re.I)
 
 def _is_parquet(path:Path)->bool:
@@ -413,7 +413,7 @@ def _link_parquets(session:_Session, files:list[Path])->dict[Path, Path]:
     session.shut()
     return links
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-040
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-044
 def _fill(session:_Session, spec:str, files:list[Path])->tuple[dict[str, Table], dict[str, str]]:
     "Load files; each is a table, or left out with the reason"
     links, tables, left = _link_parquets(session, files), {}, {}
@@ -436,7 +436,7 @@ def _fill(session:_Session, spec:str, files:list[Path])->tuple[dict[str, Table],
     reasons = "; ".join(f"{file}: {why}" for file, why in left.items())
     raise FtrlError(f"{spec}: no file can be read ({reasons[:300]}); expected tables")
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-041
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-046
 def _folder_files(folder:Path, spec:str)->tuple[list[Path], dict[str, str]]:
     "The tables of a folder, and what looks like one and is none"
     root, files, left = folder.resolve(), [], {}
@@ -461,7 +461,7 @@ def _flat(name:str, spec:str, files:list[Path], left:dict[str, str])->Database:
         return tables, left | unread
     return _duckdb(name, spec, fill)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-044
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-049
 def _open_file(path:Path, spec:str)->Database:
     "A file by its first bytes"
     if not stat.S_ISREG(path.stat().st_mode):
@@ -478,7 +478,7 @@ def _open_file(path:Path, spec:str)->Database:
         raise FtrlError(f"{spec}: unknown kind of file; expected CSV, parquet, SQLite or DuckDB")
     return _flat(_own_name(path, ()), spec, [path], {})
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-045
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-050
 def file_of(
     spec:str, # A path or an address
 )->Path | None: # None where it is a server's

@@ -284,7 +284,7 @@ def players(self:TauBench, agent:LLM, protocol)->dict[str, LLM]:
     "The agent and the user"
     return {"user": ReadsOut()} | Bench.players(self, agent, protocol)
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-030
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-031
 @patch
 def episode(self:TauBench, item, key, protocol):
     "A task to be played"
@@ -308,7 +308,7 @@ def gold(self:TauBench, world:Domain, actions:list[dict])->str:
         self.golds[key] = leaves(world, actions)
     return self.golds[key]
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-035
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-036
 def pass_k(
     lines, # Result lines with trials
     k:int=1, # How many must succeed
