@@ -8,7 +8,8 @@ from conftest import ROOT
 
 
 def makes_a_module(path):
-    return path.name in ("index.ipynb", "91_results.ipynb", "92_map.ipynb") or "#| default_exp" in path.read_text()
+    pages = ("index.ipynb", "91_results.ipynb", "92_map.ipynb")
+    return path.name in pages or "#| default_exp" in path.read_text()
 
 
 books = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs").rglob("*.ipynb")
