@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['HERMES_FORM', 'XML_FORM', 'LLAMA_FORM', 'MISTRAL_FORM', 'FORMS', 'Form', 'typed', 'form_for', 'form_of', 'schemas_of',
-           'turn_of']
+           'turn_of', 'written_parts', 'written_tokens', 'dropped']
 
 # %% ../nbs/04_forms.ipynb #cell-002
 import json, re, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from .chat import END_TOKENS, MARKS, Turn, call_of, parse, spoken, template_of
-from .core import Call
+from .chat import (
+    END_TOKENS, MARKS, Turn, call_of, message, parse, render, spoken, template_of, tool_message)
+from .core import Call, FtrlError
 
 # %% ../nbs/04_forms.ipynb #cell-005
 @dataclass(frozen=True)
@@ -162,3 +163,76 @@ def turn_of(
     if not calls:
         said = text
     return Turn(said, tuple(calls), form.marks)
+
+# %% ../nbs/04_forms.ipynb #cell-024
+def written_parts(
+    messages:list[dict], # A conversation
+    tools:list[dict] | None, # Tool schemas
+    tokenizer, # A prepared tokenizer
+    **template, # What else the template takes
+)->list[tuple[str, bool]]: # Text in order, and whether the assistant writes it
+    "A conversation as its template renders it, cut where the assistant begins and where its turns end"
+    whole = render(messages, tools, tokenizer, generate=False, **template)
+    parts, at = [], 0
+    for i, m in enumerate(messages):
+        if m["role"] != "assistant":
+            continue
+        prompt = render(messages[:i], tools, tokenizer, **template)
+        written = render(messages[:i + 1], tools, tokenizer, generate=False, **template)
+        turn = _turn(prompt, written, whole, tokenizer.eos_token)
+        if turn is None:
+            name = getattr(tokenizer, "name_or_path", "") or "this model"
+            raise FtrlError(f"the chat template of {name} writes turn {i} otherwise than it asks for it; "
+                            "expected one that goes on from its own prompt (with reasoning off, perhaps)")
+        parts += [(whole[at:len(prompt)], False), (turn, True)]
+        at = len(prompt) + len(turn)
+    return [*parts, (whole[at:], False)]
+
+def _turn(prompt:str, written:str, whole:str, end:str)->str | None:
+    "What the assistant writes after a prompt, with the token that ends it; None if it does not follow"
+    if not written.startswith(prompt):
+        return None
+    turn = written[len(prompt):]
+    if end in turn:
+        turn = turn[:turn.rindex(end) + len(end)]
+    return turn if whole.startswith(prompt + turn) else None
+
+# %% ../nbs/04_forms.ipynb #cell-026
+def written_tokens(
+    messages:list[dict], # A conversation
+    tools:list[dict] | None, # Tool schemas
+    tokenizer, # A prepared tokenizer
+    **template, # What else the template takes
+)->tuple[list[int], list[bool]]: # Ids, and which of them the assistant writes
+    "Token ids of a conversation, and who writes each"
+    ids, ours = [], []
+    for text, its in written_parts(messages, tools, tokenizer, **template):
+        new = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids += new
+        ours += [its] * len(new)
+    return ids, ours
+
+# %% ../nbs/04_forms.ipynb #cell-029
+_SHIP, _TONNES = "Albatross", "731 tonnes"
+
+def _probe()->tuple[list[dict], list[dict]]:
+    "A conversation with a call and its reply, and the tool's schema"
+    function = {"name": "weigh_cargo", "description": "Weigh what a ship carries.",
+                "parameters": {"type": "object", "properties": {"ship": {"type": "string"}}}}
+    call = Call("weigh_cargo", {"ship": _SHIP}, "call00100")
+    talk = [{"role": "user", "content": "How heavy?"}, message(Turn("", (call,)), 1),
+            tool_message(call.id, _TONNES)]
+    return talk, [{"type": "function", "function": function}]
+
+def dropped(
+    tokenizer, # A prepared tokenizer
+)->list[str]: # Of tools, calls, replies; what fails loudly is not among them
+    "What a chat template leaves out without a word"
+    talk, tools = _probe()
+    try:
+        prompt = render(talk[:1], tools, tokenizer)
+        told = render(talk, tools, tokenizer)
+    except FtrlError:
+        return []
+    seen = {"tools": "weigh_cargo" in prompt, "calls": _SHIP in told, "replies": _TONNES in told}
+    return [what for what, is_there in seen.items() if not is_there]

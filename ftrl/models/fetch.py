@@ -139,7 +139,7 @@ def _from_hub(file:Published, out:Path)->bool:
     from huggingface_hub import hf_hub_download
     folder = out.with_name(f".{out.name}.hub")
     try:
-        found = Path(hf_hub_download(file.hub, file.file, local_dir=folder))
+        found = Path(hf_hub_download(file.hub, file.file, local_dir=folder, etag_timeout=5))
     except Exception:  # gone, renamed, no network after all: the wheels are left
         return False
     try:

@@ -55,6 +55,12 @@ class Quantized(Weight):
         block, size = gguf.GGML_QUANT_SIZES[self.kind]
         return self.width // block * size
 
+    @property
+    def torch_dtype(self):
+        "The type of its values as a model keeps them"
+        import torch
+        return getattr(torch, DTYPES[self.form])
+
 # %% ../../nbs/models/10_gguf.ipynb #cell-009
 @patch
 def read(self:Quantized, start:int=0, stop:int | None=None):
@@ -68,16 +74,15 @@ def read(self:Quantized, start:int=0, stop:int | None=None):
         values = gguf.dequantize(blocks, self.kind)
     except NotImplementedError as e:
         raise FtrlError(f"{self.file}: weights of type {self.dtype} cannot be read ({e})") from e
-    rows = torch.from_numpy(values).view(stop - start, self.width)
-    return rows.to(getattr(torch, DTYPES[self.form]))
+    return torch.from_numpy(values).view(stop - start, self.width).to(self.torch_dtype)
 
 # %% ../../nbs/models/10_gguf.ipynb #cell-011
 @patch
 def _ordered(self:Quantized):
     "All rows, each rotary pair's halves apart again"
     x = replace(self, heads=0).read()
-    half = self.rows // self.heads // 2
-    pairs = x.view(self.heads, half, 2, self.width)
+    half = self.shape[0] // self.heads // 2  # a bias has them too
+    pairs = x.view(self.heads, half, 2, -1)
     return pairs.transpose(1, 2).reshape(self.rows, self.width)
 
 # %% ../../nbs/models/10_gguf.ipynb #cell-013
@@ -114,6 +119,9 @@ def gguf_weights(
     if family not in _KNOWN:
         known = ", ".join(_KNOWN)
         raise FtrlError(f"{file}: a GGUF file of the family {family}; expected one of {known}")
+    pieces = field("split.count") or 1
+    if pieces > 1:
+        raise FtrlError(f"{file}: one of {pieces} files of a model; join them (`llama-gguf-split --merge`)")
     turned = {}
     if family == "llama":
         turned = {"attn_q": field("llama.attention.head_count"),

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from ..chat import control_marks, template_message
 from ..core import Env, FtrlError, Row
 from ..files import as_rows, rows_digest
+from ..forms import written_tokens
 from .gold import gold_variants
 from .policy import (Trained, finish_training, formats, load_policy, model_folder, quieted,
                                   trained, training_claim)
@@ -28,15 +28,8 @@ def gold_tokens(
     **template, # What the chat template is told beside it
 )->dict[str, list[int]]: # input_ids, and labels: -100 where there is no loss
     "Token ids of a conversation, and labels on what the assistant says"
-    from trl.chat_template_utils import get_training_chat_template
-    marked = "generation %}" in tokenizer.chat_template
-    marking = None if marked else get_training_chat_template(tokenizer)
-    marks = control_marks(tokenizer)
-    told = [template_message(m, marks) for m in conversation]
-    found = tokenizer.apply_chat_template(told, tools=tools, chat_template=marking, return_dict=True,
-                                          return_assistant_tokens_mask=True, **template)
-    ids = found["input_ids"]
-    labels = [token if spoken else -100 for token, spoken in zip(ids, found["assistant_masks"])]
+    ids, ours = written_tokens(conversation, tools, tokenizer, **template)
+    labels = [token if spoken else -100 for token, spoken in zip(ids, ours)]
     return {"input_ids": ids, "labels": labels}
 
 # %% ../../nbs/training/12_cold.ipynb #cell-008

@@ -158,7 +158,7 @@ def assemble(
         shares = {name: variant.share(name, pair.layers) for name in names}
         values = {name: pair.value(name, share) for name, share in shares.items()}
         save_file(values, out/file, metadata={"format": "pt"})
-    if len(shards) > 1:
+    if list(shards) != ["model.safetensors"]:
         index = {"metadata": {}, "weight_map": files}
         (out/"model.safetensors.index.json").write_text(json.dumps(index))
     return out
