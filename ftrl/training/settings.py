@@ -46,7 +46,7 @@ def paper(cls:TrainConfig)->TrainConfig:
 
 # %% ../../nbs/training/09_settings.ipynb #cell-009
 OWN_OPTIONS = {"curriculum": False, "shared": None, "together": False, "resample": 0, "importance_cap": 2.0,
-               "thoughts": True, "thinking": None}
+               "thoughts": True, "thinking": None, "max_prompt": None}
 
 @patch
 def own(self:TrainConfig, name:str):
