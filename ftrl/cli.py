@@ -37,3 +37,7 @@ def _say(what)->int:
 
 if __name__ == "__main__" and "__file__" in globals():
     main()  # python -m ftrl.cli
+
+# %% ../nbs/90_cli.ipynb #cell-007
+if __name__ == "__main__" and "__file__" in globals():
+    main()

@@ -58,8 +58,10 @@ def cold_command(
     seed: Seed = 0, force: Force = False,
 ):
     "Cold start: a model that cannot call tools imitates gold trajectories; resumes where it was broken off."
+    from ftrl.training.cluster.launch import end_with_follower
     from ftrl.training.cold import cold_start
     from ftrl.training.settings import ColdConfig
+    end_with_follower()
     config = ColdConfig(steps, envs, variants, lr, seed, given_options(set_))
     print(cold_start(input_file(path), model, out, config, force))
 
@@ -74,16 +76,21 @@ def _config(profile:str | None, algorithm:str, reward:str, options:dict, given:d
     sizes = {name: value for name, value in given.items() if value is not None}
     return replace(config, algorithm=algorithm, reward=reward, options=config.options | options, **sizes)
 
-def _suit(rounds:int, mode:str, lora:int | None, dev:int, aggregate:bool, done:float)->None:
+def _suit(
+    rounds:int, mode:str, lora:int | None, dev:int, aggregate:bool, done:float, reference:str | None
+)->None:
     "Do these options go together?"
     if rounds and (mode, lora) != ("step", None):
         raise FtrlError("--rounds goes with --mode step and without --lora")
+    if rounds and reference:
+        raise FtrlError("--reference goes without --rounds, whose KL is to --model")
     if (dev or aggregate or done) and not rounds:
         raise FtrlError("--dev, --aggregate and --done are about rounds; give --rounds too")
 
 # %% ../../nbs/commands/02_training.ipynb #cell-015
 def _run(
-    path:str, model:str, out:str, config, mode:str, rounds:int, lora_rank:int | None, force:bool, **of_rounds
+    path:str, model:str, out:str, config, mode:str, rounds:int, lora_rank:int | None, reference:str | None,
+    force:bool, **of_rounds
 ):
     "Train once, or in rounds"
     from ftrl.training.policy import lora
@@ -93,7 +100,7 @@ def _run(
         of_rounds["progress"] = sys.stderr.isatty()
         return several(path, model, out, config, rounds, force=force, **of_rounds)
     peft = None if lora_rank is None else lora(lora_rank)
-    return train(path, model, out, config, peft, mode, force=force)
+    return train(path, model, out, config, peft, mode, reference, force)
 
 def _estimate(path:str, model:str, config)->None:
     "Say what a step will cost"
@@ -113,6 +120,7 @@ _Each = Annotated[Optional[int], Opt(help="Environments of a round; default: all
 _Aggregate = Annotated[bool, Opt("--aggregate", help="Train on the rows of all rounds so far")]
 _Done = Annotated[float, Opt(help="Repeat rows with nothing left to solve until they are this share")]
 _Dev = Annotated[int, Opt(help="The last so many environments choose among the rounds and their mean")]
+_Reference = Annotated[Optional[str], Opt(help="The policy that the KL is to; default: --model")]
 _Options = Annotated[Optional[list[str]],
                      Opt("--set", help="name=value of TRL's GRPOConfig, or of our own options")]
 
@@ -126,20 +134,22 @@ def train_command(
     rounds: Annotated[int, Opt(help="Collect with the policy, train, and again, so many times")] = 0,
     each: _Each = None, aggregate: _Aggregate = False, done: _Done = 0.0, dev: _Dev = 0,
     steps: _Steps = None, prompts: _Prompts = None, group: _Group = None, length: _Length = None,
-    lr: _Rate = None, lora: _Rank = None, set_: _Options = None,
+    lr: _Rate = None, lora: _Rank = None, set_: _Options = None, reference: _Reference = None,
     plan: Annotated[bool, Opt("--plan", help="Only say what a step will cost in tokens and memory")] = False,
     seed: Seed = 0, force: Force = False,
 ):
     "Reinforcement learning on collected rows; resumes where it was broken off."
+    from ftrl.training.cluster.launch import end_with_follower
+    end_with_follower()
     sizes = dict(steps=steps, prompts=prompts, group=group, length=length, lr=lr)
     in_range(rounds=rounds, each=each, done=done, dev=dev, lora=lora, **sizes)
-    _suit(rounds, mode, lora, dev, aggregate, done)
+    _suit(rounds, mode, lora, dev, aggregate, done, reference)
     config = _config(profile, algorithm, reward, {"seed": seed} | given_options(set_), sizes)
     path = input_file(path)
     if plan:
         return _estimate(path, model, config)
     of_rounds = dict(each=each, dev=dev, aggregate=aggregate, done=done)
-    print(_run(path, model, out, config, mode, rounds, lora, force, **of_rounds))
+    print(_run(path, model, out, config, mode, rounds, lora, reference, force, **of_rounds))
 
 # %% ../../nbs/commands/02_training.ipynb #cell-021
 @app.command("export")

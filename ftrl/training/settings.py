@@ -41,7 +41,7 @@ class TrainConfig:
 def paper(cls:TrainConfig)->TrainConfig:
     "Paper section 4: 16 mini-batches of 32 prompts for each 512 that are sampled"
     options = {"beta": 0.001, "entropy_coef": 0.001, "epsilon": 0.2, "temperature": 1.0,
-               "generation_batch_size": 512 * 16, "save_steps": 16}
+               "generation_batch_size": 512 * 16, "save_steps": 16, "max_prompt": 16384}
     return cls(steps=16 * 13, prompts=32, group=16, length=1024, lr=1e-6, options=options)
 
 # %% ../../nbs/training/09_settings.ipynb #cell-009
