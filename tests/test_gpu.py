@@ -1,13 +1,13 @@
-"What holds on a CPU holds on a GPU: packed rows, decoding, LoRA, resuming. FTRL_GPU_TESTS=cpu tries the tests themselves"
+"What holds on a CPU holds on a GPU: packed rows, decoding, LoRA, resuming. FTRL_GPU_TESTS=cpu tries them here"
 import os
 import pytest
 import torch
 
 DEVICE = "cpu" if os.environ.get("FTRL_GPU_TESTS") == "cpu" else "cuda"
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(),
-                                                  reason="there is no GPU here")]
-SHAPE = dict(vocab_size=300, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-             num_key_value_heads=2, max_position_embeddings=2048, pad_token_id=0, eos_token_id=1)
+ABSENT = DEVICE == "cuda" and not torch.cuda.is_available()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(ABSENT, reason="there is no GPU here")]
+SHAPE = dict(vocab_size=300, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
+             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, pad_token_id=0, eos_token_id=1)
 
 def network(family="Llama"):
     import transformers
@@ -43,7 +43,8 @@ def test_packed_equals_stock(family, way, monkeypatch):
     ours = model(packed=pack(some))[0]
     assert far(ours, expected) < 1e-5
     weight = torch.randn_like(expected)
-    found, wanted = (torch.autograd.grad((x * weight).sum(), list(model.parameters())) for x in (ours, expected))
+    weights = list(model.parameters())
+    found, wanted = (torch.autograd.grad((x * weight).sum(), weights) for x in (ours, expected))
     assert max(map(far, found, wanted)) < 1e-3
     with torch.autocast(DEVICE, torch.bfloat16), torch.no_grad():
         low, stock_low = model(packed=pack(some))[0], stock(model, some)
