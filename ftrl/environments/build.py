@@ -178,6 +178,8 @@ class Seen:
 
     def of(self, env:Env)->set[int]:
         "The hashes of an environment: one for its sub-questions, four for its wording"
+        if env.state:  # requests read alike: what tells them apart are the tables and what is to be done
+            return {_short(dumps([env.question, env.state.goal]).encode())}
         from datasketch import MinHash
         signature = MinHash(32)
         signature.update_batch([words.encode() for words in shingles(env.question, 2)])
