@@ -114,7 +114,7 @@ def test_site(tmp_path):
     found = (site/"search.json").read_text()
     assert "diff" in found and "solve_f1" in found
     if not os.environ.get("FTRL_ALL_PAGES"):
-        pages = ["index.html", "api.html", "figures.html", "03_update.html", *pages[::8]]
+        pages = ["index.html", "api.html", "figures.html", "04_update.html", *pages[::8]]
     with browser(tmp_path/"profile") as b, server(site) as url:
         assert {p: w for p in pages if (w := b.visit(f"{url}/{p}"))} == {}
         assert b.visit(f"{url}/nowhere.html")   # a page that is not there is noticed

@@ -11,7 +11,8 @@ import pytest
 from ftrl.core import FtrlError
 from ftrl.sandbox import host, pool
 from ftrl.sandbox.confine import layers
-from ftrl.sandbox.fuzz import ESCAPES, attack_pairs, audit_attacks, play_attacks, proven, random_tool
+from ftrl.sandbox.fuzz import attack_pairs, audit_attacks, play_attacks, random_tool
+from ftrl.sandbox.hostile import ESCAPES, proven
 from ftrl.sandbox.sandbox import Sandbox
 
 ADD = "def f(x): return x + 1"

@@ -4,20 +4,16 @@
 
 # %% auto #0
 __all__ = ['CURVES', 'SOLVE', 'curves', 'training', 'summary', 'reach_of', 'bars', 'scores_figure', 'table_of_run', 'main_table',
-           'Comparison', 'rewards', 'rounds_figure', 'reasoning', 'general', 'references']
+           'items_of']
 
 # %% ../../nbs/figures/02_result.ipynb #cell-002
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from ..core import SCENARIOS
 from ..evaluation.bench import BENCHMARKS
-from ..evaluation.suite import SUITES
 from ..evaluation.table import Cell, Line, headings, lined, paper_rows, read_results, results_table
 from .style import (
-    FAINT, INK, PALETTE, Missing, caption, color, config, figure, interval, label, main_algorithm, models,
-    need, policy, results, seeds, sheet)
+    FAINT, INK, caption, color, figure, interval, label, models, need, policy, results, seeds, sheet)
 from ..files import finished, read_json_lines
-from ..training.reward import REWARDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -238,7 +234,9 @@ def _means(lines:list[Line], heads:list[str])->"pd.DataFrame":
     return pd.DataFrame(values, columns=["policy", *heads])
 
 # %% ../../nbs/figures/02_result.ipynb #cell-031
-def _items(frame:"pd.DataFrame")->str:
+def items_of(
+    frame:"pd.DataFrame", # Results
+)->str:
     "How many items each benchmark has, in words"
     each = frame.groupby(["benchmark", "model"]).size()
     most = each.groupby("benchmark").max()
@@ -247,157 +245,5 @@ def _items(frame:"pd.DataFrame")->str:
 def _played(run, ours:list[Line])->str:
     "How many items were played, those of the paper apart"
     scored = [line.cells["Solve-F1"].n for line in ours if "Solve-F1" in line.cells]
-    said = _items(results(run))
+    said = items_of(results(run))
     return said + (f", {max(scored)} of the paper's rows" if any(scored) else "")
-
-# %% ../../nbs/figures/02_result.ipynb #cell-034
-@dataclass(frozen=True)
-class Comparison:
-    "Grouped bars: what stands along the axis, the colour of each policy, and what is said of them"
-    title: str
-    metrics: list[str]
-    x: str
-    order: list[str]
-    tint: dict[str, str]
-    note: str = ""
-    top: float = 1       # of the axis at most
-    width: float = 6     # inches at least
-    legend: str = ""     # before each policy's name
-
-# %% ../../nbs/figures/02_result.ipynb #cell-035
-def _compare(run, frame:"pd.DataFrame", asked:Comparison):
-    "Grouped bars of metrics, one panel a metric"
-    metrics = asked.metrics
-    table = summary(frame, [asked.x, "model"], metrics)
-    width = max(4.2 * len(metrics), asked.width)
-    fig, axes = sheet(asked.title, width, 3.4, ncols=len(metrics), sharey=True, squeeze=False)
-    highest = max(.1, min(asked.top, 1.15 * table.high.max()))
-    for ax, metric in zip(axes[0], metrics):
-        bars(ax, table[table.metric == metric], asked.x, asked.order, "model", asked.tint)
-        ax.set(title=label(metric), ylim=(0, highest))
-    handles, names = axes[0][0].get_legend_handles_labels()
-    fig.legend(handles, [asked.legend + name for name in names], loc="outside upper right", ncols=len(names))
-    told = f"{_items(frame)}; {seeds(run)}. Lines: 95 % bootstrap interval over items. {asked.note}"
-    caption(fig, told.strip())
-    return fig, table
-
-# %% ../../nbs/figures/02_result.ipynb #cell-037
-_ABLATED = ("ftrl train ROWS --reward R --model M --out DIR; "
-            "ftrl evaluate ftrl --model DIR --out RUN/ablation/R.jsonl")
-
-@figure
-def rewards(
-    run, # A run directory with ablation/REWARD.jsonl
-):
-    "Solve-P, Solve-R and Solve-F1 of policies trained with different rewards"
-    need(run, "ablation/*.jsonl", _ABLATED)
-    frame = results(run, "ftrl", "ablation/*.jsonl").assign(everything="all environments")
-    tried = [reward for reward in REWARDS if reward in set(frame.model)]
-    tint = dict(zip(tried, PALETTE))
-    # the rewards are named like the metrics that the panels show, so the legend says what it names
-    asked = Comparison("What the policy is rewarded for", SOLVE, "everything", ["all environments"], tint,
-                       legend="rewarded for ")
-    return _compare(run, frame, asked)
-
-# %% ../../nbs/figures/02_result.ipynb #cell-040
-@figure
-def rounds_figure(
-    run, # A run directory with rounds/N.jsonl
-):
-    "Solve-P, Solve-R and Solve-F1 after each round of collection and training"
-    need(run, "rounds/*.jsonl", "ftrl evaluate ftrl --model DIR --out RUN/rounds/N.jsonl")
-    table = summary(_with_kept(run, _by_round(run)), ["round"], SOLVE)
-    names = table["round"].unique().tolist()
-    fig, ax = sheet("Results by round of collection", 6, 3.4)
-    for metric, colour in zip(SOLVE, PALETTE):
-        _round_line(ax, table[table.metric == metric], label(metric), colour)
-    ax.set(xlabel="round", ylim=(0, 1), xticks=range(len(names)), xticklabels=names)
-    ax.legend()
-    ax.grid(axis="x", visible=False)
-    caption(fig, f"n = {table.n.min()} environments; {seeds(run)}. "
-                 "Bands and bars: 95 % bootstrap interval over environments.")
-    return fig, table
-
-# %% ../../nbs/figures/02_result.ipynb #cell-041
-def _round_line(ax, table:"pd.DataFrame", name:str, colour:str)->None:
-    "One metric over the rounds, and that of the kept policy apart"
-    kept = table["round"] == "kept"
-    line, last = table[~kept], table[kept]
-    at = range(len(line))
-    apart = [len(line)] * len(last)
-    ax.plot(at, line["mean"], "o-", color=colour, lw=2, label=name)
-    ax.fill_between(at, line.low, line.high, color=colour, alpha=.15, lw=0)
-    ax.errorbar(apart, last["mean"], reach_of(last), fmt="o", color=colour, capsize=3)
-
-# %% ../../nbs/figures/02_result.ipynb #cell-043
-def _by_round(run)->"pd.DataFrame":
-    "Results by number of round"
-    frame = results(run, "ftrl", "rounds/*.jsonl")
-    frame = frame.rename(columns={"model": "round"})
-    number = frame["round"].astype(int)
-    return frame.assign(number=number).sort_values("number")
-
-def _with_kept(run, frame:"pd.DataFrame")->"pd.DataFrame":
-    "Results of the rounds, and those of the policy that was chosen, on the same environments"
-    import pandas as pd
-    if not config(run).get("parameters", {}).get("n_dev"):
-        return frame
-    played = results(run, "ftrl", f"eval/{main_algorithm(run)}.jsonl*")
-    chosen = played[played.id.isin(frame.id)]
-    return pd.concat([frame, chosen.assign(round="kept")])
-
-# %% ../../nbs/figures/02_result.ipynb #cell-046
-@figure
-def reasoning(
-    run, # A run directory with eval/NAME.jsonl and eval/NAME-reasoning.jsonl
-):
-    "Solve-F1 by scenario with and without reasoning"
-    make = "ftrl evaluate ftrl --model M --thinking --out RUN/eval/NAME-reasoning.jsonl"
-    thinking = [policy(path) for path in need(run, "eval/*-reasoning.jsonl", make)]
-    names = [name for both in thinking for name in (both.removesuffix("-reasoning"), both)]
-    frame = results(run, "ftrl", "eval/*.jsonl")
-    frame = frame[frame.model.isin(names)]
-    played, present = set(frame.model), set(frame.scenario)
-    tint = {name: colour for name, colour in zip(names, PALETTE) if name in played}
-    order = [scenario for scenario in SCENARIOS if scenario in present]
-    asked = Comparison("With and without reasoning", ["solve_f1"], "scenario", order, tint)
-    return _compare(run, frame, asked)
-
-# %% ../../nbs/figures/02_result.ipynb #cell-049
-@figure
-def general(
-    run, # A run directory with eval/SUITE/NAME.jsonl
-):
-    "Accuracy on general suites before and after training"
-    frame = results(run)
-    order = [suite for suite in SUITES if suite in set(frame.benchmark)]
-    if not order:
-        make = f"ftrl evaluate SUITE --model M --out {run}/eval/SUITE/NAME.jsonl"
-        raise Missing(f"{run}/eval has no results of a general suite; make them with `{make}`, "
-                      f"SUITE being one of {', '.join(SUITES)}")
-    frame = frame[frame.benchmark.isin(order)]
-    tint = color(models(frame.model))
-    asked = Comparison("General abilities", ["accuracy"], "benchmark", order, tint, _by_chance(frame))
-    return _compare(run, frame, asked)
-
-def _by_chance(frame:"pd.DataFrame")->str:
-    "A word on the suites in which no policy is clearly above chance"
-    table = summary(frame, ["benchmark", "model"], ["accuracy"])
-    best = table.groupby("benchmark").low.max()
-    played = {name: suite for name, suite in SUITES.items() if name in best}
-    none = [label(name) for name, suite in played.items() if best[name] <= suite.chance]
-    return f"Nobody clearly above chance: {', '.join(none)}." if none else ""
-
-# %% ../../nbs/figures/02_result.ipynb #cell-052
-@figure
-def references(
-    run, # A run directory with reference/SUITE/NAME.jsonl
-):
-    "Bits per byte of the general suites' reference answers, before and after training"
-    need(run, "reference/*/*.jsonl", "ftrl.evaluation.reference, written to RUN/reference/SUITE/NAME.jsonl")
-    frame = results(run, place="reference/*/*.jsonl")
-    order = [suite for suite in SUITES if suite in set(frame.benchmark)]
-    tint = color(models(frame.model))
-    asked = Comparison("Reference answers", ["bits"], "benchmark", order, tint,
-                       "Fewer bits are better.", top=float("inf"), width=8)
-    return _compare(run, frame, asked)
