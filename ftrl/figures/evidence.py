@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from ..evaluation.bench import BENCHMARKS
 from ..evaluation.suite import SUITES
-from ..evaluation.table import bootstrap, paper_columns
+from ..evaluation.interval import bootstrap
+from ..evaluation.table import paper_columns
 from .gain import gains
 from .style import Missing, label, need, policy, results
 from ..files import finished, read_json_lines

@@ -9,7 +9,7 @@ __all__ = ['paid', 'learning', 'spent', 'cost', 'runs', 'training_steps', 'gains
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
-from ..evaluation.table import bootstrap, chance
+from ..evaluation.interval import bootstrap, chance
 from .result import SOLVE, bars, curves, reach_of, summary
 from .style import (
     INK, PALETTE, Missing, caption, checkpoints, color, figure, label, main_algorithm, models, need,

@@ -10,7 +10,8 @@ __all__ = ['CURVES', 'SOLVE', 'curves', 'training', 'summary', 'reach_of', 'bars
 from typing import TYPE_CHECKING
 from ..core import SCENARIOS
 from ..evaluation.bench import BENCHMARKS
-from ..evaluation.table import Cell, Line, headings, lined, paper_rows, read_results, results_table
+from ..evaluation.mean import read_results
+from ..evaluation.table import Cell, Line, headings, lined, paper_rows, results_table
 from .style import (
     FAINT, INK, caption, color, figure, interval, label, models, need, policy, results, seeds, sheet)
 from ..files import finished, read_json_lines

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..core import SCENARIOS, FtrlError
 from ..files import atomic, read_json_lines, finished
 from ..evaluation.bench import BENCHMARKS
-from ..evaluation.table import bootstrap
+from ..evaluation.interval import bootstrap
 from ..training.algorithm import ALGORITHMS
 from ..training.reward import REWARDS
 

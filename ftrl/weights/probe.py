@@ -219,7 +219,7 @@ def probes(
 # %% ../../nbs/weights/02_probe.ipynb #cell-033
 def _layers(seen, asked:list[Choice], points:dict, folds:int)->list[dict]:
     "How well every layer answers questions of one kind"
-    from ftrl.evaluation.table import bootstrap
+    from ftrl.evaluation.interval import bootstrap
     own = {name: points[name] for name in _names(asked)}
     at, lines = unit(own), []
     target, n = asked[0].target, len(asked)
