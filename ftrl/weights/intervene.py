@@ -269,7 +269,7 @@ def _scores(file:Path, metric:str)->dict[tuple, float]:
 # %% ../../nbs/weights/01_intervene.ipynb #cell-037
 def _line(name:str, scores:dict, zero:dict)->dict:
     "The line of a variant"
-    from ftrl.evaluation.table import bootstrap
+    from ftrl.evaluation.interval import bootstrap
     kind, _, block = name.partition("-")
     mean, low, high = bootstrap([list(scores.values())])
     shared = sorted(scores.keys() & zero.keys())
