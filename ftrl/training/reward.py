@@ -219,7 +219,7 @@ def score(
     "Reward one turn (paper section 3)"
     return scores([text], [row], reward, sandbox, thoughts)[0]
 
-# %% ../../nbs/training/00_reward.ipynb #cell-033
+# %% ../../nbs/training/00_reward.ipynb #cell-034
 def _scored_lines(path, reward:str, thoughts:bool)->Iterator[dict]:
     "The lines of a file of responses, each with its reward"
     for i, x in numbered_lines(path):
@@ -231,7 +231,7 @@ def _scored_lines(path, reward:str, thoughts:bool)->Iterator[dict]:
         found = score(text, row, reward, thoughts=thoughts)
         yield x | {"reward": found.value}
 
-# %% ../../nbs/training/00_reward.ipynb #cell-034
+# %% ../../nbs/training/00_reward.ipynb #cell-035
 def score_file(
     path, # JSON lines: rows with one more field, `response`
     out, # Where the same lines go, with `reward` added

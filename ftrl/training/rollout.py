@@ -134,7 +134,7 @@ def _came_to_it(self:ToolEpisode)->bool:
         self.live = LiveState(self.row, self.sandbox)
     return passes(self.live, self.steps[-1].text)
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-018
+# %% ../../nbs/training/01_rollout.ipynb #cell-019
 class _Seat:
     "A model and the episodes that wait for its reply"
     def __init__(self, policy:LLM, how:dict, ring:Callable[[], object]):
@@ -162,7 +162,7 @@ class _Seat:
         replies = self.policy.poll(wait=False) if self.rings else self.policy.poll()
         return [(self.asked.pop(key), reply) for key, reply in replies]
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-019
+# %% ../../nbs/training/01_rollout.ipynb #cell-020
 @patch
 def leave(self:_Seat)->None:
     "Nobody waits here any more"
@@ -181,7 +181,7 @@ def _take(e:Episode, reply:Reply)->Episode:
         e.fail(why)
     return e
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-022
+# %% ../../nbs/training/01_rollout.ipynb #cell-023
 class _Table:
     "The seats, and the episodes in play"
     def __init__(self, policies:dict[str, LLM], how:dict, pool:ThreadPoolExecutor):
@@ -207,7 +207,7 @@ class _Table:
             seat.policy.release(e.key)
         return True
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-023
+# %% ../../nbs/training/01_rollout.ipynb #cell-024
 @patch
 def moved(self:_Table)->list[Episode]:
     "Wait until some episodes have taken their reply"
@@ -231,7 +231,7 @@ def _ring(self:_Table, _)->None:
     "Somebody has taken a reply"
     self.bell.set()
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-025
+# %% ../../nbs/training/01_rollout.ipynb #cell-026
 def play(
     policies:LLM|dict[str, LLM], # The agent, or every player by the name that episodes ask for
     episodes:Iterable[Episode], # Read as places become free
@@ -254,7 +254,7 @@ def play(
             for seat in table.seats.values():
                 seat.leave()
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-032
+# %% ../../nbs/training/01_rollout.ipynb #cell-033
 def player(
     policy:str|Path|LLM, # A name for `load_model`, or a model
     thinking:bool|None=None, # Reasoning on or off, where the model knows both; default: as the model does
@@ -281,7 +281,7 @@ def identity(
         name, digest = kind + colon + Path(rest).name, mark(where)
     return f"{name} {digest}" if digest else str(getattr(policy, "name", policy))
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-035
+# %% ../../nbs/training/01_rollout.ipynb #cell-036
 def trajectories(
     policy:LLM, # Who plays
     rows:list[Row], # What is played, from wherever each row stands
@@ -302,7 +302,7 @@ def trajectories(
     for e in play(policy, episodes, width, **how):
         yield int(e.key), e.trajectory
 
-# %% ../../nbs/training/01_rollout.ipynb #cell-036
+# %% ../../nbs/training/01_rollout.ipynb #cell-037
 def rollout(
     policy:str|Path|LLM, # Who plays: a name for `load_model`, or a model
     rows:Iterable[Row|Env]|str|Path, # What is played, from wherever each row stands; also the name of a file
