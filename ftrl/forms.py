@@ -88,8 +88,7 @@ def _llama(text:str, schemas:dict)->tuple[str, list[Call]]:
 LLAMA_FORM = Form("llama", ("<|python_tag|>", '"parameters"'), _llama)
 
 # %% ../nbs/04_forms.ipynb #cell-014
-# the newest leave [ARGS] out
-_NAMED = re.compile(r"\[TOOL_CALLS\]\s*([\w.-]+)(?:\[CALL_ID\][\w-]+)?(?:\[ARGS\])?(?=\s*\{)")
+_NAMED = re.compile(r"\[TOOL_CALLS\]\s*([\w.-]+)(?:\[CALL_ID\][\w-]+)?\[ARGS\]")
 
 def _mistral(text:str, schemas:dict)->tuple[str, list[Call]]:
     "`[TOOL_CALLS][{\"name\": …, \"arguments\": {…}}]`, or `[TOOL_CALLS]NAME[ARGS]{…}`"
@@ -181,12 +180,17 @@ def written_parts(
         written = render(messages[:i + 1], tools, tokenizer, generate=False, **template)
         turn = _turn(prompt, written, whole, tokenizer.eos_token)
         if turn is None:
-            name = getattr(tokenizer, "name_or_path", "") or "this model"
-            raise FtrlError(f"the chat template of {name} writes turn {i} otherwise than it asks for it; "
-                            "expected one that goes on from its own prompt (with reasoning off, perhaps)")
+            raise _not_from_its_prompt(tokenizer, i)
         parts += [(whole[at:len(prompt)], False), (turn, True)]
         at = len(prompt) + len(turn)
     return [*parts, (whole[at:], False)]
+
+# %% ../nbs/04_forms.ipynb #cell-025
+def _not_from_its_prompt(tokenizer, i:int)->FtrlError:
+    "What to say of a template that has no such borders"
+    name = getattr(tokenizer, "name_or_path", "") or "this model"
+    return FtrlError(f"the chat template of {name} writes turn {i} otherwise than it asks for it; "
+                     "expected one that goes on from its own prompt (with reasoning off, perhaps)")
 
 def _turn(prompt:str, written:str, whole:str, end:str)->str | None:
     "What the assistant writes after a prompt, with the token that ends it; None if it does not follow"
@@ -197,7 +201,7 @@ def _turn(prompt:str, written:str, whole:str, end:str)->str | None:
         turn = turn[:turn.rindex(end) + len(end)]
     return turn if whole.startswith(prompt + turn) else None
 
-# %% ../nbs/04_forms.ipynb #cell-026
+# %% ../nbs/04_forms.ipynb #cell-027
 def written_tokens(
     messages:list[dict], # A conversation
     tools:list[dict] | None, # Tool schemas
@@ -212,7 +216,7 @@ def written_tokens(
         ours += [its] * len(new)
     return ids, ours
 
-# %% ../nbs/04_forms.ipynb #cell-029
+# %% ../nbs/04_forms.ipynb #cell-030
 _SHIP, _TONNES = "Albatross", "731 tonnes"
 
 def _probe()->tuple[list[dict], list[dict]]:

@@ -169,6 +169,7 @@ def _mapped(file:Path, fields:dict, out:Path)->None:
     tokenizer.save_pretrained(out)
     write_weights(weights, out/"model.safetensors", form)
 
+# %% ../../nbs/models/13_convert.ipynb #cell-021
 def _through_transformers(file:Path, fields:dict, out:Path)->None:
     "Write a file of another family, whole in memory"
     import torch
@@ -186,7 +187,7 @@ def _through_transformers(file:Path, fields:dict, out:Path)->None:
     model.save_pretrained(out)
     chat.prepare(tokenizer).save_pretrained(out)
 
-# %% ../../nbs/models/13_convert.ipynb #cell-020
+# %% ../../nbs/models/13_convert.ipynb #cell-022
 def convert(
     file, # A .gguf file
     out, # A folder that is not there yet

@@ -111,6 +111,7 @@ def gguf_tokenizer(
     tokenizer.chat_template = _template(fields)
     return tokenizer
 
+# %% ../../nbs/models/12_tokenizer.ipynb #cell-015
 _MAKERS = {"gpt2": _byte_level, "llama": _pieces}
 
 def _kind(fields:dict)->str:
@@ -119,6 +120,8 @@ def _kind(fields:dict)->str:
     if kind in _MAKERS:
         return kind
     raise FtrlError(f"a tokenizer of the kind {kind!r}; expected one of {', '.join(_MAKERS)}")
+
+# %% ../../nbs/models/12_tokenizer.ipynb #cell-017
 def unused_rows(
     fields:dict, # The head of a GGUF file by name
 )->tuple[list[int], dict[str, int]]: # Ids of padding; own marks that are no control tokens, with their ids
@@ -129,7 +132,7 @@ def unused_rows(
     own = {tokens[i]: i for i, kind in enumerate(kinds) if kind == _OWN}
     return padding, own
 
-# %% ../../nbs/models/12_tokenizer.ipynb #cell-015
+# %% ../../nbs/models/12_tokenizer.ipynb #cell-019
 _PADS = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "<|end_of_text|>", "<unk>")
 
 def _settings(fields:dict, tokens:list[str], control:dict[str, int])->dict:
@@ -147,7 +150,7 @@ def _settings(fields:dict, tokens:list[str], control:dict[str, int])->dict:
            "model_max_length": longest, "clean_up_tokenization_spaces": False, "padding_side": "left"}
     return {name: value for name, value in how.items() if value is not None}
 
-# %% ../../nbs/models/12_tokenizer.ipynb #cell-017
+# %% ../../nbs/models/12_tokenizer.ipynb #cell-021
 def _template(fields:dict)->str | None:
     "The chat template: the one for tools, where there are several"
     plain = fields.get("tokenizer.chat_template")
