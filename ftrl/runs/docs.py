@@ -159,6 +159,7 @@ def _picture(name:str, out:Path)->list[str]:
         shown = words.read_text(encoding="utf-8").strip()
     return [f"## {heading}", f"{title}. {files}", shown]
 
+# %% ../../nbs/runs/9_docs.ipynb #cell-025
 def _figures(folder:Path, out:Path, report:bool)->None:
     "The page of all figures"
     from ftrl.figures.figure import FIGURES
@@ -173,7 +174,7 @@ def _figures(folder:Path, out:Path, report:bool)->None:
         parts.append("There are none yet: `make reproduce` draws them.")
     (out/"figures.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-024
+# %% ../../nbs/runs/9_docs.ipynb #cell-026
 _DOCUMENTED = re.compile(r"^### ([\w.]+)\n\n(?:```python\n.*?```\n\n)?\*(.*?)\*$", re.M | re.S)
 
 def _api(books:dict[str, str], out:Path)->None:
@@ -190,7 +191,7 @@ def _api(books:dict[str, str], out:Path)->None:
             parts += [f"## {books[stem]}", "\n".join(["| name | |", "|---|---|", *rows])]
     (out/"api.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-027
+# %% ../../nbs/runs/9_docs.ipynb #cell-029
 SECTIONS = {
     ".": "Foundations", "sandbox": "Sandbox", "models": "Models", "environments": "Environments",
     "environments/worlds": "Worlds", "environments/tabular": "Your own tables",
@@ -201,7 +202,7 @@ SECTIONS = {
     "evaluation/benchmarks": "Benchmarks", "weights": "Weights", "figures": "Figures", "bridges": "Bridges",
     "runs": "Runs", "commands": "Commands"}
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-029
+# %% ../../nbs/runs/9_docs.ipynb #cell-031
 _PROJECT = """[project]
 site_name = "ftrl"
 site_description = "Tool-use reinforcement learning as executable notebooks"
@@ -221,7 +222,7 @@ features = [
 ]
 """
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-030
+# %% ../../nbs/runs/9_docs.ipynb #cell-032
 TOML = _PROJECT + """[[project.theme.palette]]
 media = "(prefers-color-scheme: light)"
 scheme = "default"
@@ -243,7 +244,7 @@ pymdownx.highlight.pygments_lang_class = true
 pymdownx.superfences = {{}}
 """
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-033
+# %% ../../nbs/runs/9_docs.ipynb #cell-035
 CSS = """.output{overflow-x:auto;font-size:.66rem}
 .output table td,.output table th{padding:.2rem .6rem;text-align:right}
 .md-typeset h3{margin-top:2rem}
@@ -265,7 +266,7 @@ def _entry(title:str, page:str)->str:
     "A page in the navigation"
     return f'{{ "{title}" = "{page}" }}'
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-035
+# %% ../../nbs/runs/9_docs.ipynb #cell-037
 def _seconds(run:Path)->float:
     "How long a run took"
     file = run/"metrics.json"
@@ -274,7 +275,7 @@ def _seconds(run:Path)->float:
     measured = json.loads(file.read_text())
     return sum(measured.get("seconds", {}).values())
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-037
+# %% ../../nbs/runs/9_docs.ipynb #cell-039
 def _pages(root:Path, pages:Path)->dict[str, str]:
     "Write every page; what zensical must be told: the navigation"
     found = []
@@ -297,7 +298,7 @@ def _longest(root:Path)->Path | None:
     runs = [p.parent.parent for p in (root/"results").glob("*/notebooks/6_figures.ipynb")]
     return max(sorted(runs), key=_seconds, default=None)
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-038
+# %% ../../nbs/runs/9_docs.ipynb #cell-040
 def build_site(
     root:Path=Path("."), # The repository
     run:Path | None=None, # The run whose figures and report are shown; default: the longest under results/
@@ -320,7 +321,7 @@ def build_site(
         write_report(run, out/"site"/"report"/"index.html")
     return out/"site"
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-040
+# %% ../../nbs/runs/9_docs.ipynb #cell-042
 class _Page(HTMLParser):
     "The links, sources and anchors of a page"
     def __init__(self, path:Path):
@@ -339,7 +340,7 @@ class _Page(HTMLParser):
         if tag == "link" and href and given.get("rel") in ("stylesheet", "icon"):
             self.sources.append(href)
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-042
+# %% ../../nbs/runs/9_docs.ipynb #cell-044
 def _leads(link:str, path:Path, pages:dict)->str:
     "Why a link of a page leads nowhere; empty if it leads somewhere"
     file, anchor = urldefrag(unquote(link))
@@ -365,7 +366,7 @@ def broken(
         out += [f"{name}: {why}" for link in near if (why := _leads(link, path, pages))]
     return out
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-044
+# %% ../../nbs/runs/9_docs.ipynb #cell-046
 def make_docs()->None:
     "`make docs`: build the site and check its links"
     try:

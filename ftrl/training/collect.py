@@ -175,6 +175,7 @@ def _resumed(
                 part.unlink(missing_ok=True)
                 mine.release()
 
+# %% ../../nbs/training/02_collect.ipynb #cell-023
 def _finished(mine, diary:_Diary, policy, thinking, how:dict)->Collected:
     "Play what the diary lacks, and write the rows"
     played = _play(player(policy, thinking), diary.rows, dict(diary.known), **how)
@@ -187,7 +188,7 @@ def _finished(mine, diary:_Diary, policy, thinking, how:dict)->Collected:
     diary.path.unlink()
     return found
 
-# %% ../../nbs/training/02_collect.ipynb #cell-023
+# %% ../../nbs/training/02_collect.ipynb #cell-025
 def collect(
     policy:str|Path|LLM, # Who plays: smollm2, a directory, openai:NAME … (`load_model`), or a model
     envs:Iterable[Row|Env]|str|Path, # Fresh environments, or the name of a file that holds some

@@ -308,7 +308,7 @@ def _without_void(session:_Session, raw:str, cell:str)->dict[str, int]:
         session.ask(f"update {raw} set {cell} = null where {cell} in ({words})")
     return void
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-032
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-033
 def _typed_columns(session:_Session, raw:str, plan:FileLayout, name:str, omitted:dict)->dict[str, _Column]:
     "What each column becomes, judged one at a time, so that memory does not grow with them"
     cells = {c: f"c{i}" for i, c in enumerate(plan.columns)}
@@ -322,7 +322,7 @@ def _typed_columns(session:_Session, raw:str, plan:FileLayout, name:str, omitted
         typed[c] = _typed_column(session, raw, cell, n - sum(void.values()))
     return typed
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-034
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-035
 def _typed_table(session:_Session, raw:str, plan:FileLayout, name:str, own:str, omitted:dict)->Table:
     "A table of typed columns from one of text"
     typed = _typed_columns(session, raw, plan, name, omitted)
@@ -348,7 +348,7 @@ def _csv_table(session:_Session, path:Path, name:str, own:str)->Table:
     session.ask(f"drop table {raw}")
     return table
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-040
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-041
 def _parquet_cell(column:str, kind:str, whole:bool)->str:
     "SQL for a column of a parquet file"
     c = _ident(column)
@@ -369,7 +369,7 @@ def _whole_floats(session:_Session, source:str, types:dict[str, str])->set[str]:
     answer, = session.ask(f"select {', '.join(tests)} from {source}")
     return {c for c, whole in zip(floats, answer) if whole}
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-041
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-042
 def _parquet_table(session:_Session, link:Path, name:str, own:str)->Table:
     "A view of a parquet file"
     labels = required("pyarrow.parquet").read_schema(link).names
@@ -383,7 +383,7 @@ def _parquet_table(session:_Session, link:Path, name:str, own:str)->Table:
     clause = sql_table(own, dict.fromkeys(types))
     return Table(name, columns, clause, skipped=skipped)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-043
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-044
 _FLAT = re.compile(r"\.((csv|tsv|txt)(\.gz)?|parquet)$", re.I)
 
 def _is_parquet(path:Path)->bool:
@@ -413,7 +413,7 @@ def _link_parquets(session:_Session, files:list[Path])->dict[Path, Path]:
     session.shut()
     return links
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-044
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-045
 def _fill(session:_Session, spec:str, files:list[Path])->tuple[dict[str, Table], dict[str, str]]:
     "Load files; each is a table, or left out with the reason"
     links, tables, left = _link_parquets(session, files), {}, {}
@@ -436,7 +436,7 @@ def _fill(session:_Session, spec:str, files:list[Path])->tuple[dict[str, Table],
     reasons = "; ".join(f"{file}: {why}" for file, why in left.items())
     raise FtrlError(f"{spec}: no file can be read ({reasons[:300]}); expected tables")
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-046
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-047
 def _folder_files(folder:Path, spec:str)->tuple[list[Path], dict[str, str]]:
     "The tables of a folder, and what looks like one and is none"
     root, files, left = folder.resolve(), [], {}
@@ -461,7 +461,7 @@ def _flat(name:str, spec:str, files:list[Path], left:dict[str, str])->Database:
         return tables, left | unread
     return _duckdb(name, spec, fill)
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-049
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-050
 def _open_file(path:Path, spec:str)->Database:
     "A file by its first bytes"
     if not stat.S_ISREG(path.stat().st_mode):
@@ -478,7 +478,7 @@ def _open_file(path:Path, spec:str)->Database:
         raise FtrlError(f"{spec}: unknown kind of file; expected CSV, parquet, SQLite or DuckDB")
     return _flat(_own_name(path, ()), spec, [path], {})
 
-# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-050
+# %% ../../../nbs/environments/tabular/05_sources.ipynb #cell-051
 def file_of(
     spec:str, # A path or an address
 )->Path | None: # None where it is a server's
