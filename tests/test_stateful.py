@@ -1,4 +1,4 @@
-"Worlds whose tables change: build, check, evaluate, collect, score and episodes, on one small set of environments."
+"Worlds whose tables change, from build to episodes, on one small set of environments."
 import json
 from dataclasses import replace
 

@@ -171,6 +171,11 @@ def _short(data:bytes)->int:
     "A hash of eight bytes"
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
+def _of_change(env:Env)->set[int]:
+    "Requests that change something read alike: what tells them apart are the tables and what is to be done"
+    return {_short(dumps([env.question, env.state.goal]).encode())}
+
+# %% ../../nbs/environments/12_build.ipynb #cell-022
 class Seen:
     "What has been asked so far"
     def __init__(self):
@@ -178,8 +183,8 @@ class Seen:
 
     def of(self, env:Env)->set[int]:
         "The hashes of an environment: one for its sub-questions, four for its wording"
-        if env.state:  # requests read alike: what tells them apart are the tables and what is to be done
-            return {_short(dumps([env.question, env.state.goal]).encode())}
+        if env.state:
+            return _of_change(env)
         from datasketch import MinHash
         signature = MinHash(32)
         signature.update_batch([words.encode() for words in shingles(env.question, 2)])
@@ -197,7 +202,7 @@ class Seen:
         self.keys |= keys
         return True
 
-# %% ../../nbs/environments/12_build.ipynb #cell-024
+# %% ../../nbs/environments/12_build.ipynb #cell-025
 _CHUNK = 8   # proposals that a worker makes before it reports
 _mine = {}   # in a worker: what it works on
 
@@ -218,7 +223,7 @@ def _chunk(numbers:range)->list[_Proposal]:
     "Proposals for a few numbers, in a worker"
     return [_proposed(_mine["recipe"], _mine["views"], i) for i in numbers]
 
-# %% ../../nbs/environments/12_build.ipynb #cell-025
+# %% ../../nbs/environments/12_build.ipynb #cell-026
 def _from_pool(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     "Chunks of proposals from local processes, in order"
     from concurrent.futures import ProcessPoolExecutor
@@ -238,7 +243,7 @@ def _from_pool(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-027
+# %% ../../nbs/environments/12_build.ipynb #cell-028
 def _ray_chunk(key:str, refs:list, numbers:range)->list[_Proposal]:
     "Proposals for a few numbers, in a process of the cluster"
     import ray
@@ -266,7 +271,7 @@ def _from_ray(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     while ahead:
         yield ray.get(ahead.popleft())
 
-# %% ../../nbs/environments/12_build.ipynb #cell-029
+# %% ../../nbs/environments/12_build.ipynb #cell-030
 def _from_here(recipe, chunks, sandbox)->Iterator[list[_Proposal]]:
     "Proposals made in this process"
     views = recipe.views()
@@ -286,7 +291,7 @@ def _proposals(recipe, start, n, workers, engine, sandbox)->Iterator[_Proposal]:
     for part in parts:
         yield from part
 
-# %% ../../nbs/environments/12_build.ipynb #cell-032
+# %% ../../nbs/environments/12_build.ipynb #cell-033
 def stream_envs(
     recipe:Recipe, # What is built
     n:int, # How many environments
@@ -309,7 +314,7 @@ def stream_envs(
     rejected = Counter() if rejected is None else rejected
     return _novel(recipe, views, made, start, seen, rejected, sandbox)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-033
+# %% ../../nbs/environments/12_build.ipynb #cell-034
 def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
     "Those that were not asked before, each number once"
     for i, p in enumerate(made, start):
@@ -319,7 +324,7 @@ def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
         rejected.update(p.rejected)
         yield p.env
 
-# %% ../../nbs/environments/12_build.ipynb #cell-035
+# %% ../../nbs/environments/12_build.ipynb #cell-036
 def build(
     n:int, # How many environments
     worlds=None, # Names, files, addresses or worlds; all of the split when None

@@ -11,10 +11,10 @@ __all__ = ['AIRPORTS', 'FARES', 'AIRLINE', 'PASSENGER', 'BOOKING', 'FLIGHT', 'ai
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-002
 from .people import fresh_id, people_table, speaker
 from .scene import Scene, Unsuited
-from .stateworld import Rule, StateWorld, choice_of, text_of, whole_of
+from .stateworld import HouseRule, StateWorld, choice_of, text_of, whole_of
 from ..world import STATE_WORLDS
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-005
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-006
 AIRPORTS = ("Aldhaven", "Brightsea", "Cranmoor", "Dunwick", "Elmstadt", "Farrow", "Glenport", "Harwell",
             "Isenburg", "Kestrel Bay", "Larkfield", "Mosshaven", "Nordby", "Osterholt", "Pellworm",
             "Quarrington")
@@ -34,7 +34,7 @@ def _flights(s:Scene)->dict:
                                           "business": s.r.choice((0, 1, 3))}}
     return table
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-006
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-007
 def _bookings(s:Scene, data:dict)->dict:
     "Three bookings of each passenger, on different routes"
     table = {}
@@ -49,7 +49,7 @@ def _bookings(s:Scene, data:dict)->dict:
                                                                2)), "paid": data["flights"][flight]["price"]}
     return table
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-007
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-009
 def airline_tables(s:Scene)->dict:
     "Flights, passengers, bookings"
     data = {"airline": {"today": s.today, "bag": s.r.choice((25, 30, 35)),
@@ -60,23 +60,24 @@ def airline_tables(s:Scene)->dict:
     data["bookings"] = _bookings(s, data)
     return data
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-008
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-011
 AIRLINE = STATE_WORLDS.add("airline", StateWorld(
     "airline", "the bookings of an airline", "You serve the passengers of an airline.",
     "made up by this package", airline_tables))
 AIRLINE.rules |= {
-    "basic": Rule("A booking of the basic fare is not moved to another flight."),
-    "notice": Rule("A booking is cancelled only until {days} days before the flight.", {"days": (3, 5, 7)}),
-    "bags": Rule("A booking may have {bags} bags in all, not more.", {"bags": (3, 4)}),
-    "upgrade": Rule("Only bookings of the flex fare may be upgraded to business."),
-    "weather": Rule("Promise nothing about the weather or delays."),
-    "seats": Rule("Tell nobody how many seats are left on a flight."),
-    "others": Rule("Change nobody's booking but that of the passenger who asks.")}
+    "basic": HouseRule("A booking of the basic fare is not moved to another flight."),
+    "notice": HouseRule("A booking is cancelled only until {days} days before the flight.",
+                        {"days": (3, 5, 7)}),
+    "bags": HouseRule("A booking may have {bags} bags in all, not more.", {"bags": (3, 4)}),
+    "upgrade": HouseRule("Only bookings of the flex fare may be upgraded to business."),
+    "weather": HouseRule("Promise nothing about the weather or delays."),
+    "seats": HouseRule("Tell nobody how many seats are left on a flight."),
+    "others": HouseRule("Change nobody's booking but that of the passenger who asks.")}
 PASSENGER = text_of("The passenger's id, such as P1234.")
 BOOKING = text_of("The booking's id, such as B1234.")
 FLIGHT = text_of("The flight's id, such as F1234.")
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-010
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-014
 @AIRLINE.tool(theme="find_passenger", other="passenger_with_email",
               email=text_of("The passenger's e-mail address."))
 def find_passenger_by_email(data, email):
@@ -95,7 +96,7 @@ def find_passenger_by_phone(data, phone):
             return {"passenger_id": passenger_id, "name": passenger["name"]}
     return "Error: no passenger has this phone number."
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-011
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-015
 @AIRLINE.tool(other="bookings_of_passenger", passenger_id=PASSENGER,
               status=choice_of("Only bookings of this status.", "any", "booked", "cancelled", default="any"))
 def list_bookings(data, passenger_id, status):
@@ -119,7 +120,7 @@ def show_booking(data, booking_id):
             "cabin": booking["cabin"], "fare": f"{booking['fare']} fare", "bags": booking["bags"],
             "paid": f"{booking['paid']:.2f} EUR", "status": booking["status"]}
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-012
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-018
 @AIRLINE.tool(other="flight_search", origin=text_of("The town it leaves."),
               target=text_of("The town it goes to."),
               day=text_of("Only flights of this day, as 2025-01-31, or any.", default="any"))
@@ -142,7 +143,7 @@ def show_passenger(data, passenger_id):
     return {"passenger_id": passenger_id, "name": passenger["name"],
             "credit": f"{passenger['credit']:.2f} EUR"}
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-014
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-020
 @AIRLINE.tool(writes=True, other="void_booking", booking_id=BOOKING,
               refund_to=choice_of("Where the money goes.", "card", "travel credit"))
 def cancel_booking(data, booking_id, refund_to):
@@ -157,7 +158,7 @@ def cancel_booking(data, booking_id, refund_to):
         passenger["credit"] = round(passenger["credit"] + booking["paid"], 2)
     return f"Booking {booking_id} is cancelled; {booking['paid']:.2f} EUR go to {refund_to}."
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-015
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-021
 @AIRLINE.tool(writes=True, other="rebook", booking_id=BOOKING, flight_id=FLIGHT)
 def move_booking(data, booking_id, flight_id):
     "Moves a booking to another flight of the same route; the difference in price is settled."
@@ -174,7 +175,7 @@ def move_booking(data, booking_id, flight_id):
     booking["flight"], booking["paid"] = flight_id, round(booking["paid"] + change, 2)
     return f"Booking {booking_id} is moved to flight {flight_id}; the difference is {change:.2f} EUR."
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-016
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-024
 @AIRLINE.tool(writes=True, other="book_bags", booking_id=BOOKING, bags=whole_of("How many more.", 1, 9))
 def add_bags(data, booking_id, bags):
     "Adds bags to a booking."
@@ -202,7 +203,7 @@ def change_cabin(data, booking_id, cabin):
     booking["cabin"], booking["paid"] = cabin, round(booking["paid"] + change, 2)
     return f"Booking {booking_id} is in {cabin} now; the difference is {change}.00 EUR."
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-017
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-026
 @AIRLINE.tool(writes=True, other="make_booking", passenger_id=PASSENGER, flight_id=FLIGHT,
               fare=choice_of("The fare.", "basic", "standard", "flex"),
               pay_with=choice_of("What it is paid with.", "card", "travel credit"))
@@ -224,7 +225,7 @@ def book_flight(data, passenger_id, flight_id, fare, pay_with):
                                     "cabin": "economy", "fare": fare, "bags": 0, "paid": price}
     return f"Booking {booking_id} is made: flight {flight_id}, {fare} fare, {price:.2f} EUR with {pay_with}."
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-019
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-028
 def _booking(s:Scene, fits)->tuple:
     "A booking of who speaks: its id, the record, what it is called, and the deed that found it"
     who = speaker(s, "passengers", "find_passenger_by")
@@ -242,7 +243,7 @@ def _seen(s:Scene, booking:str, called:str, tells:str, found)->object:
     "The deed that looks at a booking"
     return s.look("show_booking", f"What is known of {called}?", tells, found, booking_id=booking)
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-020
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-029
 @AIRLINE.errand(refusable=True)
 def drop_flight(s:Scene, refused:bool):
     "Cancel a booking, if the flight is not too near"
@@ -264,7 +265,7 @@ def drop_flight(s:Scene, refused:bool):
           f"call off {called} and send the money back {to}; say how much it is or, if that is against a "
           "rule, which rule, and the day of the flight")
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-021
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-031
 @AIRLINE.errand(refusable=True)
 def add_luggage(s:Scene, refused:bool):
     "Add bags to a booking, if they do not become too many"
@@ -285,7 +286,7 @@ def add_luggage(s:Scene, refused:bool):
     s.ask(f"add {some} to {called} and tell me the price; if a rule forbids it, tell me which, and what I "
           "have paid for the booking so far")
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-022
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-033
 @AIRLINE.errand(refusable=True)
 def fly_business(s:Scene, refused:bool):
     "Upgrade a booking, if its fare allows it"
@@ -303,7 +304,7 @@ def fly_business(s:Scene, refused:bool):
     s.ask(f"upgrade {called} to business and tell me what it costs; if a rule forbids it, tell me which, and "
           "what I have paid so far")
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-023
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-034
 def _flight(s:Scene, fits, day:bool=True)->tuple:
     "A flight: its id, the record, and the deed that found it"
     found = s.pick("flights", lambda i, x: x["seats"]["economy"] and fits(i, x))
@@ -318,7 +319,7 @@ def _flight(s:Scene, fits, day:bool=True)->tuple:
                     origin=x["origin"], target=x["target"])
     return found, x, listed
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-024
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-036
 @AIRLINE.errand(refusable=True)
 def fly_later(s:Scene, refused:bool):
     "Move a booking to another flight, if its fare allows it"
@@ -340,7 +341,7 @@ def fly_later(s:Scene, refused:bool):
     s.ask(f"move {called} to {told} and tell me the difference in price; if a rule forbids it, tell me "
           "which, and what I have paid")
 
-# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-025
+# %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-038
 @AIRLINE.errand(steps=True)
 def fly_instead(s:Scene, refused:bool):
     "Cancel a booking for credit that pays for another flight"

@@ -11,7 +11,9 @@ __all__ = ['PAYEES', 'BANK', 'CLIENT', 'ACCOUNT', 'CARD', 'bank_tables', 'find_c
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-002
 from .people import fresh_id, people_table, speaker
 from .scene import Scene
-from .stateworld import Rule, StateWorld, choice_of, money_of, text_of, whole_of
+from ftrl.environments.stateful.stateworld import (
+    HouseRule, StateWorld, choice_of, money_of,
+    text_of, whole_of)
 from ..world import STATE_WORLDS
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-005
@@ -57,23 +59,23 @@ def bank_tables(s:Scene)->dict:
             "accounts": accounts, "cards": _of_clients(s, "K", accounts, card),
             "bills": _of_clients(s, "B", accounts, bill), "standing": _of_clients(s, "S", accounts, order)}
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-007
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-008
 BANK = STATE_WORLDS.add("bank", StateWorld(
     "bank", "a bank", "You serve the clients of a bank.", "made up by this package", bank_tables))
 BANK.rules |= {
-    "most": Rule("Nobody may move more than {most} EUR at once.", {"most": (300, 400, 500)}),
-    "card": Rule("The daily limit of a card may be at most {top} EUR.", {"top": (1500, 2000, 2500)}),
-    "young": Rule("Standing orders that began less than {weeks} weeks ago are not ended.",
+    "most": HouseRule("Nobody may move more than {most} EUR at once.", {"most": (300, 400, 500)}),
+    "card": HouseRule("The daily limit of a card may be at most {top} EUR.", {"top": (1500, 2000, 2500)}),
+    "young": HouseRule("Standing orders that began less than {weeks} weeks ago are not ended.",
                   {"weeks": (4, 6, 8)}),
-    "names": Rule("Tell no client anything about the accounts of another."),
-    "blocked": Rule("A card that was blocked is never made active again; a new one is sent instead."),
-    "advice": Rule("Give no advice about investments."),
-    "rates": Rule("Promise nothing about interest rates.")}
+    "names": HouseRule("Tell no client anything about the accounts of another."),
+    "blocked": HouseRule("A card that was blocked is never made active again; a new one is sent instead."),
+    "advice": HouseRule("Give no advice about investments."),
+    "rates": HouseRule("Promise nothing about interest rates.")}
 CLIENT = text_of("The client's id, such as C1234.")
 ACCOUNT = text_of("The account's id, such as A1234.")
 CARD = text_of("The card's id, such as K1234.")
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-009
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-011
 @BANK.tool(theme="find_client", other="client_with_email", email=text_of("The client's e-mail address."))
 def find_client_by_email(data, email):
     "Finds a client by e-mail address."
@@ -91,7 +93,7 @@ def find_client_by_phone(data, phone):
             return {"client_id": client_id, "name": client["name"]}
     return "Error: no client has this phone number."
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-010
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-012
 @BANK.tool(other="accounts_of_client", client_id=CLIENT)
 def list_accounts(data, client_id):
     "Lists the accounts of a client: ids, kinds, balances."
@@ -112,7 +114,7 @@ def list_cards(data, account_id, status):
                               "status": card["status"]}
     return found or "Error: this account has no such card."
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-011
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-015
 @BANK.tool(other="bills_of_account", account_id=ACCOUNT,
            paid=dict(type="boolean", description="Also bills that were paid.", default=False))
 def list_bills(data, account_id, paid):
@@ -133,7 +135,7 @@ def list_standing_orders(data, account_id):
                                "since": order["since"]}
     return found or "Error: this account has no standing order."
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-013
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-017
 @BANK.tool(writes=True, other="transfer_money", account_id=ACCOUNT,
            to_account_id=text_of("The id of the account that gets the money."),
            amount=money_of("How much, in EUR."))
@@ -149,7 +151,7 @@ def move_money(data, account_id, to_account_id, amount):
     target["balance"] = round(target["balance"] + amount, 2)
     return f"{amount:.2f} EUR are moved from {account_id} to {to_account_id} for a fee of {fee:.2f} EUR."
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-014
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-018
 @BANK.tool(writes=True, other="settle_bill", bill_id=text_of("The bill's id, such as B1234."))
 def pay_bill(data, bill_id):
     "Pays a bill from its account."
@@ -163,7 +165,7 @@ def pay_bill(data, bill_id):
     bill["paid"] = data["bank"]["today"]
     return f"Bill {bill_id} is paid: {bill['amount']:.2f} EUR to {bill['payee']}."
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-015
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-021
 @BANK.tool(writes=True, other="freeze_card", card_id=CARD,
            reason=choice_of("Why.", "lost", "stolen", "broken"))
 def block_card(data, card_id, reason):
@@ -183,7 +185,7 @@ def set_card_limit(data, card_id, limit):
     before, card["limit"] = card["limit"], limit
     return f"The limit of card {card_id} goes from {before} EUR a day to {limit} EUR."
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-016
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-023
 @BANK.tool(writes=True, other="stop_standing_order",
            order_id=text_of("The standing order's id, such as S1234."))
 def end_standing_order(data, order_id):
@@ -194,7 +196,7 @@ def end_standing_order(data, order_id):
     del data["standing"][order_id]
     return f"Standing order {order_id} is ended: {order['amount']:.2f} EUR a month to {order['payee']}."
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-018
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-025
 def _account(s:Scene, kind:str)->tuple:
     "An account of who speaks: its id, what it is called, and the deed that found it"
     who = speaker(s, "clients", "find_client_by")
@@ -215,7 +217,7 @@ def _listed(s:Scene, table:str, act:str, told:str, fits)->tuple:
     account, _, deed = _account(s, "checking")
     return found, s.now[table][found], s.look(act, f"Which {told} is meant?", found, deed, account_id=account)
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-019
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-026
 @BANK.errand(refusable=True, steps=True)
 def move_savings(s:Scene, refused:bool):
     "Move money from the savings to the checking account, if it is not too much"
@@ -236,7 +238,7 @@ def move_savings(s:Scene, refused:bool):
     s.ask(f"move {amount:.2f} EUR from {one} to {other} and tell me the fee, or, if a rule forbids it, which "
           f"one and the balance of {one}")
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-020
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-028
 @BANK.errand()
 def block_gone(s:Scene, refused:bool):
     "Block a card that is gone"
@@ -249,7 +251,7 @@ def block_gone(s:Scene, refused:bool):
     s.ask(f"block {called}, because {why}, and tell me what its daily limit was",
           f"have {called} blocked ({why}) and say what I could have spent with it in a day")
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-021
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-030
 @BANK.errand(refusable=True)
 def change_limit(s:Scene, refused:bool):
     "Set the limit of a card, if it is not too high"
@@ -268,7 +270,7 @@ def change_limit(s:Scene, refused:bool):
     s.ask(f"set the daily limit of {called} to {new} EUR and tell me what it was before; if a rule forbids "
           "it, tell me which, and what it is")
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-022
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-032
 @BANK.errand(refusable=True)
 def stop_paying(s:Scene, refused:bool):
     "End a standing order, unless it began lately"
@@ -291,7 +293,7 @@ def stop_paying(s:Scene, refused:bool):
           f"stop {called} and say what it cost me a month, or, if that is against a rule, which rule it is "
           "and when the order began")
 
-# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-024
+# %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-034
 @BANK.errand(steps=True)
 def pay_after(s:Scene, refused:bool):
     "Pay a bill, for which money has to be moved first"

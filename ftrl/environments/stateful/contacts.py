@@ -13,7 +13,7 @@ from .people import (FAMILY_NAMES, GIVEN_NAMES, STREETS, TOWNS, fresh_id,
                                                people_table,
                                                phone_of, speaker)
 from .scene import Scene, Unsuited
-from .stateworld import Rule, StateWorld, choice_of, text_of
+from .stateworld import HouseRule, StateWorld, choice_of, text_of
 from ..world import STATE_WORLDS
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-005
@@ -49,7 +49,7 @@ def _groups(s:Scene, data:dict)->dict:
             table[fresh_id(s, "G", table)] = {"owner": owner, "name": name, "members": members}
     return table
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-007
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-008
 def contact_tables(s:Scene)->dict:
     "Owners, contacts, groups"
     data = {"owners": people_table(s, "P", 4)}
@@ -57,23 +57,23 @@ def contact_tables(s:Scene)->dict:
     data["groups"] = _groups(s, data)
     return data
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-008
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-010
 CONTACTS = STATE_WORLDS.add("contacts", StateWorld(
     "contacts", "address books", "You keep the address books of several people.", "made up by this package",
     contact_tables))
 CONTACTS.rules |= {
-    "private": Rule("A contact that is marked private is never deleted."),
-    "size": Rule("A group has at most {size} members.", {"size": (3, 4)}),
-    "last": Rule("The last member of a group stays in it."),
-    "foreign": Rule("Show nobody the address book of somebody else."),
-    "guess": Rule("Enter no phone number that was not told to you."),
-    "names": Rule("Write names as they are told, without titles."),
-    "share": Rule("Hand no birthdays to others.")}
+    "private": HouseRule("A contact that is marked private is never deleted."),
+    "size": HouseRule("A group has at most {size} members.", {"size": (3, 4)}),
+    "last": HouseRule("The last member of a group stays in it."),
+    "foreign": HouseRule("Show nobody the address book of somebody else."),
+    "guess": HouseRule("Enter no phone number that was not told to you."),
+    "names": HouseRule("Write names as they are told, without titles."),
+    "share": HouseRule("Hand no birthdays to others.")}
 OWNER = text_of("The id of the book's owner, such as P1234.")
 CONTACT = text_of("The contact's id, such as K1234.")
 GROUP = text_of("The group's id, such as G1234.")
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-010
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-013
 @CONTACTS.tool(theme="find_owner", other="owner_with_email", email=text_of("The owner's e-mail address."))
 def find_owner_by_email(data, email):
     "Finds the owner of an address book by e-mail address."
@@ -91,7 +91,7 @@ def find_owner_by_phone(data, phone):
             return {"owner_id": owner_id, "name": owner["name"]}
     return "Error: no owner has this phone number."
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-011
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-014
 @CONTACTS.tool(other="contacts_in_book", owner_id=OWNER,
                begins=text_of("Only names that begin so, or any.", default="any"))
 def list_contacts(data, owner_id, begins):
@@ -111,7 +111,7 @@ def show_contact(data, contact_id):
     return {"contact_id": contact_id, "name": contact["name"], "phone": contact["phone"],
             "address": contact["address"], "birthday": contact["birthday"], "private": contact["private"]}
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-012
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-017
 @CONTACTS.tool(other="groups_in_book", owner_id=OWNER)
 def list_groups(data, owner_id):
     "Lists the groups in somebody's book: ids, names, how many members."
@@ -133,7 +133,7 @@ def show_group(data, group_id):
         members[contact["name"]] = contact["phone"]
     return {"group_id": group_id, "name": group["name"], "members": members}
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-014
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-019
 @CONTACTS.tool(writes=True, other="erase_contact", contact_id=CONTACT)
 def delete_contact(data, contact_id):
     "Deletes a contact, also from its groups."
@@ -154,7 +154,7 @@ def change_contact(data, contact_id, part, to):
     before, contact[part] = contact[part], to
     return f"The {part} of contact {contact_id} is {to} now; before it was {before.replace(', ', ' in ')}."
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-015
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-020
 @CONTACTS.tool(writes=True, other="put_into_group", contact_id=CONTACT, group_id=GROUP)
 def add_to_group(data, contact_id, group_id):
     "Puts a contact into a group of the same book."
@@ -176,7 +176,7 @@ def remove_from_group(data, contact_id, group_id):
     phone = data["contacts"][contact_id]["phone"]
     return f"Contact {contact_id} has left group {group_id}; the phone number is {phone}."
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-016
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-023
 @CONTACTS.tool(writes=True, other="make_group", owner_id=OWNER, name=text_of("The name of the group."))
 def create_group(data, owner_id, name):
     "Makes an empty group in somebody's book; its id is that of the owner and the first letters of its name."
@@ -200,7 +200,7 @@ def merge_contacts(data, contact_id, into_id):
             group["members"] = sorted([*others, into_id])
     return f"Contact {contact_id} is merged into {into_id}, whose phone number is {other['phone']}."
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-018
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-025
 def _contact(s:Scene, fits)->tuple:
     "A contact of who speaks: its id, the record, what it is called, and the deed that found it"
     who = speaker(s, "owners", "find_owner_by")
@@ -226,7 +226,7 @@ def _phone(s:Scene, contact:str, x:dict, found)->str:
     s.look("show_contact", f"What is the phone number of {x['name']}?", x["phone"], found, contact_id=contact)
     return x["phone"]
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-019
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-026
 @CONTACTS.errand(refusable=True)
 def forget_contact(s:Scene, refused:bool):
     "Delete a contact, unless it is private"
@@ -242,7 +242,7 @@ def forget_contact(s:Scene, refused:bool):
           f"remove {called} for good, and give me the number once more; should a rule be against it, say "
           "which")
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-020
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-028
 @CONTACTS.errand()
 def correct_contact(s:Scene, refused:bool):
     "Change a phone number or an address, and hear what it was"
@@ -257,7 +257,7 @@ def correct_contact(s:Scene, refused:bool):
     s.ask(f"change the {kind} of {called} to {new} and tell me what it was before",
           f"enter {new} as the {kind} of {called} and tell me the old one")
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-021
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-030
 @CONTACTS.errand(refusable=True)
 def gather_members(s:Scene, refused:bool):
     "Put a contact into a group, if the group does not become too large"
@@ -273,7 +273,7 @@ def gather_members(s:Scene, refused:bool):
     s.ask(f"put {called} into {named} and tell me the phone number of the contact; if a rule forbids it, "
           "tell me which, and the number all the same")
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-022
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-032
 @CONTACTS.errand(refusable=True)
 def leave_group(s:Scene, refused:bool):
     "Take a contact out of a group, unless it is the last one in it"
@@ -289,7 +289,7 @@ def leave_group(s:Scene, refused:bool):
     s.ask(f"take {called} out of {named} and tell me the phone number of the contact; if a rule forbids it, "
           "tell me which, and the number")
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-024
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-034
 @CONTACTS.errand(steps=True)
 def found_group(s:Scene, refused:bool):
     "Make a group and put a contact into it"

@@ -12,7 +12,7 @@ __all__ = ['ROOMS', 'TITLES', 'MEETINGS', 'PERSON', 'MEETING', 'MEETING_ROOM', '
 from datetime import date
 from .people import fresh_id, people_table, speaker
 from .scene import Scene, Unsuited
-from .stateworld import Rule, StateWorld, text_of, whole_of
+from .stateworld import HouseRule, StateWorld, text_of, whole_of
 from ..world import STATE_WORLDS
 
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-005
@@ -54,25 +54,25 @@ def meeting_tables(s:Scene)->dict:
     data["meetings"] = _meetings(s, data)
     return data
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-007
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-008
 MEETINGS = STATE_WORLDS.add("meetings", StateWorld(
     "meetings", "the calendar of an office", "You keep the calendar of an office.", "made up by this package",
     meeting_tables))
 MEETINGS.rules |= {
-    "late": Rule("No meeting begins later than {hour} o'clock.", {"hour": (15, 16)}),
-    "notice": Rule("A meeting in less than {days} days is not called off.", {"days": (3, 4, 6)}),
-    "guests": Rule("A meeting has at most {guests} guests beside its organizer.", {"guests": (2, 3)}),
-    "noon": Rule("No meeting begins at twelve."),
-    "owner": Rule("Only who called a meeting may move it."),
-    "reasons": Rule("Tell nobody why a meeting was called off."),
-    "early": Rule("No meeting begins before eight in the morning.")}
+    "late": HouseRule("No meeting begins later than {hour} o'clock.", {"hour": (15, 16)}),
+    "notice": HouseRule("A meeting in less than {days} days is not called off.", {"days": (3, 4, 6)}),
+    "guests": HouseRule("A meeting has at most {guests} guests beside its organizer.", {"guests": (2, 3)}),
+    "noon": HouseRule("No meeting begins at twelve."),
+    "owner": HouseRule("Only who called a meeting may move it."),
+    "reasons": HouseRule("Tell nobody why a meeting was called off."),
+    "early": HouseRule("No meeting begins before eight in the morning.")}
 PERSON = text_of("The person's id, such as P1234.")
 MEETING = text_of("The meeting's id, such as M1234.")
 MEETING_ROOM = text_of("The room's id, such as R1234.")
 DAY = text_of("The day, such as 2025-01-31.")
 HOUR = whole_of("The hour at which it begins.", 0, 23)
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-009
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-011
 @MEETINGS.tool(theme="find_person", other="person_with_email", email=text_of("The person's e-mail address."))
 def find_person_by_email(data, email):
     "Finds somebody of the office by e-mail address."
@@ -90,7 +90,7 @@ def find_person_by_phone(data, phone):
             return {"person_id": person_id, "name": person["name"]}
     return "Error: nobody has this phone number."
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-010
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-012
 @MEETINGS.tool(other="meetings_of_person", person_id=PERSON,
                since=text_of("Only meetings of this day or later, as 2025-01-31, or any.", default="any"))
 def list_meetings(data, person_id, since):
@@ -113,7 +113,7 @@ def show_meeting(data, meeting_id):
             "hour": f"{meeting['hour']}:00", "room": f"room {room['name']}", "seats": room["seats"],
             "organizer": data["people"][meeting["organizer"]]["name"], "guests": names}
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-011
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-015
 @MEETINGS.tool(other="room_search", name=text_of("The room's name, such as Amber."))
 def find_room(data, name):
     "Finds a room by its name: id and seats."
@@ -131,7 +131,7 @@ def room_plan(data, room_id, day):
             found[meeting_id] = {"title": meeting["title"], "hour": f"{meeting['hour']}:00"}
     return found or "Error: nothing is planned there on this day."
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-013
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-017
 @MEETINGS.tool(writes=True, other="call_off_meeting", meeting_id=MEETING)
 def cancel_meeting(data, meeting_id):
     "Calls a meeting off."
@@ -159,7 +159,7 @@ def move_meeting(data, meeting_id, day, hour):
     room = data["rooms"][meeting["room"]]["name"]
     return f"Meeting {meeting_id} is on {day} at {hour}:00 now, in room {room}."
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-014
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-018
 @MEETINGS.tool(writes=True, other="assign_room", meeting_id=MEETING, room_id=MEETING_ROOM)
 def change_room(data, meeting_id, room_id):
     "Puts a meeting into another room, at the same time."
@@ -186,7 +186,7 @@ def add_guest(data, meeting_id, person_id):
     meeting["guests"] = sorted([*meeting["guests"], person_id])
     return f"{person_id} is a guest of meeting {meeting_id}, on {meeting['day']} at {meeting['hour']}:00."
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-015
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-021
 @MEETINGS.tool(writes=True, other="uninvite", meeting_id=MEETING, person_id=PERSON)
 def remove_guest(data, meeting_id, person_id):
     "Takes a guest off a meeting."
@@ -197,7 +197,7 @@ def remove_guest(data, meeting_id, person_id):
     when = f"on {meeting['day']} at {meeting['hour']}:00"
     return f"{person_id} is no guest of meeting {meeting_id} any more, {when}."
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-017
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-023
 def _meeting(s:Scene, fits)->tuple:
     "A meeting of who speaks: its id, the record, what it is called, and the deed that found it"
     who = speaker(s, "people", "find_person_by")
@@ -219,7 +219,7 @@ def _hour(s:Scene, meeting:str, called:str, x:dict, found)->str:
     s.look("show_meeting", f"When does {called} begin?", f"{x['hour']}:00", found, meeting_id=meeting)
     return f"{x['hour']}:00"
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-018
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-024
 @MEETINGS.errand(refusable=True)
 def call_meeting_off(s:Scene, refused:bool):
     "Call a meeting off, if it is not too near"
@@ -237,7 +237,7 @@ def call_meeting_off(s:Scene, refused:bool):
           f"cancel {called} and say when it would have begun, or, where a rule is against it, which rule and "
           "when it begins")
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-019
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-026
 @MEETINGS.errand(refusable=True)
 def move_to(s:Scene, refused:bool):
     "Move a meeting, if it does not begin too late"
@@ -257,7 +257,7 @@ def move_to(s:Scene, refused:bool):
     s.ask(f"move {called} to {day} at {hour}:00 and tell me the name of its room; if a rule forbids that, "
           "tell me which, and the room nevertheless")
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-020
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-028
 @MEETINGS.errand(steps=True)
 def other_room(s:Scene, refused:bool):
     "Put a meeting into another room"
@@ -273,7 +273,7 @@ def other_room(s:Scene, refused:bool):
     s.ask(f"put {called} into room {name} and tell me at which hour it begins",
           f"have {called} take place in room {name} and say when it begins")
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-022
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-030
 def _guest(s:Scene, person:str)->tuple:
     "Somebody who is not there yet: what that person is called, and the deed that found them"
     x = s.now["people"][person]
@@ -283,7 +283,7 @@ def _guest(s:Scene, person:str)->tuple:
     return f"{x['name']} ({mail})", s.look("find_person_by_email", f"Who has the address {mail}?", person,
                                            email=mail)
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-023
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-031
 @MEETINGS.errand(refusable=True)
 def invite_another(s:Scene, refused:bool):
     "Add a guest, if that is not one too many"
@@ -303,7 +303,7 @@ def invite_another(s:Scene, refused:bool):
     s.ask(f"add {named} as a guest to {called} and tell me at which hour it begins; if a rule forbids that, "
           "tell me which, and the hour")
 
-# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-025
+# %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-033
 @MEETINGS.errand(steps=True)
 def make_way(s:Scene, refused:bool):
     "Call a meeting off and put another into its place"

@@ -170,7 +170,7 @@ def _others(offers:list[Offer], view:StateView, r:random.Random, most:int)->list
     pool = list(pool.values())
     return [_offer(view, name, {}) for name in r.sample(pool, min(most, len(pool)))]
 
-# %% ../../../nbs/environments/stateful/05_offer.ipynb #cell-017
+# %% ../../../nbs/environments/stateful/05_offer.ipynb #cell-018
 MORE = (1, 2, 3, 5, 20)  # tools beside those needed, at each difficulty; the last: all there are
 
 def scale_offers(

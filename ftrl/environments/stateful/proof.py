@@ -179,7 +179,7 @@ def _needed(p:Plays)->str:
                 return f"{other.id} tells what {s.id} does"
     return ""
 
-# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-016
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-017
 def _carried(s:SubQuestion, before:SubQuestion)->bool:
     "Do the arguments hold something that an earlier reply told?"
     given = bare(dumps(s.arguments))
@@ -203,7 +203,7 @@ def _order(p:Plays)->str:
                 return f"{s.id} need not wait for {name}"
     return ""
 
-# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-018
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-019
 def _others(p:Plays)->Iterator[tuple[SubQuestion, Call, str, str]]:
     "Changed gold calls, each made where the gold call was: hop, call, reply, hash behind it"
     by_id = {s.id: s for s in p.env.subquestions}
@@ -226,7 +226,7 @@ def _sensitive(p:Plays)->str:
             return f"{s.id}: {dumps(call.arguments)} returns the sub-answer too"
     return ""
 
-# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-019
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-020
 @state_gate("exact")
 def _exact(p:Plays)->str:
     "Another write that the tools accept, beside the gold ones, ends elsewhere"
@@ -239,7 +239,7 @@ def _exact(p:Plays)->str:
             return f"{dumps(call.arguments)} beside the gold calls leaves no trace"
     return ""
 
-# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-021
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-022
 @state_gate("rule")
 def _rule(p:Plays)->str:
     "What is forbidden would work, and does not come to the goal"
@@ -257,7 +257,7 @@ def _rule(p:Plays)->str:
             return f"{said} is not among the rules"
     return ""
 
-# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-023
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-024
 @state_gate("silent")
 def _silent(p:Plays)->str:
     "Dummy, random and empty arguments find nothing and change nothing"
@@ -282,7 +282,7 @@ def _errors(p:Plays)->str:
             return f"{call.name}: an error contains an answer"
     return ""
 
-# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-025
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-026
 _STUMBLES = (LookupError, TypeError, AttributeError, ArithmeticError, ValueError, RecursionError)
 
 def _opened(x:Env | Row, sandbox)->tuple[Plays | None, str]:
@@ -309,7 +309,7 @@ def check_state(
     finally:
         plays.live.close()
 
-# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-026
+# %% ../../../nbs/environments/stateful/07_proof.ipynb #cell-027
 def _verdict(name:str, plays:Plays)->Verdict:
     "One gate's verdict; a gate that stumbles over a row has judged it"
     if name not in STATE_GATES:

@@ -10,7 +10,7 @@ __all__ = ['GOODS', 'COLOURS', 'SHOP', 'ORDER', 'SHOPPER', 'GOOD', 'shop_tables'
 
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-002
 from .scene import Scene, Unsuited
-from .stateworld import Rule, StateWorld, choice_of, text_of, whole_of
+from .stateworld import HouseRule, StateWorld, choice_of, text_of, whole_of
 from .people import STREETS, TOWNS, people_table, speaker
 from ..world import STATE_WORLDS
 
@@ -55,7 +55,7 @@ def _order(s:Scene, shopper:str, data:dict)->dict:
             "goods": lines, "total": total, "paid_with": s.r.choice(("card", "store credit")),
             "address": data["shoppers"][shopper]["address"]}
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-007
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-008
 def shop_tables(s:Scene)->dict:
     "Goods, shoppers and orders"
     data = {"shop": {"today": s.today}, "goods": _goods(s), "shoppers": _shoppers(s), "orders": {}}
@@ -64,28 +64,28 @@ def shop_tables(s:Scene)->dict:
             data["orders"][f"O{s.r.randrange(10000, 99999)}"] = _order(s, shopper, data)
     return data
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-008
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-010
 SHOP = STATE_WORLDS.add("shop", StateWorld(
     "shop", "an online shop", "You serve the customers of an online shop.", "made up by this package",
     shop_tables))
 SHOP.rules |= {
-    "window": Rule("Goods are taken back or exchanged until {days} days after delivery, not later.",
+    "window": HouseRule("Goods are taken back or exchanged until {days} days after delivery, not later.",
                    {"days": (14, 21, 30)}),
-    "final": Rule("Goods of the final sale are neither taken back nor exchanged."),
-    "credit": Rule("Only gold members may have a refund as store credit; otherwise it goes where the payment "
-                   "came from."),
-    "pieces": Rule("Nobody may order more than {pieces} pieces of the same goods at once.",
+    "final": HouseRule("Goods of the final sale are neither taken back nor exchanged."),
+    "credit": HouseRule("Only gold members may have a refund as store credit; otherwise it goes where the "
+                        "payment came from."),
+    "pieces": HouseRule("Nobody may order more than {pieces} pieces of the same goods at once.",
                    {"pieces": (3, 4, 5)}),
-    "dearer": Rule("Goods may be exchanged only for goods that cost at most {gap} EUR more.",
+    "dearer": HouseRule("Goods may be exchanged only for goods that cost at most {gap} EUR more.",
                    {"gap": (10, 15, 20)}),
-    "place": Rule("An order that was sent keeps its address."),
-    "polite": Rule("Do not tell customers how many pieces of anything are in stock."),
-    "private": Rule("Tell nothing about a customer to anybody else.")}
+    "place": HouseRule("An order that was sent keeps its address."),
+    "polite": HouseRule("Do not tell customers how many pieces of anything are in stock."),
+    "private": HouseRule("Tell nothing about a customer to anybody else.")}
 ORDER = text_of("The order's id, such as O12345.")
 SHOPPER = text_of("The shopper's id, such as C1234.")
 GOOD = text_of("The id of the goods, such as G1234.")
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-010
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-013
 @SHOP.tool(theme="find_shopper", other="shopper_with_email", email=text_of("The shopper's e-mail address."))
 def find_shopper_by_email(data, email):
     "Finds a shopper by e-mail address."
@@ -103,7 +103,7 @@ def find_shopper_by_phone(data, phone):
             return {"shopper_id": shopper_id, "name": shopper["name"], "level": shopper["level"]}
     return "Error: no shopper has this phone number."
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-011
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-014
 @SHOP.tool(other="orders_of_shopper", shopper_id=SHOPPER,
            status=choice_of("Only orders of this status.", "any", "pending", "sent", "delivered",
                             default="any"))
@@ -118,7 +118,7 @@ def list_orders(data, shopper_id, status):
             found[order_id] = {"ordered": order["ordered"], "status": order["status"], "goods": names}
     return found
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-012
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-017
 @SHOP.tool(other="order_details", order_id=ORDER)
 def show_order(data, order_id):
     "Shows an order: goods with their ids and prices, payment, delivery, address."
@@ -135,7 +135,7 @@ def show_order(data, order_id):
             "total": f"{order['total']:.2f} EUR", "paid_with": order["paid_with"],
             "address": order["address"]}
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-013
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-019
 @SHOP.tool(other="goods_search", name=text_of("Words of the name, such as blue kettle."),
            in_stock=dict(type="boolean", description="Only what is in stock.", default=False))
 def search_goods(data, name, in_stock):
@@ -157,7 +157,7 @@ def show_shopper(data, shopper_id):
     return {"shopper_id": shopper_id, "name": shopper["name"], "address": shopper["address"],
             "level": shopper["level"], "credit": f"{shopper['credit']:.2f} EUR"}
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-015
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-021
 @SHOP.tool(writes=True, other="void_order", order_id=ORDER,
            reason=choice_of("Why.", "ordered by mistake", "no longer needed", "found cheaper"))
 def cancel_order(data, order_id, reason):
@@ -176,7 +176,7 @@ def cancel_order(data, order_id, reason):
     money = f"{order['total']:.2f} EUR"
     return f"Order {order_id} is cancelled ({reason}); {money} go back to {order['paid_with']}."
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-016
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-022
 @SHOP.tool(writes=True, other="accept_return", order_id=ORDER, good_id=GOOD,
            refund_to=choice_of("Where the money goes.", "card", "store credit"))
 def take_back(data, order_id, good_id, refund_to):
@@ -195,7 +195,7 @@ def take_back(data, order_id, good_id, refund_to):
         shopper["credit"] = round(shopper["credit"] + amount, 2)
     return f"Goods {good_id} of order {order_id} are taken back; {amount:.2f} EUR go to {refund_to}."
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-017
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-025
 @SHOP.tool(writes=True, other="swap_goods", order_id=ORDER, good_id=GOOD,
            new_good_id=text_of("The id of the goods to be sent instead."))
 def exchange_goods(data, order_id, good_id, new_good_id):
@@ -215,7 +215,7 @@ def exchange_goods(data, order_id, good_id, new_good_id):
     order["total"] = round(order["total"] + change, 2)
     return f"Goods {good_id} of order {order_id} become {new_good_id}; the difference is {change:.2f} EUR."
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-018
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-027
 @SHOP.tool(writes=True, other="redirect_order", order_id=ORDER,
            street=text_of("Street and number."), town=text_of("The town."))
 def change_address(data, order_id, street, town):
@@ -228,7 +228,7 @@ def change_address(data, order_id, street, town):
     order["address"] = f"{street}, {town}"
     return f"Order {order_id}, worth {order['total']:.2f} EUR, goes to {street} in {town}."
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-019
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-029
 @SHOP.tool(writes=True, other="submit_order", shopper_id=SHOPPER, good_id=GOOD,
            pieces=whole_of("How many.", 1, 20),
            pay_with=choice_of("What it is paid with.", "card", "store credit"))
@@ -251,7 +251,7 @@ def place_order(data, shopper_id, good_id, pieces, pay_with):
         "goods": {good_id: pieces}, "total": total, "paid_with": pay_with, "address": shopper["address"]}
     return f"Order {order_id} is placed: {pieces} pieces of {good_id} for {total:.2f} EUR with {pay_with}."
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-021
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-031
 def _shopper(s:Scene)->str:
     "Who speaks"
     return speaker(s, "shoppers", "find_shopper_by")
@@ -266,7 +266,7 @@ def _told_order(s:Scene, fits)->tuple[str, str, object]:
     listed = s.look("list_orders", "Which of the orders is meant?", order, s.mine["deed"], shopper_id=who)
     return order, f"my order with the {name}", listed
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-022
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-032
 def _only_there(s:Scene, who:str, order:str)->str:
     "The name of goods that no other order of the shopper holds"
     others = {good for i, x in s.data["orders"].items() if x["shopper"] == who and i != order
@@ -276,7 +276,7 @@ def _only_there(s:Scene, who:str, order:str)->str:
         raise Unsuited("orders that are alike")
     return s.now["goods"][own[0]]["name"]
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-023
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-034
 @SHOP.errand()
 def cancel_pending(s:Scene, refused:bool):
     "Cancel a pending order, and hear what comes back"
@@ -290,7 +290,7 @@ def cancel_pending(s:Scene, refused:bool):
     s.ask(f"cancel {called} ({why}) and tell me how much I get back",
           f"call off {called}, since {why}, and let me know what sum comes back to me")
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-024
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-036
 @SHOP.errand()
 def readdress(s:Scene, refused:bool):
     "Send a pending order elsewhere, and hear what it is worth"
@@ -302,7 +302,7 @@ def readdress(s:Scene, refused:bool):
     s.ask(f"have {called} sent to {street} in {town} and tell me what it is worth",
           f"change the address of {called} to {street}, {town}, and tell me its total")
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-026
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-038
 def _delivered(s:Scene, rule:str|None)->tuple:
     "A delivered order and goods of it, which the rule forbids to take back, or none does"
     last = s.day(s.limits["days"])
@@ -318,7 +318,7 @@ def _delivered(s:Scene, rule:str|None)->tuple:
     good = s.r.choice(final if rule == "final" else goods)
     return order, called, found, good
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-027
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-039
 @SHOP.errand(refusable=True, steps=True)
 def give_back(s:Scene, refused:bool):
     "Give goods back for money"
@@ -343,7 +343,7 @@ def give_back(s:Scene, refused:bool):
           f"give me my money for the {name} {whose} back the way I paid, and say what I get; if it is not "
           "allowed, say by which rule, and when it was delivered")
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-028
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-041
 def _other_colour(s:Scene, order:str, good:str, dear:bool)->str:
     "The same goods in another colour, enough of them, too dear or not"
     old, pieces = s.now["goods"][good], s.now["orders"][order]["goods"][good]
@@ -353,7 +353,7 @@ def _other_colour(s:Scene, order:str, good:str, dear:bool)->str:
         return other and x["stock"] >= pieces and above == dear
     return s.pick("goods", fits)
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-029
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-043
 @SHOP.errand(refusable=True, steps=True)
 def swap_colour(s:Scene, refused:bool):
     "Exchange goods for another colour, if it is not too dear"
@@ -377,7 +377,7 @@ def swap_colour(s:Scene, refused:bool):
     s.ask(f"exchange the {old['name']} {whose} for the {name}, and tell me what the {name} costs apiece; "
           "if a rule forbids the exchange, tell me which, and what either costs apiece")
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-031
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-045
 def _wanted(s:Scene, pieces:int)->tuple:
     "Goods of which there are enough: their id, what they are called, and the deed that found them"
     good = s.pick("goods", lambda i, x: x["stock"] >= pieces)
@@ -386,7 +386,7 @@ def _wanted(s:Scene, pieces:int)->tuple:
         return good, f"the {name} (goods {good})", None
     return good, f"the {name}", s.look("search_goods", f"What is the id of the {name}?", good, name=name)
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-032
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-046
 @SHOP.errand(refusable=True)
 def buy_goods(s:Scene, refused:bool):
     "Order some pieces of goods, if they are not too many"

@@ -11,7 +11,7 @@ __all__ = ['TROUBLES', 'TEAMS', 'TICKETS', 'CUSTOMER', 'TICKET', 'AGENT', 'ticke
 # %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-002
 from .people import GIVEN_NAMES, fresh_id, people_table, speaker
 from .scene import Scene, Unsuited
-from .stateworld import Rule, StateWorld, choice_of, text_of
+from .stateworld import HouseRule, StateWorld, choice_of, text_of
 from ..world import STATE_WORLDS
 
 # %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-005
@@ -51,24 +51,25 @@ def ticket_tables(s:Scene)->dict:
     data["tickets"] = _tickets(s, data)
     return data
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-007
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-008
 TICKETS = STATE_WORLDS.add("tickets", StateWorld(
     "tickets", "a support desk", "You keep the tickets of a support desk.", "made up by this package",
     ticket_tables))
 TICKETS.rules |= {
-    "urgent": Rule("Only customers with a premium contract get the priority urgent."),
-    "reopen": Rule("A ticket that was closed more than {days} days ago is not opened again.",
+    "urgent": HouseRule("Only customers with a premium contract get the priority urgent."),
+    "reopen": HouseRule("A ticket that was closed more than {days} days ago is not opened again.",
                    {"days": (7, 14, 20)}),
-    "young": Rule("A ticket is not closed as expired before it is {weeks} weeks old.", {"weeks": (3, 4, 6)}),
-    "names": Rule("Do not tell customers which other customers an agent serves."),
-    "promise": Rule("Promise no date by which something will be mended."),
-    "money": Rule("Promise no money."),
-    "team": Rule("Hand no ticket to somebody who is not an agent of the desk.")}
+    "young": HouseRule("A ticket is not closed as expired before it is {weeks} weeks old.",
+                       {"weeks": (3, 4, 6)}),
+    "names": HouseRule("Do not tell customers which other customers an agent serves."),
+    "promise": HouseRule("Promise no date by which something will be mended."),
+    "money": HouseRule("Promise no money."),
+    "team": HouseRule("Hand no ticket to somebody who is not an agent of the desk.")}
 CUSTOMER = text_of("The customer's id, such as C1234.")
 TICKET = text_of("The ticket's id, such as T1234.")
 AGENT = text_of("The agent's id, such as A1234.")
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-009
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-011
 @TICKETS.tool(theme="find_customer", other="customer_with_email",
               email=text_of("The customer's e-mail address."))
 def find_customer_by_email(data, email):
@@ -87,7 +88,7 @@ def find_customer_by_phone(data, phone):
             return {"customer_id": customer_id, "name": customer["name"], "contract": customer["contract"]}
     return "Error: no customer has this phone number."
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-010
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-012
 @TICKETS.tool(other="tickets_of_customer", customer_id=CUSTOMER,
               state=choice_of("Only tickets in this state.", "any", "open", "closed", default="any"))
 def list_tickets(data, customer_id, state):
@@ -110,7 +111,7 @@ def show_ticket(data, ticket_id):
             "closed": ticket["closed"], "priority": ticket["priority"], "agent": agent["name"],
             "file": f"file {ticket['code']}"}
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-011
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-015
 @TICKETS.tool(other="agent_search", name=text_of("The agent's first name."))
 def find_agent(data, name):
     "Finds an agent by first name: id, team, how many open tickets."
@@ -130,7 +131,7 @@ def list_team(data, team):
                                        for t in data["tickets"].values())
     return found
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-013
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-017
 @TICKETS.tool(writes=True, other="resolve_ticket", ticket_id=TICKET,
               outcome=choice_of("How it ended.", "solved", "expired", "withdrawn"))
 def close_ticket(data, ticket_id, outcome):
@@ -151,7 +152,7 @@ def reopen_ticket(data, ticket_id):
     agent = data["agents"][ticket["agent"]]
     return f"Ticket {ticket_id} is open again, with {agent['name']} at {agent['desk']}."
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-014
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-018
 @TICKETS.tool(writes=True, other="rank_ticket", ticket_id=TICKET,
               priority=choice_of("The priority.", "low", "normal", "high", "urgent"))
 def set_priority(data, ticket_id, priority):
@@ -175,7 +176,7 @@ def assign_ticket(data, ticket_id, agent_id):
     ticket["agent"] = agent_id
     return f"Ticket {ticket_id} is with agent {agent_id} now, at {agent['desk']}."
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-015
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-021
 @TICKETS.tool(writes=True, other="file_ticket", customer_id=CUSTOMER,
               about=text_of("What is wrong, in a few words."),
               agent_id=AGENT, priority=choice_of("The priority.", "low", "normal", "high", "urgent"))
@@ -193,7 +194,7 @@ def open_ticket(data, customer_id, about, agent_id, priority):
         "priority": priority, "agent": agent_id, "code": ticket_id[-4:]}
     return f"Ticket {ticket_id} ({about}) is open with priority {priority}, at {agent['desk']}."
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-016
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-023
 @TICKETS.tool(writes=True, other="join_tickets", ticket_id=TICKET,
               into_id=text_of("The id of the ticket that stays."))
 def merge_tickets(data, ticket_id, into_id):
@@ -206,7 +207,7 @@ def merge_tickets(data, ticket_id, into_id):
     ticket["closed"], ticket["outcome"] = data["desk"]["today"], f"see {into_id}"
     return f"Ticket {ticket_id} is closed; what it says stands in ticket {into_id}, file {other['code']}."
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-018
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-025
 def _ticket(s:Scene, fits)->tuple:
     "A ticket of who speaks: its id, the record, what it is called, and the deed that found it"
     who = speaker(s, "customers", "find_customer_by")
@@ -234,7 +235,7 @@ def _agent(s:Scene, fits)->tuple:
         return agent, f"agent {agent}", None
     return agent, name, s.look("find_agent", f"What is the id of {name}?", agent, name=name)
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-019
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-026
 @TICKETS.errand(refusable=True)
 def give_up(s:Scene, refused:bool):
     "Close a ticket; as expired only when it is old enough"
@@ -251,7 +252,7 @@ def give_up(s:Scene, refused:bool):
     s.ask(f"close {called} as {outcome} and tell me its file; if a rule forbids it, tell me which, and the "
           "file all the same")
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-020
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-028
 @TICKETS.errand(refusable=True)
 def make_urgent(s:Scene, refused:bool):
     "Raise the priority of a ticket; to urgent only under a premium contract"
@@ -271,7 +272,7 @@ def make_urgent(s:Scene, refused:bool):
     s.ask(f"give {called} the priority {priority} and tell me on which desk it lies; if a rule forbids it, "
           "tell me which, and the file of the ticket")
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-021
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-030
 @TICKETS.errand(refusable=True)
 def take_up(s:Scene, refused:bool):
     "Open a closed ticket again, if it was closed lately"
@@ -290,7 +291,7 @@ def take_up(s:Scene, refused:bool):
           f"take {called} up again, and say which desk has it; where a rule is against it, say which rule, "
           "and the file")
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-022
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-032
 @TICKETS.errand()
 def hand_on(s:Scene, refused:bool):
     "Hand a ticket to another agent"
@@ -301,7 +302,7 @@ def hand_on(s:Scene, refused:bool):
     s.ask(f"hand {called} to {name} and tell me at which desk that is",
           f"let {name} take over {called}, and say which desk I have to turn to")
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-024
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-034
 @TICKETS.errand(steps=True)
 def change_places(s:Scene, refused:bool):
     "Close one ticket so that its agent can take another"
@@ -321,7 +322,7 @@ def change_places(s:Scene, refused:bool):
     s.ask(f"close {called} as solved, hand {named} to {who}, who has a place for it then, and tell me the "
           "file of the first and the desk of the second")
 
-# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-025
+# %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-035
 @TICKETS.errand()
 def report_trouble(s:Scene, refused:bool):
     "Open a ticket"
