@@ -30,10 +30,12 @@ def _levels(text:str)->tuple[int, ...]:
 
 def _opened(spec:str):
     "A built-in world's name, or the world of a file or database, with a word on what it leaves out"
+    from ftrl.environments.openapi import openapi_world
     from ftrl.environments.tables import is_tables, open_world
-    if not is_tables(spec):
+    kind, _, place = spec.partition(":")
+    if kind != "openapi" and not is_tables(spec):
         return spec
-    world = open_world(spec)
+    world = openapi_world(place) if kind == "openapi" else open_world(spec)
     for why, n in sorted(world.omitted.items()):
         print(f"{world.name}: {n} left out, {why}", file=sys.stderr)
     return world
@@ -77,7 +79,7 @@ def _from_model(author:str, questions:str | None, n:int, worlds, seed:int, **how
 # %% ../../nbs/commands/01_environments.ipynb #cell-011
 _Worlds = Annotated[Optional[list[str]],
                     Opt("--world", help=f"{listed(world_names())}; {listed(STATE_WORLDS)}, whose tables "
-                                        "change; a file of tables; or a database URL")]
+                                        "change; a file of tables; a database URL; openapi:FILE")]
 _Author = Annotated[str, Opt(help="world (facts, no language model), or a model as for --model elsewhere")]
 _Questions = Annotated[Optional[str], Opt(help="Seed questions for a model that is the author, one a line")]
 
