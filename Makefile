@@ -7,6 +7,7 @@
 # make record      keeps the run RUN in results/ and its figures in figures/
 # make lab         JupyterLab on the notebooks
 # make docs        the documentation site, in _docs
+# make gpu         one prepared run for a machine with a GPU, ten minutes, restartable: results/gpu; TOY=1 tries it on a CPU
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -20,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # packages are compiled when they are first imported, not all at once while they are installed; so that must be allowed
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: reproduce test test-bridges install prepare record lab docs clean
+.PHONY: reproduce test test-bridges install prepare record lab docs gpu clean
 
 reproduce: $(if $(filter tiny,$(PROFILE)),$(READY),$(TESTED))
 	$(BIN)/ftrl reproduce --profile $(PROFILE) --out $(RUN) --jobs $(JOBS)
@@ -55,6 +56,9 @@ record: $(READY)
 
 lab: $(TESTED)
 	$(BIN)/jupyter lab nbs
+
+gpu: $(TESTED)
+	$(BIN)/python -m ftrl.training.cluster.gpu $(if $(TOY),--toy)
 
 docs: $(TESTED)
 	$(BIN)/python -m ftrl.runs.docs

@@ -1,4 +1,4 @@
-"What holds on a CPU holds on a GPU: packed rows, decoding, LoRA, resuming. FTRL_GPU_TESTS=cpu tries them here"
+"What holds on a CPU holds on a GPU: packed rows, decoding, LoRA, resuming (FTRL_GPU_TESTS=cpu: here)"
 import os
 import pytest
 import torch
@@ -7,7 +7,8 @@ DEVICE = "cpu" if os.environ.get("FTRL_GPU_TESTS") == "cpu" else "cuda"
 ABSENT = DEVICE == "cuda" and not torch.cuda.is_available()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(ABSENT, reason="there is no GPU here")]
 SHAPE = dict(vocab_size=300, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
-             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, pad_token_id=0, eos_token_id=1)
+             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, pad_token_id=0,
+             eos_token_id=1)
 
 def network(family="Llama"):
     import transformers

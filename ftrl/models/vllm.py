@@ -7,12 +7,12 @@ __all__ = ['VLLM']
 
 # %% ../../nbs/models/08_vllm.ipynb #cell-002
 from fastcore.basics import patch
-from ..chat import prepare, render
+from ..chat import render
 from ..core import FtrlError, rng
 from ..forms import form_of
 from .embedded import model_path
 from .llm import LLM, answer, failed, template_options
-from .local import check_template
+from .local import load_tokenizer
 
 # %% ../../nbs/models/08_vllm.ipynb #cell-004
 class VLLM(LLM):
@@ -28,14 +28,19 @@ class VLLM(LLM):
         except ImportError as e:
             raise FtrlError("vllm is not installed; "
                             "run `pip install ftrl[vllm]` on a machine with GPUs") from e
-        self.engine = LLMEngine.from_engine_args(EngineArgs(model=model_path(model), **engine))
-        self.tokenizer = prepare(self.engine.get_tokenizer())
-        check_template(self.tokenizer, model)
+        self.tokenizer = load_tokenizer(model)
+        args = EngineArgs(model=model_path(model), **{"tensor_parallel_size": _gpus()} | engine)
+        self.engine = LLMEngine.from_engine_args(args)
         self.name = f"vllm:{model}"
         self.form = form_of(self.tokenizer)
         self.template = template_options(thinking, chat_template_kwargs)
         self.context = self.engine.model_config.max_model_len
         self.asked, self.count, self.ready = {}, 0, []
+
+def _gpus()->int:
+    "All GPUs of this machine share a model, unless told otherwise"
+    import torch
+    return max(1, torch.cuda.device_count())
 
 # %% ../../nbs/models/08_vllm.ipynb #cell-006
 @patch
@@ -78,3 +83,21 @@ def _reply(self:VLLM, x)->tuple:
     reply = answer(out.text, at, tools, self.form, tokens=len(out.token_ids),
                    truncated=cut, prompt_tokens=read)
     return key, reply
+
+# %% ../../nbs/models/08_vllm.ipynb #cell-009
+@patch
+def release(self:VLLM, key)->None:
+    "Nobody waits for a reply under this key any more"
+    mine = [name for name, (other, *_) in self.asked.items() if other == key]
+    if mine:
+        self.engine.abort_request(mine)
+    for name in mine:
+        del self.asked[name]
+
+@patch
+def close(self:VLLM)->None:
+    "End the engine and give its memory back"
+    engine, self.engine, self.asked = self.engine, None, {}
+    core = getattr(engine, "engine_core", None)
+    if hasattr(core, "shutdown"):
+        core.shutdown()

@@ -249,4 +249,5 @@ _CALL = ("import sys; from pathlib import Path; from ftrl.training.cluster.gpu i
 
 # %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-027
 if __name__ == "__main__" and "__file__" in globals():
-    print(run_gpu(toy="--toy" in sys.argv))
+    toy = "--toy" in sys.argv
+    print(run_gpu("runs/gpu-toy" if toy else "results/gpu", toy))
