@@ -24,7 +24,8 @@ class LLMEngine:
         for name in request_ids: self.waiting.pop(name, None)
     def step(self):
         done, self.waiting = self.waiting, {}
-        return [SimpleNamespace(request_id=k, finished=True, outputs=[self.said(*v)]) for k, v in done.items()]
+        return [SimpleNamespace(request_id=k, finished=True, outputs=[self.said(*v)])
+                for k, v in done.items()]
     def said(self, prompt, params):
         assert prompt["prompt_token_ids"]
         return SimpleNamespace(text="Lima.", token_ids=[1, 2], finish_reason="stop")

@@ -18,7 +18,7 @@ from .journal import Journal, open_journal, recorded
 from .protocol import BENCHMARKS, Bench, Play, Protocol, Selection, plays
 from ..files import claimed, read_json_lines
 from ..models.llm import LLM
-from ..training.rollout import Episode, play, player
+from ..training.rollout import Episode, play, player, playing
 
 # %% ../../nbs/evaluation/03_bench.ipynb #cell-007
 def run_settings(
@@ -282,18 +282,18 @@ def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, f
     keys = [key for key, *_ in coming]
     if not keys:
         raise FtrlError(f"{bench.name}: nothing to play in {_named(data)}; expected at least one item")
-    policy = player(work.model, protocol.thinking)
-    run = run_settings(bench, policy, protocol)
-    with _journal(bench, data, out, keys, run, force) as journal:
-        if not journal.places and _whole(out, keys):
-            return journal.drop()
-        journal.adopt(keys, run)
-        players = bench.players(policy, protocol)
-        _announce(players, coming)
-        left = (p for p in listed() if p.key not in journal.places)
-        done = _work_on(bench, work, players, run, left, engine)
-        journal.follow(done, len(keys), bench.name, progress)
-        journal.write(keys)
+    with playing(work.model, protocol.thinking) as policy:
+        run = run_settings(bench, policy, protocol)
+        with _journal(bench, data, out, keys, run, force) as journal:
+            if not journal.places and _whole(out, keys):
+                return journal.drop()
+            journal.adopt(keys, run)
+            players = bench.players(policy, protocol)
+            _announce(players, coming)
+            left = (p for p in listed() if p.key not in journal.places)
+            done = _work_on(bench, work, players, run, left, engine)
+            journal.follow(done, len(keys), bench.name, progress)
+            journal.write(keys)
 
 # %% ../../nbs/evaluation/03_bench.ipynb #cell-031
 def _journal(

@@ -19,7 +19,7 @@ from ..core import Call, Env, FtrlError, Row, Step, Trajectory, dumps, in_range
 from ..files import as_rows, claim, load_rows, rows_digest, save_rows
 from ..models.llm import LLM
 from .reward import strike
-from .rollout import identity, player, trajectories
+from .rollout import identity, playing, trajectories
 if TYPE_CHECKING:
     from ftrl.sandbox.sandbox import Sandbox
 
@@ -178,9 +178,9 @@ def _resumed(
 # %% ../../nbs/training/02_collect.ipynb #cell-023
 def _finished(mine, diary:_Diary, policy, thinking, how:dict)->Collected:
     "Play what the diary lacks, and write the rows"
-    played = _play(player(policy, thinking), diary.rows, dict(diary.known), **how)
-    for at, t in played:
-        diary.add(at, t)
+    with playing(policy, thinking) as model:
+        for at, t in _play(model, diary.rows, dict(diary.known), **how):
+            diary.add(at, t)
     diary.file.close()
     found = _collected(diary.played())
     save_rows(found, mine.path)
@@ -210,7 +210,8 @@ def collect(
     how = decides | {"width": width, "sandbox": sandbox, "progress": progress}
     in_range(width=width, **decides)
     if out is None:
-        return _alone(player(policy, thinking), rows, how)
+        with playing(policy, thinking) as model:
+            return _alone(model, rows, how)
     if not str(out).endswith((".jsonl", ".jsonl.gz", ".parquet")):
         raise FtrlError(f"{out}: expected a name that ends in .jsonl, .jsonl.gz or .parquet")
     about = decides | {"policy": identity(policy), "environments": rows_digest(rows), "thinking": thinking}
