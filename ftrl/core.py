@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['RANGES', 'SCENARIOS', 'INSTRUCTION', 'FtrlError', 'dumps', 'clean', 'masked', 'Range', 'in_range', 'rng',
            'SubQuestion', 'ToolDoc', 'State', 'Env', 'Row', 'bare', 'verify', 'tells_all', 'solve', 'Call', 'Step',
-           'Trajectory', 'explain']
+           'Trajectory']
 
 # %% ../nbs/00_core.ipynb #cell-002
-import hashlib, inspect, json, linecache, math, random, re, sys
+import hashlib, json, math, random, re
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from fastcore.basics import patch
@@ -407,31 +407,3 @@ def metrics(self:Trajectory)->dict[str, float]:
     f1 = 2 * solved / (calls + needed) if calls + needed else 1.0
     passed = {} if self.passed is None else {"pass1": float(self.passed)}
     return {"solve_p": precision, "solve_r": recall, "solve_f1": f1} | passed
-
-# %% ../nbs/00_core.ipynb #cell-070
-_ARGUMENT = re.compile(r"    \**(\w+)\s*[:=,].*?# (.+)")
-
-def _comments(lines:list[str], head:str)->dict[str, str]:
-    "What stands beside the arguments of a function, or the fields of a dataclass"
-    said = {}
-    first = next((i for i, line in enumerate(lines, 1) if line.startswith(head)), len(lines))
-    for line in lines[first:]:
-        if line and not line[0].isspace():
-            break  # the end of the arguments, or of the class
-        found = _ARGUMENT.match(line)
-        if found:
-            said.setdefault(*found.groups())
-    return said
-
-def explain(
-    *functions, # Whose arguments have comments
-)->None:
-    "Let `help` tell what each argument is; silent where a package was installed without its source"
-    for f in functions:
-        said = _comments(linecache.getlines(f.__code__.co_filename), f"def {f.__name__}(")
-        more = getattr(f, "__delwrap__", None)  # where `delegates` has taken arguments from
-        if more:
-            home = sys.modules[more.__module__].__file__
-            said |= _comments(linecache.getlines(home), f"class {more.__name__}")
-        given = [f"  {name}: {said[name]}" for name in inspect.signature(f).parameters if name in said]
-        f.__doc__ = "\n".join([f.__doc__, "", "Arguments:", *given])

@@ -91,7 +91,7 @@ def test_every_option_is_explained():
         for option in command.params:
             assert option.help, f"ftrl {name}: {option.opts} says nothing of itself"
     assert "verbs" in package.__doc__
-    for name in "build collect train evaluate diff plot reproduce".split():
+    for name in "build collect train evaluate diff plot reproduce tune".split():
         verb = getattr(package, name)
         for argument in inspect.signature(verb).parameters.values():
             assert argument.kind != argument.VAR_KEYWORD, f"{name}: **{argument.name} hides what it takes"
