@@ -8,7 +8,7 @@ __all__ = ['TuneSizes', 'Pace', 'seconds_of', 'fitted', 'Tuning', 'measure_pace'
 # %% ../../nbs/runs/10_tune.ipynb #cell-002
 import html, itertools, json, time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError, dumps, in_range, masked
@@ -73,7 +73,7 @@ def fitted(
 @dataclass
 class Tuning:
     "A tuning run: what is tuned on what, where, and how much of it"
-    data: str
+    data: str = field(repr=False)  # an address may hold a password
     model: str
     out: Path
     seed: int
@@ -149,7 +149,7 @@ def _build(run:Tuning)->None:
     fresh = _unasked(coming, load_rows(run.envs))
     held = list(itertools.islice(fresh, run.sizes.test))
     if not held:
-        raise FtrlError(f"{run.data}: all questions of the test split are asked in training; "
+        raise FtrlError(f"{masked(run.data)}: all questions of the test split are asked in training; "
                         "expected more data")
     save_rows(held, run.held_out)
     run.say(f"{run.held_out.name}: {len(held)} environments whose last question training never asks")
@@ -285,7 +285,7 @@ def tuning_page(
     gain = _share(run/"after.jsonl", "solve_f1") - _share(run/"before.jsonl", "solve_f1")
     asked = [row.messages[-1]["content"].split("Question: ")[-1] for row in load_rows(run.held_out)[:8]]
     questions = "".join(f"<li>{html.escape(question)}</li>" for question in asked)
-    title = f"{html.escape(run.model)} on {html.escape(masked(Path(run.data).name))}"
+    title = f"{html.escape(run.model)} on {html.escape(Path(masked(run.data)).name)}"
     return "\n".join([
         "<!doctype html>", f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
