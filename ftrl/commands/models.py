@@ -36,13 +36,13 @@ def models_command(context: typer.Context):
         print(_line(model))
 
 # %% ../../nbs/commands/06_models.ipynb #cell-005
-@_models.command("fetch")
+@_models.command("fetch", epilog="Example: ftrl models fetch qwen2.5-coder-0.5b")
 def fetch_command(name: _Name):
     "Fetch a model and convert it, so that later commands find it; goes on where it was broken off."
     model = EMBEDDED[name]
     print(f"{model_path(name)}: {model.title}, {model.licence}")
 
-@_models.command("remove")
+@_models.command("remove", epilog="Example: ftrl models remove qwen2.5-coder-0.5b")
 def remove_command(name: _Name):
     "Remove what the cache holds of a model."
     freed = remove_embedded(EMBEDDED[name].name)
