@@ -655,3 +655,52 @@ def test_narrowed_sampling_is_narrow_and_known_to_the_trainer(tmp_path, tokenize
     ids, mask = (torch.cat([narrow[f"prompt_{k}"], narrow[f"completion_{k}"]], 1) for k in ("ids", "mask"))
     policy, _ = logprobs(model, groups_of(ids, mask, narrow["completion_ids"].shape[1]))
     assert (policy < -1).all()
+
+# -- signs of a collapse, each provoked by a run that really goes that way -------------------------------
+
+class Told:
+    "A reward of a completion's tokens that logs what our own reward logs"
+    __name__ = "told"
+    def __init__(self, value, right=None, broken=None):
+        self.value, self.right, self.broken = value, right, broken
+    def __call__(self, completions, completion_ids, log_metric, log_extra, **_):
+        if self.right: log_extra("right", [self.right(ids) for ids in completion_ids])
+        if self.broken: log_metric("broken", sum(map(self.broken, completion_ids)) / len(completion_ids))
+        return [float(self.value(ids)) for ids in completion_ids]
+
+A = 3  # a token that a random model writes as often as any other
+
+def wayward(tmp_path, tokenizer, reward, steps=24, lr=3e-2, length=6, **options):
+    "What the watch says of a run with this reward, and the record"
+    from datasets import Dataset
+    from trl import GRPOConfig
+    from ftrl.training.record import Record
+    from ftrl.training.trainer import StepTrainer
+    said = []
+    args = GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=32, num_generations=8,
+                      max_completion_length=length, max_steps=steps, report_to="none", use_cpu=True,
+                      bf16=False, logging_steps=1, save_strategy="no", disable_tqdm=True, learning_rate=lr,
+                      lr_scheduler_type="constant", gradient_checkpointing=False, **options)
+    model = network("Llama")
+    model.generation_config.eos_token_id = 1
+    StepTrainer(model, reward_funcs=reward, args=args, processing_class=tokenizer,
+                train_dataset=Dataset.from_dict({"prompt": ["ab", "cd", "ef", "gh"] * steps}),
+                callbacks=[Record(tmp_path/"metrics.jsonl", say=said.append)]).train()
+    return said, record(tmp_path)
+
+def after(said, words):
+    "The step at which it was said"
+    found = [text for text in said if words in text]
+    assert len(found) == 1, said
+    return int(found[0].split(":")[0].removeprefix("step "))
+
+def test_groups_in_which_all_fail_are_said(tmp_path, tokenizer):
+    said, lines = wayward(tmp_path, tokenizer, Told(lambda ids: ids[0] == A), steps=6, lr=1e-6)
+    assert after(said, "all completions fail") <= 6 and lines[-1]["idle"] < 1
+
+def test_groups_in_which_all_succeed_and_an_entropy_near_zero_are_said(tmp_path, tokenizer):
+    "A reward that one token earns: the policy soon writes nothing else"
+    said, lines = wayward(tmp_path, tokenizer, Told(lambda ids: ids.count(A)), steps=60)
+    assert after(said, "the entropy is") <= 60 and "epsilon_high" in " ".join(said)
+    assert after(said, "as good") or after(said, "taught nothing")
+    assert lines[0]["entropy"] > 5 and lines[-1]["entropy"] < 0.1
