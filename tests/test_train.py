@@ -511,6 +511,23 @@ def test_seeds_differ_from_the_first_episode_on_and_the_reference_stays(home, tm
     assert (first["reference"], second["reference"]) == (None, first["model"])
     assert second["model"] != first["model"]
 
+@pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
+@pytest.mark.parametrize("reference", ["start", "round"])
+def test_the_kl_of_a_later_round_is_to_the_policy_before_the_first(reference, adapter, home, tmp_path):
+    "At its first step a round is where its own start is, but no longer where all began; no cold start"
+    from ftrl.files import load_rows
+    from ftrl.training.policy import lora
+    from ftrl.training.rounds import rounds
+    from ftrl.training.train import TrainConfig
+    options = SMALL["options"] | {"beta": 0.01, "entropy_coef": 0.1}  # moves where nothing is rewarded, too
+    config = TrainConfig(**SMALL | {"steps": 2, "lr": 1e-2, "options": options})
+    run = rounds(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path, config, n=2, each=2, max_turns=2,
+                 reference=reference, peft=lora(4) if adapter else None)
+    first, second = ([x["kl"] for x in run.metrics if x["round"] == k] for k in (1, 2))
+    assert first[0] == pytest.approx(0, abs=1e-6) and first[1] > 1e-6
+    assert second[0] > 1e-6 if reference == "start" else second[0] == pytest.approx(0, abs=1e-6)
+    assert weights(tmp_path/"round2/policy").keys() == weights(home/"model").keys()  # merged
+
 def test_what_is_set_aside_is_never_trained_on(home, tmp_path):
     from ftrl.files import load_rows
     from ftrl.training.rounds import rounds
@@ -611,6 +628,21 @@ def test_the_gap_between_sampler_and_trainer_is_measured(tmp_path, tokenizer):
     assert apart["sampler_gap"] == apart["sampler_gap_max"] == pytest.approx(1.0986, abs=1e-4)
     assert apart["truncated"] == 1
 
+def test_what_vllm_samples_is_weighted_once(tmp_path, tokenizer):
+    "By TRL, with the ratios it made of vLLM's log-probabilities; the gap is measured all the same"
+    t = trainer(network("Llama"), tmp_path, True, tokenizer)
+    t.use_vllm, t.current_gradient_accumulation_steps = True, 1
+    inputs = batch([(5, (2, 2, 2, 2))])
+    ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+    with torch.no_grad(): old = t._get_per_token_logps_and_entropies(t.model, ids, mask, 12)[0]
+    twice = old + torch.tensor(2.0).log()
+    twice[0, 0] = float("nan")  # vLLM does not tell
+    inputs |= {"old_per_token_logps": old, "sampling_per_token_logps": twice, "advantages": torch.ones(4),
+               "importance_sampling_ratio": torch.full_like(old, 0.5)}
+    t.model.train()
+    assert t.compute_loss(t.model, inputs).item() == pytest.approx(-0.5, abs=1e-6)
+    assert t._metrics["train"]["sampler_gap"][-1] == pytest.approx(0.6931, abs=1e-4)
+
 @pytest.mark.parametrize("scale, deviations", [("group", (3 ** -0.5, 0.5)), ("batch", (0.51755, 0.51755)),
                                                ("none", (1, 1))])
 def test_the_groups_deviation_divides_or_does_not(scale, deviations, tmp_path, tokenizer):
@@ -670,7 +702,7 @@ class Told:
 
 A = 3  # a token that a random model writes as often as any other
 
-def wayward(tmp_path, tokenizer, reward, steps=24, lr=3e-2, length=6, **options):
+def wayward(tmp_path, tokenizer, reward, steps=24, lr=3e-2, length=6, model=None, **options):
     "What the watch says of a run with this reward, and the record"
     from datasets import Dataset
     from trl import GRPOConfig
@@ -681,7 +713,7 @@ def wayward(tmp_path, tokenizer, reward, steps=24, lr=3e-2, length=6, **options)
                       max_completion_length=length, max_steps=steps, report_to="none", use_cpu=True,
                       bf16=False, logging_steps=1, save_strategy="no", disable_tqdm=True, learning_rate=lr,
                       lr_scheduler_type="constant", gradient_checkpointing=False, **options)
-    model = network("Llama")
+    model = model or network("Llama")
     model.generation_config.eos_token_id = 1
     StepTrainer(model, reward_funcs=reward, args=args, processing_class=tokenizer,
                 train_dataset=Dataset.from_dict({"prompt": ["ab", "cd", "ef", "gh"] * steps}),
@@ -695,12 +727,39 @@ def after(said, words):
     return int(found[0].split(":")[0].removeprefix("step "))
 
 def test_groups_in_which_all_fail_are_said(tmp_path, tokenizer):
-    said, lines = wayward(tmp_path, tokenizer, Told(lambda ids: ids[0] == A), steps=6, lr=1e-6)
-    assert after(said, "all completions fail") <= 6 and lines[-1]["idle"] < 1
+    said, lines = wayward(tmp_path, tokenizer, Told(lambda ids: ids.count(A)), steps=5)
+    assert after(said, "all completions fail") >= 4 and min(x["idle"] for x in lines) < 1
 
-def test_groups_in_which_all_succeed_and_an_entropy_near_zero_are_said(tmp_path, tokenizer):
-    "A reward that one token earns: the policy soon writes nothing else"
+def test_one_token_that_earns_everything_ends_in_an_entropy_near_zero(tmp_path, tokenizer):
+    "The policy soon writes nothing else, and all groups succeed"
     said, lines = wayward(tmp_path, tokenizer, Told(lambda ids: ids.count(A)), steps=60)
-    assert after(said, "the entropy is") <= 60 and "epsilon_high" in " ".join(said)
-    assert after(said, "as good") or after(said, "taught nothing")
-    assert lines[0]["entropy"] > 5 and lines[-1]["entropy"] < 0.1
+    assert after(said, "the entropy is") > after(said, "taught nothing") and "epsilon_high" in " ".join(said)
+    assert lines[0]["entropy"] > 5 and lines[-1]["entropy"] < 0.01 and lines[-1]["succeeding"] == 1
+
+def test_a_length_that_drifts_is_said(tmp_path, tokenizer):
+    "A reward for being short, and then one for being long"
+    model = network("Llama")
+    said, _ = wayward(tmp_path/"a", tokenizer, Told(lambda ids: -len(ids)), 12, length=16, model=model)
+    assert after(said, "completions become shorter") >= 8
+    said, _ = wayward(tmp_path/"b", tokenizer, Told(len), 30, lr=3e-3, length=16, model=model)
+    assert after(said, "completions become longer") >= 8
+
+def test_calls_that_become_unreadable_are_said(tmp_path, tokenizer):
+    "A reward for what breaks a call"
+    broken = Told(lambda ids: A in ids, broken=lambda ids: A in ids)
+    said, lines = wayward(tmp_path, tokenizer, broken, steps=20)
+    assert after(said, "calls become unreadable") >= 8 and lines[-1]["broken"] > 0.5
+
+class Turning(Told):
+    "Pays for a token at first, then for leaving it out; a call is right all the time"
+    def __init__(self, turn):
+        super().__init__(self.worth, right=lambda ids: True)
+        self.turn = turn
+    def worth(self, ids):
+        self.turn -= 1
+        return ids.count(A) if self.turn > 0 else -ids.count(A)
+
+def test_right_calls_that_lose_probability_are_said(tmp_path, tokenizer):
+    said, lines = wayward(tmp_path, tokenizer, Turning(8 * 32), steps=20, entropy_coef=0.02)
+    assert after(said, "a token of a right call has lost probability") > 8
+    assert max(x["call_logp"] for x in lines) > lines[-1]["call_logp"] + 1

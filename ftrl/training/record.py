@@ -78,7 +78,8 @@ def no_signal(
     if all(x.get("unscored") == 1 for x in recent):
         return (f"{at}: each completion was cut and masked, or could not be scored; "
                 "allow longer completions, or don't mask those that are cut")
-    if not any(x.get("calls") for x in lines):
+    told = [x["calls"] for x in lines if "calls" in x]
+    if told and not any(told):
         return (f"{at}: no completion has called a tool yet, so all are rewarded alike; "
                 "imitate gold trajectories first (cold start), or begin with a model that calls tools")
     return (f"{at}: completions of one prompt were all rewarded alike; sample such prompts again "
