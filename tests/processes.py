@@ -35,7 +35,7 @@ def spread():
     "Accelerate takes up FSDP on GPUs only; here it is told by hand, and torch does the rest over gloo"
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-    AcceleratorState(cpu=True)
+    AcceleratorState(cpu=True, _from_accelerator=True)
     for state in (PartialState._shared_state, AcceleratorState._shared_state):
         state["distributed_type"] = DistributedType.FSDP
     AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin()
@@ -138,8 +138,8 @@ def prepare_deepspeed_env(args):
 def child(scenario, rank, port):
     "One of two processes; never returns"
     out = Path(scenario["out"])
-    out.mkdir(parents=True, exist_ok=True)
-    log = os.open(out/f"log{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(f"{out}.log{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1), os.dup2(log, 2)
     code = 1
     try:

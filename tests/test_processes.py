@@ -19,9 +19,7 @@ def two(home):  # noqa: F811
         server.stdin.write(json.dumps(asked) + "\n")
         server.stdin.flush()
         codes = json.loads(server.stdout.readline())["codes"]
-        logs = [(out/f"log{rank}.txt").read_text()[-3000:] for rank in (0, 1)]
-        for rank in (0, 1): (out/f"log{rank}.txt").unlink()
-        return codes, "\n\n".join(logs)
+        return codes, "\n\n".join(Path(f"{out}.log{rank}").read_text()[-3000:] for rank in (0, 1))
     yield run
     server.stdin.close()
     server.wait(20)
@@ -35,12 +33,13 @@ def far(a, b): return max((a[k] - b[k]).norm() / (b[k].norm() + 1e-9) for k in b
 def test_the_shared_prefix_equals_the_plain_trainer(what, backend, two, home, tmp_path):  # noqa: F811
     """Same losses and weights after some steps, saved whole. The first process has fewer rows than the
     second in `train`; the last batch of `cold` has one example for two processes"""
-    codes, log = two(what, tmp_path, backend)
+    out = tmp_path/"out"
+    codes, log = two(what, out, backend)
     assert codes == [0, 0], log
-    plain, ours, before = weights(tmp_path/"False"), weights(tmp_path/"True"), weights(home/"model")
+    plain, ours, before = weights(out/"False"), weights(out/"True"), weights(home/"model")
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in before.items()}
     assert far(ours, plain) < 1e-5 < far(ours, before)
-    first, second = json.loads((tmp_path/"losses.json").read_text())
+    first, second = json.loads((out/"losses.json").read_text())
     assert len(first) == 2 and second == pytest.approx(first, rel=1e-4, abs=1e-6)
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ __all__ = ['SHAREABLE', 'causal_model', 'shareable', 'attention', 'hidden_states
 
 # %% ../../../nbs/training/sharing/04_prefix.ipynb #cell-002
 from collections.abc import Sequence
+from types import MethodType
 import torch
 from ...core import FtrlError
 from .flex import suited
@@ -76,14 +77,25 @@ def _once(packed:Packed, vocabulary:int)->tuple[torch.Tensor, torch.Tensor, torc
 def _score(core, packed:Packed, temperature:float)->tuple[torch.Tensor, torch.Tensor]:
     "Log-probability and entropy of every target of a packed row"
     hidden = hidden_states(core, packed.ids[None], packed.positions[None], packed)[0]
-    weight = core.get_output_embeddings().weight
-    if hasattr(weight, "full_tensor"):
-        weight = weight.full_tensor()  # FSDP2 shards it
-    sources, targets, which = _once(packed, len(weight))
-    logps, entropies = LogProbability.apply(hidden[sources], weight, targets, 1 / temperature)
+    sources, targets, which = _once(packed, core.config.vocab_size)
+    head = core.get_output_embeddings()
+    logps, entropies = _scored(head, hidden[sources], targets, 1 / temperature)
     return logps[which], entropies[which]
 
 # %% ../../../nbs/training/sharing/04_prefix.ipynb #cell-014
+def _head(self, hidden:torch.Tensor, targets:torch.Tensor|None=None, scale:float=1.0):
+    "A head's forward: logits, or log-probability and entropy of targets"
+    if targets is None:
+        return torch.nn.functional.linear(hidden, self.weight, self.bias)
+    return LogProbability.apply(hidden, self.weight, targets, scale)
+
+def _scored(head, hidden:torch.Tensor, targets:torch.Tensor, scale:float)->tuple[torch.Tensor, torch.Tensor]:
+    "Log-probability and entropy of targets"
+    if isinstance(head, torch.nn.Linear):
+        return head(hidden, targets, scale)
+    return LogProbability.apply(hidden, head.weight, targets, scale)  # an adapter of the head
+
+# %% ../../../nbs/training/sharing/04_prefix.ipynb #cell-016
 def share(
     model, # A transformers causal model, PEFT-wrapped or not; changed in place
 ):
@@ -100,6 +112,9 @@ def share(
             return plain(*args, **kwargs)
         return _score(core, packed, temperature)
     core.forward = forward
+    head = core.get_output_embeddings()
+    if isinstance(head, torch.nn.Linear):
+        head.forward = MethodType(_head, head)
     return model
 
 def _register()->None:
@@ -109,7 +124,7 @@ def _register()->None:
     AttentionInterface.register("shared_prefix", attention)
     AttentionMaskInterface.register("shared_prefix", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
-# %% ../../../nbs/training/sharing/04_prefix.ipynb #cell-016
+# %% ../../../nbs/training/sharing/04_prefix.ipynb #cell-018
 def logprobs(
     model, # A model after `share`
     groups:Sequence[Group], # Prompts with their completions
