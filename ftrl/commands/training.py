@@ -76,12 +76,10 @@ def _config(profile:str | None, algorithm:str, reward:str, options:dict, given:d
     sizes = {name: value for name, value in given.items() if value is not None}
     return replace(config, algorithm=algorithm, reward=reward, options=config.options | options, **sizes)
 
-def _suit(
-    rounds:int, mode:str, lora:int | None, dev:int, aggregate:bool, done:float, reference:str | None
-)->None:
+def _suit(rounds:int, mode:str, dev:int, aggregate:bool, done:float, reference:str | None)->None:
     "Do these options go together?"
-    if rounds and (mode, lora) != ("step", None):
-        raise FtrlError("--rounds goes with --mode step and without --lora")
+    if rounds and mode != "step":
+        raise FtrlError("--rounds goes with --mode step")
     if rounds and reference:
         raise FtrlError("--reference goes without --rounds, whose KL is to --model")
     if (dev or aggregate or done) and not rounds:
@@ -96,10 +94,10 @@ def _run(
     from ftrl.training.policy import lora
     from ftrl.training.rounds import rounds as several
     from ftrl.training.train import train
-    if rounds:
-        of_rounds["progress"] = sys.stderr.isatty()
-        return several(path, model, out, config, rounds, force=force, **of_rounds)
     peft = None if lora_rank is None else lora(lora_rank)
+    if rounds:
+        of_rounds |= {"progress": sys.stderr.isatty(), "peft": peft}
+        return several(path, model, out, config, rounds, force=force, **of_rounds)
     return train(path, model, out, config, peft, mode, reference, force)
 
 def _estimate(path:str, model:str, config)->None:
@@ -143,7 +141,7 @@ def train_command(
     end_with_follower()
     sizes = dict(steps=steps, prompts=prompts, group=group, length=length, lr=lr)
     in_range(rounds=rounds, each=each, done=done, dev=dev, lora=lora, **sizes)
-    _suit(rounds, mode, lora, dev, aggregate, done, reference)
+    _suit(rounds, mode, dev, aggregate, done, reference)
     config = _config(profile, algorithm, reward, {"seed": seed} | given_options(set_), sizes)
     path = input_file(path)
     if plan:
