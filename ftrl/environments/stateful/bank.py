@@ -226,17 +226,23 @@ def move_savings(s:Scene, refused:bool):
     most = s.limits["most"]
     amount = float(s.r.randrange(most + 10, most + 190, 5) if refused else s.r.randrange(most - 190, most, 5))
     call = {"account_id": savings, "to_account_id": checking, "amount": amount}
+    far = s.as_far()
+    balance = f"{s.now['accounts'][savings]['balance']:.2f} EUR"
     if refused:
-        balance = f"{s.now['accounts'][savings]['balance']:.2f} EUR"
-        who = s.mine["id"]
-        s.look("list_accounts", "What are the balances?", balance, s.mine["deed"], client_id=who)
         s.refuse("most", "move_money", **call)
+    if refused and not far:
+        s.look("list_accounts", "What are the balances?", balance, s.mine["deed"], client_id=s.mine["id"])
         s.say(balance)
     else:
-        done = s.do("move_money", f"Move {amount:.2f} EUR from {one} to {other}.", found, **call)
+        call["amount"] = min(amount, float(most))
+        done = s.do("move_money", f"Move {call['amount']:.2f} EUR from {one} to {other}.", found, **call)
         s.say(done.reply.rsplit("of ", 1)[1].rstrip("."))
-    s.ask(f"move {amount:.2f} EUR from {one} to {other} and tell me the fee, or, if a rule forbids it, which "
-          f"one and the balance of {one}")
+    if far:
+        s.ask(f"move {amount:.2f} EUR from {one} to {other}, or, if a rule forbids it, as much as is "
+              "allowed, and tell me the fee, and the rule if there was one")
+    else:
+        s.ask(f"move {amount:.2f} EUR from {one} to {other} and tell me the fee, or, if a rule forbids it, "
+              f"which one and the balance of {one}")
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-028
 @BANK.errand()
@@ -260,15 +266,23 @@ def change_limit(s:Scene, refused:bool):
     new = top + s.r.randrange(1, 9) * 100 if refused else top - s.r.randrange(1, 9) * 50 - 1
     called = f"my {x['kind']} card" if s.deep else f"card {card} of account {x['account']}"
     before = f"{x['limit']} EUR"
+    far = s.as_far()
     if refused:
+        s.refuse("card", "set_card_limit", card_id=card, limit=new)
+    if refused and not far:
         account = _account(s, "checking")[2] if s.deep else None
         s.look("list_cards", f"What is the limit of {called}?", before, account, account_id=x["account"])
-        s.refuse("card", "set_card_limit", card_id=card, limit=new)
     else:
-        s.do("set_card_limit", f"Set the limit of {called} to {new} EUR.", found, card_id=card, limit=new)
+        set_to = min(new, top)
+        s.do("set_card_limit", f"Set the limit of {called} to {set_to} EUR.", found, card_id=card,
+             limit=set_to)
     s.say(before)
-    s.ask(f"set the daily limit of {called} to {new} EUR and tell me what it was before; if a rule forbids "
-          "it, tell me which, and what it is")
+    if far:
+        s.ask(f"set the daily limit of {called} to {new} EUR, or, if a rule forbids it, as high as is "
+              "allowed, and tell me what it was before, and the rule if there was one")
+    else:
+        s.ask(f"set the daily limit of {called} to {new} EUR and tell me what it was before; if a rule "
+              "forbids it, tell me which, and what it is")
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-032
 @BANK.errand(refusable=True)

@@ -247,15 +247,22 @@ def move_to(s:Scene, refused:bool):
     if not _free(s, meeting, x["room"], day, hour) or day == x["day"]:
         raise Unsuited("another meeting is there")
     call = {"meeting_id": meeting, "day": day, "hour": hour}
-    room = f"room {s.now['rooms'][x['room']]['name']}"
+    room, far = f"room {s.now['rooms'][x['room']]['name']}", s.as_far()
     if refused:
-        s.look("show_meeting", f"Where is {called}?", room, found, meeting_id=meeting)
         s.refuse("late", "move_meeting", **call)
+    if refused and not far:
+        s.look("show_meeting", f"Where is {called}?", room, found, meeting_id=meeting)
     else:
-        s.do("move_meeting", f"Move {called} to {day} at {hour}:00.", found, **call)
+        call["hour"] = min(hour, s.limits["hour"])
+        s.do("move_meeting", f"Move {called} to {day} at {call['hour']}:00.", found, **call)
     s.say(room)
-    s.ask(f"move {called} to {day} at {hour}:00 and tell me the name of its room; if a rule forbids that, "
-          "tell me which, and the room nevertheless")
+    wish = f"move {called} to {day} at {hour}:00"
+    if far:
+        s.ask(f"{wish}, or, if a rule forbids that, to the latest hour of that day that is allowed, and tell "
+              "me the name of its room, and the rule if there was one")
+    else:
+        s.ask(f"{wish} and tell me the name of its room; if a rule forbids that, tell me which, and the room "
+              "nevertheless")
 
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-028
 @MEETINGS.errand(steps=True)

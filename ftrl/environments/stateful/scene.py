@@ -184,6 +184,12 @@ def say(self:Scene, *facts:str)->None:
     self.says += facts
 
 @patch
+def as_far(self:Scene)->bool:
+    "Shall something be done as far as a rule allows? Asked for at higher difficulty"
+    return self.difficulty >= 3 and self.r.random() < .5
+
+# %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-016
+@patch
 def refuse(self:Scene,
     rule:str, # Its name
     act:str, # What it forbids
@@ -197,7 +203,7 @@ def refuse(self:Scene,
     self.broken.append(rule)
     self.forbidden.append(Call(act, arguments))
 
-# %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-016
+# %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-017
 @patch
 def goal(self:Scene)->str:
     "What the tables have come to, as `Session.hash` tells it"

@@ -387,6 +387,14 @@ def _wanted(s:Scene, pieces:int)->tuple:
     return good, f"the {name}", s.look("search_goods", f"What is the id of the {name}?", good, name=name)
 
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-046
+def _price(s:Scene, good:str, called:str)->str:
+    "What goods cost, looked up"
+    goods = s.now["goods"][good]
+    price = f"{goods['price']:.2f} EUR"
+    s.look("search_goods", f"What does {called} cost?", price, name=goods["name"])
+    return price
+
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-047
 @SHOP.errand(refusable=True)
 def buy_goods(s:Scene, refused:bool):
     "Order some pieces of goods, if they are not too many"
@@ -395,15 +403,20 @@ def buy_goods(s:Scene, refused:bool):
     good, called, found = _wanted(s, pieces)
     price = s.now["goods"][good]["price"]
     call = {"shopper_id": who, "good_id": good, "pieces": pieces, "pay_with": "card"}
+    far = s.as_far()
     if refused:
-        name = s.now["goods"][good]["name"]
-        seen = s.look("search_goods", f"What does {called} cost?", f"{price:.2f} EUR", name=name)
-        seen.tells = seen.tells[-1:]  # nothing is done with its id
         s.refuse("pieces", "place_order", **call)
-        s.say(f"{price:.2f} EUR")
+    if refused and not far:
+        s.say(_price(s, good, called))
     else:
-        s.do("place_order", f"Order {pieces} pieces of {called}.", s.mine["deed"], found, **call)
-        s.say(f"{pieces * price:.2f} EUR")
+        call["pieces"] = min(pieces, most)
+        s.do("place_order", f"Order {call['pieces']} pieces of {called}.", s.mine["deed"], found, **call)
+        s.say(f"{call['pieces'] * price:.2f} EUR")
     whom = "" if s.deep else f" for shopper {who}"
-    s.ask(f"order {pieces} pieces of {called}{whom}, paid with the card, and tell me what they cost "
-          "together; if a rule forbids it, tell me which, and what one of them costs")
+    wish = f"order {pieces} pieces of {called}{whom}, paid with the card"
+    if far:
+        s.ask(f"{wish}, or, if a rule forbids it, as many as are allowed, and tell me what they cost "
+              "together, and the rule if there was one")
+    else:
+        s.ask(f"{wish}, and tell me what they cost together; if a rule forbids it, tell me which, and what "
+              "one of them costs")

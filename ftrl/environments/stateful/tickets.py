@@ -262,15 +262,22 @@ def make_urgent(s:Scene, refused:bool):
         raise Unsuited("a premium contract")
     priority = "urgent" if refused or premium else "high"
     desk = s.now["agents"][x["agent"]]["desk"]
+    far = s.as_far()
     if refused:
-        code = _file(s, ticket, x, called, found)
         s.refuse("urgent", "set_priority", ticket_id=ticket, priority=priority)
-        s.say(code)
+    if refused and not far:
+        s.say(_file(s, ticket, x, called, found))
     else:
-        s.do("set_priority", f"Make {called} {priority}.", found, ticket_id=ticket, priority=priority)
+        given = "high" if refused else priority
+        s.do("set_priority", f"Make {called} {given}.", found, ticket_id=ticket, priority=given)
         s.say(desk)
-    s.ask(f"give {called} the priority {priority} and tell me on which desk it lies; if a rule forbids it, "
-          "tell me which, and the file of the ticket")
+    wish = f"give {called} the priority {priority}"
+    if far:
+        s.ask(f"{wish}, or, if a rule forbids it, the priority high, and tell me on which desk it lies, and "
+              "the rule if there was one")
+    else:
+        s.ask(f"{wish} and tell me on which desk it lies; if a rule forbids it, tell me which, and the file "
+              "of the ticket")
 
 # %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-030
 @TICKETS.errand(refusable=True)
