@@ -46,6 +46,11 @@ def _values(doc:dict, holder)->Iterator:
             yield from _values(doc, inner)
 
 # %% ../../nbs/environments/15_openapi.ipynb #cell-009
+def _is_table(x)->bool:
+    "Is it a list of objects?"
+    return isinstance(x, list) and bool(x) and all(isinstance(one, dict) for one in x)
+
+# %% ../../nbs/environments/15_openapi.ipynb #cell-010
 def _objects(value, resource:str)->Iterator[tuple[str, dict]]:
     "The objects of an example, with the resource each belongs to"
     if isinstance(value, list):
@@ -61,10 +66,6 @@ def _objects(value, resource:str)->Iterator[tuple[str, dict]]:
     if flat and not envelope:
         yield resource, flat
 
-def _is_table(x)->bool:
-    "Is it a list of objects?"
-    return isinstance(x, list) and bool(x) and all(isinstance(one, dict) for one in x)
-
 def _flat(value:dict, before:str="")->dict:
     "The plain fields of an object, those of inner objects under both names"
     found = {}
@@ -75,7 +76,7 @@ def _flat(value:dict, before:str="")->dict:
             found[f"{before}{key}"] = x
     return found
 
-# %% ../../nbs/environments/15_openapi.ipynb #cell-011
+# %% ../../nbs/environments/15_openapi.ipynb #cell-012
 def _operations(doc:dict)->Iterator[tuple[str, dict]]:
     "The reading operations: path, operation"
     paths = doc.get("paths")
@@ -101,7 +102,7 @@ def _resource(path:str)->str:
     parts = [part for part in path.split("/") if part and not part.startswith("{")]
     return parts[-1] if parts else "things"
 
-# %% ../../nbs/environments/15_openapi.ipynb #cell-013
+# %% ../../nbs/environments/15_openapi.ipynb #cell-014
 def example_tables(
     doc:dict, # An OpenAPI document
 )->dict[str, list[dict]]: # Resource -> its objects
@@ -123,7 +124,7 @@ def _add(rows:dict, row:dict)->None:
     key = next((f"{k}={row[k]}" for k in ("id", "code", "key", "name") if k in row), dumps(row))
     rows[key] = rows.get(key, {}) | row
 
-# %% ../../nbs/environments/15_openapi.ipynb #cell-014
+# %% ../../nbs/environments/15_openapi.ipynb #cell-015
 def _document(path)->dict:
     "An OpenAPI document"
     import yaml
@@ -138,7 +139,7 @@ def _document(path)->dict:
         return doc
     raise FtrlError(f"{place}: no OpenAPI document; expected one with `openapi` or `swagger`, and `paths`")
 
-# %% ../../nbs/environments/15_openapi.ipynb #cell-016
+# %% ../../nbs/environments/15_openapi.ipynb #cell-017
 def openapi_world(
     path, # An OpenAPI document, JSON or YAML
 )->World:
