@@ -2,7 +2,7 @@
 import random
 import sqlite3
 
-FIRST = "Ada Ben Cleo Dov Edda Finn Gita Hugo Iris Joel Kira Liam Mona Nils Olga Pia Rosa Sami Tove Vera".split()
+FIRST = "Ada Ben Cleo Dov Edda Finn Gita Hugo Iris Joel Kira Liam Mona Nils Olga Pia Rosa Sami Vera".split()
 LAST = "Abel Costa Dahl Eklund Fabre Gruber Holm Ibsen Jansen Kowal Lund Marek Novak Petit Rossi".split()
 TOWNS = "Aarhus Bergen Cork Delft Esbjerg Faro Ghent Harstad Imatra Jena".split()
 
