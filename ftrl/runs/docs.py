@@ -195,7 +195,8 @@ def _api(books:dict[str, str], out:Path)->None:
 SECTIONS = {
     ".": "Foundations", "sandbox": "Sandbox", "models": "Models", "environments": "Environments",
     "environments/worlds": "Worlds", "environments/tabular": "Your own tables",
-    "environments/authors": "Authors", "environments/own": "Your own functions",
+    "environments/authors": "Authors", "environments/qualifiers": "Qualifiers",
+    "environments/planning": "Planning", "environments/own": "Your own functions",
     "environments/stateful": "Worlds that change",
     "training": "Training", "training/sharing": "Shared prefixes",
     "training/cluster": "From a laptop to a cluster", "evaluation": "Evaluation",
