@@ -89,22 +89,27 @@ def call(self:Sandbox,
 _BATCH = 32
 
 @patch
-def _part(self:Sandbox, jobs, end)->list:
+def _part(self:Sandbox, jobs, left)->list:
     "Run a message's worth of jobs, as far as time allows"
     # decided once: a tool's `alone` may change while the others run
     sharing = [i for i, job in enumerate(jobs) if not job.tool.alone and not job.failure]
     done = {}
-    if sharing and time.monotonic() < end:
+    if sharing and left[0] > 0:
         results = self._together([jobs[i] for i in sharing])
+        left[0] -= sum(r.seconds for r in results if r)
         done = dict(zip(sharing, results))
-    return [done.get(i) or self._in_time(job, end) for i, job in enumerate(jobs)]
+    return [done.get(i) or self._in_time(job, left) for i, job in enumerate(jobs)]
 
 # %% ../../nbs/sandbox/07_sandbox.ipynb #cell-017
 @patch
-def _in_time(self:Sandbox, job, end)->Result:
+def _in_time(self:Sandbox, job, left)->Result:
     "A single call, unless time is up"
-    if time.monotonic() < end:
-        return self._one(job)
+    if left[0] > 0:
+        start = time.monotonic()
+        result = self._one(job)
+        # a process that a tool has ended tells no time of its own
+        left[0] -= result.seconds if result.ok else time.monotonic() - start
+        return result
     return job.tool.fail("not run: the calls before it took all the time there was", begun=False)
 
 # %% ../../nbs/sandbox/07_sandbox.ipynb #cell-019
@@ -124,17 +129,17 @@ def _parts(jobs):
 def map(self:Sandbox,
     calls, # (code, name, arguments) of each
     groups=None, # Its group, of each; see `call`
-    seconds:float=math.inf, # For all of them; a call that runs by then may still take its own limit
+    seconds:float=math.inf, # Of tools' time for all; a call that has begun may still take its own limit
 )->list[Result]: # In their order
     "Run many calls"
-    calls, end = list(calls), time.monotonic() + seconds
+    calls, left = list(calls), [seconds]
     jobs = [self.job(*c, g) for c, g in zip(calls, groups or [None] * len(calls))]
     parts = _parts(jobs)
     work = [[jobs[i] for i in part] for part in parts]
-    if len(parts) > 1:
-        self.start()
-    ends = [end] * len(parts)
-    done = self.pool.map(self._part, work, ends) if len(parts) > 1 else map(self._part, work, ends)
+    if len(parts) > 1 or seconds < math.inf:
+        self.start()  # which may take long, and is not the tools' fault
+    shares = [left] * len(parts)
+    done = self.pool.map(self._part, work, shares) if len(parts) > 1 else map(self._part, work, shares)
     results = [None] * len(jobs)
     for part, each in zip(parts, done):
         for i, result in zip(part, each):
