@@ -122,6 +122,7 @@ class SubQuestion:
     arguments: dict
     answer: str
     depends_on: tuple[str, ...] = ()
+    source: str = ""  # Where the answer comes from: package, table, key, and what was worked out
 
 # %% ../nbs/00_core.ipynb #cell-029
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ __all__ = ['table_of', 'facts_for', 'checks', 'source', 'deploy', 'gold']
 
 # %% ../../nbs/environments/07_deploy.ipynb #cell-002
 import random
-from .compute import OPERATIONS
+from .compute import OPERATIONS, Operation
 from ..core import Call, Env, FtrlError, SubQuestion, bare, dumps
 from .document import Tool, extras_of
 from .integrate import choice
@@ -393,7 +393,15 @@ def _code(tool, plan, view, r, difficulty)->str:
 
 def _subquestion(hop, tool)->SubQuestion:
     "A hop with its tool and gold call"
-    return SubQuestion(hop.id, hop.question, tool.name, tool.calls[hop.id], hop.answer, hop.depends_on)
+    return SubQuestion(hop.id, hop.question, tool.name, tool.calls[hop.id], hop.answer, hop.depends_on,
+                       _source_of(hop))
+
+def _source_of(hop)->str:
+    "Where the answer of a hop comes from"
+    if isinstance(hop.ask, Operation):
+        return f"computed: {hop.ask.service} {hop.ask.label} of {', '.join(hop.depends_on)}"
+    where = f"{hop.ask.origin or 'the world'}: {hop.ask.name} of {hop.given!r}"
+    return f"{where}, with {hop.ask.rule.told(hop.settings)}" if hop.settings else where
 
 def deploy(
     tools:list[Tool], # Stage 4's tools

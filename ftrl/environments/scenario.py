@@ -12,7 +12,7 @@ from functools import singledispatch
 from itertools import permutations
 from ..core import FtrlError, SCENARIOS, rng, verify
 from .compute import OPERATIONS, Given, Operation, compute, fits
-from .planning.chain import QUALIFIED, once, walks
+from .planning.chain import QUALIFIED, once, preferred, walks
 from .planning.narrative import OPENERS, ask, called, is_long, phrase, plainly
 from .planning.narrative import phrase_of, recounted, that
 from .qualifiers.rule import near
@@ -217,12 +217,12 @@ def _ends(view, worked)->list[Relation]:
         return x.range == "number" or (worked and (x.range == "date" or x.name == "coordinates"))
     return [x for x in view.relations.values() if fit(x)]
 
-def _last(view, how, n, r)->Relation | None:
+def _last(view, how, n, r, difficulty)->Relation | None:
     "What parallel branches ask last; None leaves it open"
     if n == 1 or how == "list":
         return None
     pool = once(view, _ends, how == "work")
-    return r.choice(pool) if pool else None
+    return next(iter(preferred(pool, difficulty, r)), None)
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-033
 _CLOSINGS = {
@@ -315,7 +315,7 @@ def _draw(view, scenario, r, difficulty)->Plan | None:
     "One attempt at a plan"
     n, length = r.choice(SIZES[scenario][difficulty])
     how = _how(scenario, difficulty, n, length, r)
-    last = _last(view, how, n, r)
+    last = _last(view, how, n, r, difficulty)
     alike = n > 1 and r.random() < _ALIKE[difficulty]
     chains = walks(view, r, n, length, alike, last, difficulty)
     return _question(view, scenario, chains, how, r, difficulty) if chains else None

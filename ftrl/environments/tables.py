@@ -10,6 +10,7 @@ import hashlib, os, re
 from collections import Counter, OrderedDict
 from pathlib import Path
 from ..core import FtrlError, dumps
+from .qualifiers.derived import derived
 from .tabular.database import Database
 from .tabular.names import check_names, read_names, write_names
 from .tabular.proposal import propose_names
@@ -17,7 +18,7 @@ from .tabular.reader import Reader
 from .tabular.servers import parsed_address
 from .tabular.sources import connect, file_of
 from .tabular.wording import identifier, words
-from .world import Kind, Relation, World, load_world
+from .world import Kind, Relation, World, amount, load_world, sourced
 
 # %% ../../nbs/environments/01_tables.ipynb #cell-007
 def _range_of(r:dict)->str:
@@ -59,6 +60,17 @@ def _omitted(db:Database, plan:dict, reader:Reader)->Counter:
     return out
 
 # %% ../../nbs/environments/01_tables.ipynb #cell-010
+def _sizes(plan:dict, facts:dict)->dict[str, dict[str, int]]:
+    "Group -> thing -> how many rows lead to it, of all: only whole groups are ranked"
+    found = {}
+    for id, r in plan["relations"].items():
+        table = plan["kinds"][id.split(".")[0]].get("table")
+        for other, counted in plan["relations"].items():
+            if "column" in r and counted.get("count") == [table, r["column"]]:
+                found[id] = {thing: int(amount(text)) for thing, text in facts[other].items()}
+    return found
+
+# %% ../../nbs/environments/01_tables.ipynb #cell-011
 def tables_world(
     db:Database, # The tables
     plan:dict, # A names file's content
@@ -69,7 +81,10 @@ def tables_world(
     made = [_relation(id, r, facts[id]) for id, r in plan["relations"].items() if facts[id]]
     if not made:
         raise FtrlError(f"{db.spec}: nothing can be asked; {_why(db, plan)}")
-    out = World(plan["world"], plan.get("title", ""), _kinds(plan, made), made, db.spec)
+    kinds = _kinds(plan, made)
+    made = sourced(made, "tables", " ".join(db.name.split()))
+    out = World(plan["world"], plan.get("title", ""), kinds,
+                derived(kinds, made, complete=_sizes(plan, facts)), db.spec)
     told = dumps([(r.id, r.phrases, list(r.facts.items())) for r in made])
     out.digest = hashlib.sha256(told.encode()).hexdigest()[:12]
     out.omitted = _omitted(db, plan, reader)
@@ -82,7 +97,7 @@ def _kinds(plan:dict, made:list[Relation])->list[Kind]:
     used = {r.domain for r in made} | {r.range for r in made}
     return [Kind(k, kind["plural"], kind.get("note", "")) for k, kind in plan["kinds"].items() if k in used]
 
-# %% ../../nbs/environments/01_tables.ipynb #cell-012
+# %% ../../nbs/environments/01_tables.ipynb #cell-013
 def _enough(db:Database, world:World)->World:
     "The world, if there is enough to ask about"
     if any(len(r.facts) > 1 for r in world.relations.values()):
@@ -110,7 +125,7 @@ def make(
             write_names(plan, names, db.spec)
         return world
 
-# %% ../../nbs/environments/01_tables.ipynb #cell-025
+# %% ../../nbs/environments/01_tables.ipynb #cell-026
 def _shown_name(spec:str)->str:
     "A database's name in a file's name, without what an address keeps to itself"
     url = parsed_address(spec)
@@ -132,7 +147,7 @@ def names_file(
         return beside
     return Path(out).with_name(name)
 
-# %% ../../nbs/environments/01_tables.ipynb #cell-028
+# %% ../../nbs/environments/01_tables.ipynb #cell-029
 _KEPT, _MOST = OrderedDict(), 16
 
 def _files(data:Path)->list[Path]:
@@ -153,7 +168,7 @@ def _digest(files:list[Path])->str:
                 total.update(part)
     return total.hexdigest()
 
-# %% ../../nbs/environments/01_tables.ipynb #cell-029
+# %% ../../nbs/environments/01_tables.ipynb #cell-030
 def _from_data(spec:str)->World:
     "The world of tables; an edited names file beside them is obeyed"
     data = file_of(spec)
@@ -168,7 +183,7 @@ def _from_data(spec:str)->World:
         _KEPT.popitem(last=False)
     return _KEPT[key]
 
-# %% ../../nbs/environments/01_tables.ipynb #cell-031
+# %% ../../nbs/environments/01_tables.ipynb #cell-032
 def is_tables(
     spec:str, # A name, a file, or an address
 )->bool:

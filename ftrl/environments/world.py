@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from ..core import FtrlError, rng
-from .qualifiers.rule import Rule
+from .qualifiers.rule import Qualifier
 from ..registry import Registry
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Relation:
     cardinality: str = "n:1"   # "1:1", "n:1", "1:n" or "n:m"
     questions: tuple[str, ...] = ()  # Whole questions with {x}; made from the phrases when empty
     family: str = ""           # Relations of one family are answered by one service; the domain when empty
-    rule: Rule | None = None   # How parameters change the answer
+    rule: Qualifier | None = None   # How parameters change the answer
     entries: dict = field(default_factory=dict,
                           repr=False)  # What the rule works on, if not the facts
     origin: str = ""           # Where its facts come from: package, table, column, or how they are worked out

@@ -8,7 +8,7 @@ __all__ = ['FACTORS', 'Conversion']
 # %% ../../../nbs/environments/qualifiers/03_conversion.ipynb #cell-002
 import random
 from fastcore.basics import patch
-from .rule import Rule, answered, needed
+from .rule import Qualifier, answered, needed
 
 # %% ../../../nbs/environments/qualifiers/03_conversion.ipynb #cell-005
 FACTORS = {
@@ -29,7 +29,7 @@ FACTORS = {
     "percent": {"per mille": 10, "parts per million": 10000}}
 
 # %% ../../../nbs/environments/qualifiers/03_conversion.ipynb #cell-006
-class Conversion(Rule):
+class Conversion(Qualifier):
     "A quantity in one of several units"
     compared = True
 

@@ -8,7 +8,7 @@ __all__ = ['HOWS', 'ORDERS', 'Field', 'Filter', 'bounds', 'kinds_of', 'dates_of'
 # %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-002
 from dataclasses import dataclass
 from fastcore.basics import patch
-from .rule import Rule
+from .rule import Qualifier
 
 # %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-005
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _schema(f:Filter, whole:bool)->dict:
 # %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-015
 ORDERS = {"descending": "most", "ascending": "least"}
 
-class Listing(Rule):
+class Listing(Qualifier):
     "Members of a subject, of which one is chosen, or which are counted or added up"
     def __init__(self,
                  noun:str, # "city"

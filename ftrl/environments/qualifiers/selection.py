@@ -115,13 +115,13 @@ def _order(listing, fields, r)->dict | None:
     "Settings of the order; none of them for the default"
     sorts = [name for name in listing.sorts if name in fields]
     default = listing.sorts[0]
-    by = default if default in sorts and r.random() < .5 else r.choice(sorts or [None])
+    by = default if default in sorts and r.random() < .4 else r.choice(sorts or [None])
     if by is None:
         return None
     out = {} if by == default else {"sort_by": by}
     other = "ascending" if listing.order == "descending" else "descending"
     both = listing.fields[by].most and listing.fields[by].least
-    if both and r.random() < .35:
+    if both and r.random() < .45:
         out["order"] = other
     return out
 
@@ -134,7 +134,7 @@ def _sorted(listing, entry, settings)->list:
 # %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-016
 def _narrowed(listing, rows, fields, r, most)->tuple[dict, list, int]:
     "Filters that move a row up, the rows that are left, and the row's place in them"
-    place = r.randrange(min(6, len(rows)))
+    place = r.randrange(1, min(6, len(rows)))
     aim, settings = rows[place], {}
     names = [name for name, f in listing.filters.items() if f.field in fields]
     for name in r.sample(names, len(names)):
@@ -206,7 +206,10 @@ def _tallied(listing, entry, r, most)->dict | None:
     names = [name for name, f in listing.filters.items() if f.field in fields]
     settings, rows = {}, entry
     for name in r.sample(names, len(names))[:most + 1]:
-        value = _cut(listing.filters[name], rows, r)
+        f = listing.filters[name]
+        if any(listing.filters[other].field == f.field for other in settings):
+            continue
+        value = _cut(f, rows, r)
         kept = _kept(listing, rows, {name: value}) if value is not None else []
         if 1 < len(kept) < len(rows) and len(settings) < most:
             settings[name], rows = value, kept

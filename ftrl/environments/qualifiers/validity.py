@@ -8,10 +8,10 @@ __all__ = ['AsOf']
 # %% ../../../nbs/environments/qualifiers/06_validity.ipynb #cell-002
 import random
 from fastcore.basics import patch
-from .rule import Rule, answered, needed
+from .rule import Qualifier, answered, needed
 
 # %% ../../../nbs/environments/qualifiers/06_validity.ipynb #cell-004
-class AsOf(Rule):
+class AsOf(Qualifier):
     "What held on a day"
     def __init__(self,
                  name:str="as_of", # Of the parameter

@@ -9,7 +9,7 @@ __all__ = ['Key', 'Version']
 import random
 from collections.abc import Callable
 from fastcore.basics import patch
-from .rule import Rule, needed
+from .rule import Qualifier, needed
 
 # %% ../../../nbs/environments/qualifiers/04_version.ipynb #cell-005
 class Key:
@@ -18,14 +18,14 @@ class Key:
                  name:str, # "language"
                  note:str, # "The language of the name, such as 'Finnish'."
                  default, # "English"; a number, a day
-                 words:str="in {v}", # How a question asks for it
+                 words:str="in {v}", # How a question asks for it; a whole phrase where it holds {x}
                  say:Callable=str): # How it writes the value
         self.name, self.default, self.words, self.say = name, default, words, say
         kind = "integer" if isinstance(default, int) else "string"
         text = f"{note} Default: {default}."
         self.schema = {"type": kind, "description": text, "default": default}
 
-class Version(Rule):
+class Version(Qualifier):
     "One of several texts"
     def __init__(self, *keys:Key):
         self.keys = keys
@@ -69,14 +69,23 @@ def draw(self:Version, entry, r:random.Random, most:int)->dict | None:
             return settings
     return None
 
+# %% ../../../nbs/environments/qualifiers/04_version.ipynb #cell-010
 @patch
 def phrase(self:Version, settings:dict, phrases:tuple[str, ...], r:random.Random, short:bool=True)->str:
     "'the name of {x} in Finnish'"
-    said = r.choice(phrases)
-    asked = [key.words.format(v=key.say(settings[key.name])) for key in self.keys if key.name in settings]
+    said, asked = r.choice(phrases), []
+    for key in self.keys:
+        if key.name in settings:
+            words = key.words.replace("{v}", key.say(settings[key.name]))
+            if "{x}" in words:
+                said = words
+            else:
+                asked.append(words)
+    if not asked:
+        return said
     return " ".join([said, *asked]) if short else said.replace("{x}", "{x}, " + " ".join(asked))
 
-# %% ../../../nbs/environments/qualifiers/04_version.ipynb #cell-012
+# %% ../../../nbs/environments/qualifiers/04_version.ipynb #cell-013
 _KEPT = 8
 
 @patch

@@ -8,7 +8,9 @@ __all__ = ['astronomy']
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-002
 from datetime import date, timedelta
 from functools import partial
-from ..world import WORLDS, Kind, Relation, World, count, most, quantity
+from ..qualifiers.derived import Words, derived, versions_of
+from ..qualifiers.version import Key
+from ..world import WORLDS, Kind, Relation, World, quantity, sourced
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-005
 _OTHER_SPELLINGS = {"Adara", "Agena", "Albereo", "Alcaid", "Sirrah", "Etamin", "Formalhaut", "Gienah Corvi"}
@@ -76,7 +78,7 @@ def _next_fainter(stars:dict)->Relation:
         if alone and magnitude[name] < magnitude[following]:
             fainter[name] = following
     return Relation("next_fainter", "star", "star", facts=fainter, cardinality="1:1",
-                    phrases=("the listed star next in faintness after {x}",))
+                    phrases=("the named star next in faintness after {x}",))
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-017
 # name, mean radius in km, sidereal year in days, distance from the Sun in million km
@@ -163,15 +165,7 @@ def _of_moons()->list[Relation]:
                  phrases=("the year in which {x} was discovered",))]
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-028
-def _to_moons(planet:Relation, turn:Relation, found:Relation)->list[Relation]:
-    "Relations from a planet or a discoverer to moons"
-    return [
-        most(planet, turn, "outermost_moon", "the outermost listed moon of {x}", family="moons"),
-        most(planet, turn, "innermost_moon", "the innermost listed moon of {x}", sign=-1, family="moons"),
-        count(planet, "moon_count", "the number of listed moons of {x}", unit="listed moons", family="moons"),
-        most(found, turn, "slowest_moon", "the moon with the longest period among those discovered by {x}"),
-        count(found, "moon_count", "the number of listed moons discovered by {x}", unit="listed moons"),
-        Relation("born", "astronomer", "date", ("the date of birth of {x}",), _BORN)]
+_BIRTHS = Relation("born", "astronomer", "date", ("the date of birth of {x}",), _BORN)
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-031
 _FIRST_DAY, _DAYS = date(2026, 1, 1), 730
@@ -180,6 +174,11 @@ def _ephem_days()->dict[str, str]:
     "The days of the almanac by their ISO date, as ephem writes them"
     days = [_FIRST_DAY + timedelta(i) for i in range(_DAYS)]
     return {str(day): str(day).replace("-", "/") for day in days}
+
+_BODIES = ("Sun", "Moon", "Mars", "Jupiter", "Venus", "Saturn", "Mercury")
+
+def _with_article(body:str)->str:
+    return f"the {body}" if body in ("Sun", "Moon") else body
 
 def _stands_in(body:str)->dict[str, str]:
     "The constellation of a body on every day"
@@ -193,17 +192,19 @@ def _of_days()->list[Relation]:
     import ephem
     relation = partial(Relation, domain="day", family="sky")
     found = []
-    for body in ("Sun", "Moon", "Mars", "Jupiter", "Venus"):
-        called = f"the {body}" if body in ("Sun", "Moon") else body
-        asked = f"the constellation in which {called} stands at 0h UTC on {{x}}"
+    for body in _BODIES:
+        asked = f"the constellation in which {_with_article(body)} stands at 0h UTC on {{x}}"
         found.append(relation(f"{body.lower()}_constellation", range="constellation",
                               facts=_stands_in(body), phrases=(asked,)))
     moonlight, distance = {}, {}
     for day, then in _ephem_days().items():
         moonlight[day] = quantity(ephem.Moon(then).phase, "percent", 1)
         distance[day] = quantity(ephem.Mars(then).earth_distance, "au", 4)
+    shown = "the constellation in which {v} stands at 0h UTC on {x}"
+    body = Key("body", "The body to look for: the Sun, the Moon, or a planet.", "Sun", shown, _with_article)
+    sky = versions_of("constellation", body, dict(zip(_BODIES, found)))
     return [
-        *found,
+        sky,
         relation("moonlight", range="number", facts=moonlight,
                  phrases=("the illuminated share of the Moon at 0h UTC on {x}",)),
         relation("mars_distance", range="number", facts=distance,
@@ -220,15 +221,21 @@ def _moon_dates(find)->dict[str, str]:
         found[day] = f"{moon.datetime():%Y-%m-%d}"
     return found
 
+_MOONS_OF_MONTH = {"full moon": "next_full_moon", "new moon": "next_new_moon",
+                   "first quarter": "next_first_quarter_moon",
+                   "last quarter": "next_last_quarter_moon"}
+
 def _phases()->list[Relation]:
-    "Relations from a day to the next moons"
+    "The relation from a day to the next moon of a phase"
     import ephem
-    relation = partial(Relation, domain="day", range="day", family="phases")
-    return [
-        relation("next_full_moon", facts=_moon_dates(ephem.next_full_moon),
-                 phrases=("the UTC date of the first full moon after 0h UTC on {x}",)),
-        relation("next_new_moon", facts=_moon_dates(ephem.next_new_moon),
-                 phrases=("the UTC date of the first new moon after 0h UTC on {x}",))]
+    by = {}
+    for phase, find in _MOONS_OF_MONTH.items():
+        asked = f"the UTC date of the first {phase} after 0h UTC on {{x}}"
+        by[phase] = Relation("next_moon", "day", "day", (asked,), _moon_dates(getattr(ephem, find)),
+                             family="phases")
+    phase = Key("phase", "Full moon, new moon, first quarter or last quarter.", "full moon",
+                "the UTC date of the first {v} after 0h UTC on {x}")
+    return [versions_of("next_moon", phase, by)]
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-038
 def _of_years()->list[Relation]:
@@ -238,21 +245,35 @@ def _of_years()->list[Relation]:
                "june_solstice": ephem.next_summer_solstice,
                "september_equinox": ephem.next_autumn_equinox,
                "december_solstice": ephem.next_winter_solstice}
-    found = []
+    by = {}
     for name, find in seasons.items():
         month, event = name.split("_")
         dates = {str(year): f"{find(str(year)).datetime():%Y-%m-%d}" for year in range(2000, 2100)}
-        found.append(Relation(name, "year", "date", facts=dates,
-                              phrases=(f"the UTC date of the {month.title()} {event} of {{x}}",)))
-    return found
+        said = f"{month.title()} {event}"
+        by[said] = Relation("season", "year", "date", (f"the UTC date of the {said} of {{x}}",), dates)
+    event = Key("event", "March equinox, June solstice, September equinox or December solstice.",
+                "March equinox",
+                "the UTC date of the {v} of {x}")
+    return [versions_of("season", event, by)]
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-041
-def _of_constellations(where:Relation, magnitude:Relation)->list[Relation]:
-    "Relations from a constellation to its stars"
-    return [
-        most(where, magnitude, "brightest_star", "the brightest listed star of {x}", sign=-1),
-        most(where, magnitude, "faintest_star", "the faintest listed star of {x}"),
-        count(where, "star_count", "the number of listed stars in {x}", unit="listed stars")]
+_WORDS = Words(
+    of={"star.constellation": "in {x}", "moon.planet": "of {x}", "moon.discoverer": "discovered by {x}"},
+    called={"star.magnitude": "apparent magnitude", "star.altitude": "declination in degrees",
+            "moon.orbital_period": "orbital period"},
+    most={"star.magnitude": ("{n}faintest named {noun}", "{n}brightest named {noun}"),
+          "star.altitude": ("{n}northernmost named {noun}", "{n}southernmost named {noun}"),
+          "moon.orbital_period": ("{n}outermost major {noun}", "{n}innermost major {noun}"),
+          "moon.year": ("{n}most recently discovered major {noun}", "{n}earliest discovered major {noun}")},
+    only=("star.constellation", "moon.planet", "moon.discoverer"))
+
+def _as_numbers(stars:dict)->list[Relation]:
+    "What only ranks and filters: declinations, and years of discovery as dates"
+    height = {name: quantity(float(star.a_dec) * _DEGREES, "degrees", 2) for name, star in stars.items()}
+    found = {moon: f"{facts[2]}-01-01" for moon, *facts in _MOONS}
+    return [Relation("altitude", "star", "number", ("the declination of {x} in degrees",), height,
+                     family="position"),
+            Relation("year", "moon", "date", ("{x}",), found)]
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-044
 _KINDS = (Kind("star", "stars", "its proper name, such as 'Sirius'"),
@@ -267,11 +288,11 @@ _KINDS = (Kind("star", "stars", "its proper name, such as 'Sirius'"),
 def astronomy()->World:
     "The astronomy world"
     stars = _stars()
-    of_stars, of_moons = _of_stars(stars), _of_moons()
-    constellation, magnitude, *_ = of_stars
-    relations = [*of_stars, *_nearest(stars), _next_fainter(stars), *_of_planets(),
-                 *of_moons, *_to_moons(*of_moons[:3]), *_of_days(), *_phases(), *_of_years(),
-                 *_of_constellations(constellation, magnitude)]
+    height, found = _as_numbers(stars)
+    relations = [*_of_stars(stars), height, *_nearest(stars), _next_fainter(stars), *_of_planets(),
+                 *_of_moons(), found, _BIRTHS, *_of_days(), *_phases(), *_of_years()]
+    relations = derived(_KINDS, sourced(relations, "ephem", "stars, planets and the almanac"), _WORDS)
+    relations = [r for r in relations if r.id != found.id]  # it only ranks: the year is asked as a text
     return World("astronomy", "Stars, planets, moons and the sky of a day", _KINDS, relations,
                  "ephem (MIT), NASA planetary fact sheets, JPL satellite tables (public domain)",
                  held_out=True)

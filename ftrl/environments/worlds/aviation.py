@@ -6,12 +6,17 @@
 __all__ = ['aviation']
 
 # %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-002
-import math
 from collections import Counter
 from datetime import datetime
 from functools import lru_cache, partial
 from zoneinfo import ZoneInfo
-from ..world import WORLDS, Kind, Relation, World, most, quantity, verifiable
+from ..qualifiers.derived import Words, derived, versions_of
+from ..qualifiers.globe import around
+from ..qualifiers.listing import Field, Filter, bounds, kinds_of
+from ..qualifiers.member import belonging
+from ..qualifiers.version import Key
+from ..world import WORLDS, Kind, Relation, World, degrees, quantity, sourced
+from ..world import verifiable
 
 # %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-005
 def _plain(text:str)->bool:
@@ -57,65 +62,51 @@ def _airports()->dict[str, dict]:
     return listed
 
 # %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-013
-def _points(airports:dict):
-    "Each airport as a point on the unit sphere"
-    import numpy as np
-    latitude = np.radians([airport["lat"] for airport in airports.values()])
-    longitude = np.radians([airport["lon"] for airport in airports.values()])
-    x = np.cos(latitude) * np.cos(longitude)
-    y = np.cos(latitude) * np.sin(longitude)
-    z = np.sin(latitude)
-    return np.stack([x, y, z], 1)
+def _compared(airports:dict)->list[dict]:
+    "All airports as records"
+    rows = []
+    for airport in _every():
+        own = airports.get(airport["name"], {}).get("iata") == airport["iata"]
+        if airport["land"] and airport["tz"]:
+            rows.append({"name": airport["name"], "unnamed": not own, "country": airport["land"],
+                         "time_zone": airport["tz"],
+                         "elevation": round(airport["elevation"]), "latitude": round(airport["lat"], 3),
+                         "longitude": round(airport["lon"], 3), "international": _international(airport)})
+    return rows
 
-def _kilometres(
-    u, # A point on the unit sphere
-    v, # Another
-)->str:
-    "Great-circle distance, as tools print it"
-    half_chord = min(1, math.dist(u, v) / 2)  # rounding may give more than 1, which has no arc sine
-    return quantity(6371 * 2 * math.asin(half_chord), "km", 0)
+# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-016
+_RADIUS = 250  # km
+_HEIGHTS = bounds("elevation", "at least {v} ft above the sea", "at most {v} ft above the sea",
+                  "between {v[from]:,} and {v[to]:,} ft above the sea", "elevation in feet")
+_SORTS = (Field("elevation", "{n}highest {noun}", "{n}lowest {noun}"),
+          Field("latitude", "{n}northernmost {noun}", "{n}southernmost {noun}"),
+          Field("longitude", "{n}easternmost {noun}", "{n}westernmost {noun}"))
+_OFFICIAL = (Filter("international_only", "international", "only", "with 'International' in its name",
+                    "Whether to keep to airports whose name says that they are international."),
+             Filter("exclude_time_zones", "time_zone", "not", "outside the time zone {v}",
+                    "IANA time zones to leave out."))
 
-# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-015
-def _nearest(airports:dict)->dict[str, str]:
-    "Each airport's nearest other one"
-    from scipy.spatial import KDTree
-    names, points = list(airports), _points(airports)
-    _, pairs = KDTree(points).query(points, 2)  # itself, and the nearest; in any order where two coincide
-    return {name: names[pair[pair != i][0]] for i, (name, pair) in enumerate(zip(names, pairs))}
+# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-017
+def _nearby(every:list[dict])->list[Relation]:
+    "Relations from an airport to those around it"
+    entries = around(every, _RADIUS)
+    for rows in entries.values():
+        for row in rows:
+            row["abroad"] = row["country"] != row.pop("home")["country"]
+    fields = (Field("distance", "{n}farthest {noun}", "{n}nearest {noun}"), _SORTS[0])
+    filters = (Filter("radius", "distance", "most", "", "How far away they may be, in km.", _RADIUS),
+               Filter("min_distance", "distance", "least", "at least {v} km away",
+                      "How far away they must be, in km."),
+               *_HEIGHTS, *kinds_of("bearing", "bearings", "to the {v} of it", "",
+                                    "direction, such as 'north-east'"),
+               Filter("abroad_only", "abroad", "only", "in another country",
+                      "Whether to keep to other countries."),
+               _OFFICIAL[0])
+    return belonging("airport", "airport", "airport", "airports", "within {radius} km of {x}", fields,
+                     filters, entries,
+                     "ascending", name="nearby_airports", unit="airports", family="nearby")
 
-def _farthest(airports:dict)->dict[str, str]:
-    "Each airport's farthest one in its country"
-    names, points, of_land, farthest = list(airports), _points(airports), {}, {}
-    for i, airport in enumerate(airports.values()):
-        of_land.setdefault(airport["land"], []).append(i)
-    for members in of_land.values():
-        if len(members) < 3:
-            continue  # of two, the other one is no choice
-        places = points[members]
-        opposite = (places @ places.T).argmin(1)  # the smallest cosine is the largest angle
-        farthest |= {names[i]: names[members[j]] for i, j in zip(members, opposite)}
-    return farthest
-
-# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-018
-def _network(airports:dict)->list[Relation]:
-    "Relations between airports"
-    relation = partial(Relation, domain="airport", family="distances")
-    near, far = _nearest(airports), _farthest(airports)
-    at = dict(zip(airports, _points(airports)))
-    to_near = {here: _kilometres(at[here], at[there]) for here, there in near.items()}
-    to_far = {here: _kilometres(at[here], at[there]) for here, there in far.items()}
-    return [
-        relation("nearest_airport", range="airport", facts=near,
-                 phrases=("the listed airport nearest to {x}",),
-                 questions=("Which listed airport is nearest to {x}?",)),
-        relation("distance_to_nearest", range="number", facts=to_near,
-                 phrases=("the distance from {x} to the nearest other listed airport",)),
-        relation("farthest_domestic_airport", range="airport", facts=far,
-                 phrases=("the listed airport farthest from {x} in its country",)),
-        relation("distance_to_farthest_domestic", range="number", facts=to_far,
-                 phrases=("the distance from {x} to the farthest listed airport in its country",))]
-
-# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-021
+# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-020
 def _places(airports:dict)->list[Relation]:
     "Relations from an airport to its city, country and time zone"
     relation = partial(Relation, domain="airport", family="place")
@@ -136,16 +127,7 @@ def _places(airports:dict)->list[Relation]:
                  phrases=("the time zone of {x}", "the IANA time zone that {x} uses"),
                  questions=("Which time zone does {x} use?",))]
 
-# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-024
-def _degrees(
-    x:float, # Degrees with a sign
-    positive:str, # What a positive number means
-    negative:str,
-)->str:
-    "A latitude or longitude, as tools print it"
-    return quantity(abs(x), f"degrees {positive if x >= 0 else negative}", 4)
-
-# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-025
+# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-023
 def _figures(airports:dict)->list[Relation]:
     "Relations from an airport to its code and its measures"
     relation = partial(Relation, domain="airport")
@@ -154,8 +136,8 @@ def _figures(airports:dict)->list[Relation]:
         icao[name] = airport["icao"]
         elevation[name] = quantity(airport["elevation"], "ft")
         coordinates[name] = f"{airport['lat']:.4f} {airport['lon']:.4f}"
-        latitude[name] = _degrees(airport["lat"], "north", "south")
-        longitude[name] = _degrees(airport["lon"], "east", "west")
+        latitude[name] = degrees(airport["lat"], "north", "south", 4)
+        longitude[name] = degrees(airport["lon"], "east", "west", 4)
     return [
         relation("icao_code", range="text", facts=icao, cardinality="1:1",
                  phrases=("the ICAO code of {x}", "the four-letter ICAO code of {x}")),
@@ -166,7 +148,7 @@ def _figures(airports:dict)->list[Relation]:
         relation("latitude", range="number", facts=latitude, phrases=("the latitude of {x}",)),
         relation("longitude", range="number", facts=longitude, phrases=("the longitude of {x}",))]
 
-# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-028
+# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-026
 def _of_codes(airports:dict)->list[Relation]:
     "Relations whose subject is a code"
     relation = partial(Relation, family="codes", cardinality="1:1")
@@ -185,7 +167,7 @@ def _of_codes(airports:dict)->list[Relation]:
                  phrases=("the airport whose ICAO code is {x}",),
                  questions=("Which airport has the ICAO code {x}?",))]
 
-# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-031
+# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-029
 def _of_cities(airports:dict, city:Relation)->list[Relation]:
     "Relations whose subject is a city"
     relation = partial(Relation, domain="city")
@@ -200,51 +182,53 @@ def _of_cities(airports:dict, city:Relation)->list[Relation]:
     return [
         relation("country", range="country", facts=country, phrases=("the country to which {x} belongs",)),
         relation("time_zone", range="time_zone", facts=time_zone, phrases=("the time zone used in {x}",)),
-        relation("airport", range="airport", facts=only, phrases=("the listed airport that serves {x}",))]
+        relation("airport", range="airport", facts=only, phrases=("the airport that serves {x}",))]
 
-# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-033
+# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-031
+_MONTHS = (None,
+           *"January February March April May June July August September October November December".split())
+
+def _month(number:int)->str:
+    return _MONTHS[number]
+
 def _offsets(zones:list[str], month:int)->dict[str, str]:
     "The UTC offset of each time zone on the first of a month"
     return {zone: f"UTC{datetime(2026, month, 1, 12, tzinfo=ZoneInfo(zone)):%z}" for zone in zones}
 
 def _of_zones(airports:dict)->list[Relation]:
     "Relations whose subject is a time zone"
-    relation = partial(Relation, domain="time_zone", range="text", family="clock")
     used = Counter(airport["tz"] for airport in airports.values())
     zones = [zone for zone, n in used.items() if n > 1]
-    return [
-        relation("january_offset", facts=_offsets(zones, 1),
-                 phrases=("the UTC offset on 1 January 2026 of {x}",)),
-        relation("july_offset", facts=_offsets(zones, 7),
-                 phrases=("the UTC offset on 1 July 2026 of {x}",))]
+    by = {}
+    for month in range(1, 13):
+        said = f"the UTC offset on the first of {_MONTHS[month]} 2026 of {{x}}"
+        by[month] = Relation("utc_offset", "time_zone", "text", (said,), _offsets(zones, month),
+                             family="clock")
+    month = Key("month", "The month of 2026 on whose first day the offset is asked, as a number.", 1,
+                "the UTC offset on the first of {v} 2026 of {x}", _month)
+    return [versions_of("utc_offset", month, by)]
 
-# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-036
-_EXTREMES = {"highest": ("elevation", 1), "lowest": ("elevation", -1),
-             "northernmost": ("lat", 1), "southernmost": ("lat", -1),
-             "easternmost": ("lon", 1), "westernmost": ("lon", -1)}
+# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-034
+def _grouped(every:list[dict], field:str)->dict[str, list[dict]]:
+    "Records by one of their fields, where there are some but not too many"
+    found = {}
+    for row in every:
+        found.setdefault(row[field], []).append(row)
+    return {subject: rows for subject, rows in found.items() if 2 < len(rows) < 61}
 
-def _measure(airports:dict, field:str)->Relation:
-    "A column of the data as a relation that can be compared"
-    numbers = {name: f"{airport[field]} degrees" for name, airport in airports.items()}
-    return Relation(field, "airport", "number", ("{x}",), numbers)
+def _airports_of(every:list[dict])->list[Relation]:
+    "Relations from a country, or a time zone, to its airports"
+    of = partial(belonging, range="airport", noun="airport", plural="airports with an IATA code", of="in {x}",
+                 fields=_SORTS, name="airports", unit="airports")
+    others = (Filter("exclude_countries", "country", "not", "outside {v}",
+                     "Countries to leave out, by English name."),)
+    north = (Filter("north_of", "latitude", "above", "north of {v} degrees of northern latitude",
+                    "Only airports north of this latitude, in degrees."),)
+    return [*of("country", filters=(*_HEIGHTS, *_OFFICIAL, *north), entries=_grouped(every, "country")),
+            *of("time_zone", filters=(*_HEIGHTS, _OFFICIAL[0], *others, *north),
+                entries=_grouped(every, "time_zone"))]
 
-def _extremes(airports:dict, group:Relation)->list[Relation]:
-    "The highest, lowest, outermost airport of a country or time zone"
-    measures = {field: _measure(airports, field) for field in ("elevation", "lat", "lon")}
-    return [most(group, measures[field], f"{word}_airport", f"the {word} listed airport in {{x}}",
-                 sign=sign, family="airports")
-            for word, (field, sign) in _EXTREMES.items()]
-
-# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-039
-def _airport_count(airports:dict)->Relation:
-    "The number of airports of each country"
-    every = Counter(airport["country"] for airport in _every())
-    code_of = {airport["land"]: airport["country"] for airport in airports.values()}
-    counts = {land: quantity(every[code], "airports") for land, code in code_of.items() if every[code] > 1}
-    return Relation("airport_count", "country", "number", facts=counts, family="airports",
-                    phrases=("the number of airports with an IATA code in {x}",))
-
-# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-042
+# %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-037
 _KINDS = (Kind("airport", "airports", "its full name, such as 'Jomo Kenyatta International Airport'"),
           Kind("iata_code", "IATA codes", "three letters, such as 'NBO'"),
           Kind("icao_code", "ICAO codes", "four letters, such as 'HKJK'"),
@@ -257,8 +241,10 @@ def aviation()->World:
     "The aviation world"
     airports = _airports()
     city, country, time_zone = _places(airports)
-    relations = [city, country, time_zone, *_figures(airports), *_network(airports), *_of_codes(airports),
-                 *_of_cities(airports, city), *_of_zones(airports),
-                 *_extremes(airports, country), *_extremes(airports, time_zone), _airport_count(airports)]
+    every = _compared(airports)
+    relations = [city, country, time_zone, *_figures(airports), *_nearby(every), *_of_codes(airports),
+                 *_of_cities(airports, city), *_of_zones(airports), *_airports_of(every)]
+    relations = derived(_KINDS, sourced(relations, "airportsdata", "airports by IATA code"),
+                        Words(only=("none",)))
     return World("aviation", "Airports and the places they serve", _KINDS, relations,
                  "airportsdata (MIT), pycountry (iso-codes, LGPL-2.1), IANA time zones")

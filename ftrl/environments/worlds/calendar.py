@@ -10,7 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import date, timedelta
 from functools import partial
-from ..world import WORLDS, Kind, Relation, World, quantity, verifiable
+from ..qualifiers.derived import Words, derived
+from ..qualifiers.formula import Formula, option
+from ..qualifiers.listing import Field, Filter
+from ..qualifiers.member import belonging
+from ..world import WORLDS, Kind, Relation, World, quantity, sourced, verifiable
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-005
 _YEARS = (2026, 2027)
@@ -119,6 +123,39 @@ def _listed_days(more:set[date])->list[date]:
     return sorted(of_years | more)
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-019
+_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+
+def _days_later(settings:dict)->str:
+    working = "working days (Monday to Friday)" if settings.get("working_days") else "days"
+    return f"the date {settings.get('days', 100)} {working} after {{x}}"
+
+def _weekday_after(settings:dict)->str:
+    nth = {2: "second", 3: "third", 4: "fourth"}.get(settings.get("nth"), "first")
+    return f"the {nth} {settings.get('weekday', 'Monday')} after {{x}}"
+
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-020
+_LATER = Formula("""
+import datetime
+day, left = datetime.date.fromisoformat(entry), days
+while left > 0:
+    day += datetime.timedelta(1)
+    left -= not working_days or day.weekday() < 5
+value = str(day)
+""", {"days": option("integer", "How many days to go on.", 100, minimum=0, maximum=4000),
+      "working_days": option("boolean", "Whether only Mondays to Fridays count.", False)},
+    {"days": (30, 45, 60, 90, 150, 250), "working_days": (True,)}, _days_later)
+_WEEKDAY = Formula("""
+import datetime
+day, left = datetime.date.fromisoformat(entry), nth
+while left > 0:
+    day += datetime.timedelta(1)
+    left -= day.strftime("%A") == weekday
+value = str(day)
+""", {"weekday": option("string", "The day of the week.", "Monday", enum=_DAYS),
+      "nth": option("integer", "Which of them: 1 is the next one.", 1, minimum=1, maximum=50)},
+    {"weekday": tuple(_DAYS[1:]), "nth": (2, 3, 4)}, _weekday_after)
+
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-022
 def _of_days(more:set[date])->list[Relation]:
     "Relations from a day to its place in the calendar"
     relation = partial(Relation, domain="day")
@@ -135,12 +172,12 @@ def _of_days(more:set[date])->list[Relation]:
                  phrases=("the number of days left in the year after {x}",)),
         relation("julian_day", range="number", facts=facts(_julian),
                  phrases=("the Julian day number of {x}",)),
-        relation("hundred_days_later", range="day", facts=facts(_hundred_later), cardinality="1:1",
+        relation("later", range="day", facts=facts(_hundred_later), rule=_LATER, entries=facts(str),
                  phrases=("the date 100 days after {x}",), family="arithmetic"),
-        relation("first_monday_after", range="date", facts=facts(_next_monday),
+        relation("next_weekday", range="date", facts=facts(_next_monday), rule=_WEEKDAY, entries=facts(str),
                  phrases=("the first Monday after {x}",), family="arithmetic")]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-021
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-024
 def _free_days(calendars:dict)->list[Relation]:
     "Relations from a day to the countries that are free on it"
     relation = partial(Relation, domain="day", family="holidays")
@@ -160,7 +197,7 @@ def _free_days(calendars:dict)->list[Relation]:
         relation("holiday_countries", range="number", facts=several,
                  phrases=("the number of countries with a public holiday on {x}",))]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-024
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-027
 _LISTED_YEARS = range(1950, 2100)
 
 def _fourth_thursday(year:int)->date:
@@ -189,7 +226,7 @@ def _feasts()->list[Relation]:
         relation("easter_gap", range="number", facts=gap,
                  phrases=("the number of days between Easter Sunday and Orthodox Easter in {x}",))]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-027
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-030
 _STEMS = "Wood Fire Earth Metal Water".split()
 _ANIMALS = "Rat Ox Tiger Rabbit Dragon Snake Horse Goat Monkey Rooster Dog Pig".split()
 
@@ -214,7 +251,7 @@ def _of_years()->list[Relation]:
         relation("thirteenths", range="number", facts=fridays,
                  phrases=("the number of Fridays the 13th in {x}",))]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-030
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-033
 def _of_countries(calendars:dict, listed:dict)->list[Relation]:
     "Relations whose subject is a country"
     relation = partial(Relation, domain="country", family="holidays")
@@ -238,7 +275,38 @@ def _of_countries(calendars:dict, listed:dict)->list[Relation]:
         relation("working_days", range="number", facts=working,
                  phrases=(f"the number of working days in {year} in {{x}}",))]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-033
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-036
+_HOLIDAY = (Field("date", "last {noun}", "first {noun}"),)
+_HOLIDAYS = (Filter("after", "date", "after", "after {v}", "Only holidays after this day."),
+             Filter("before", "date", "before", "before {v}", "Only holidays before this day."),
+             Filter("on_weekday", "weekday", "is", "on a {v}", "The day of the week to keep to."),
+             Filter("exclude_weekdays", "weekday", "not", "not on a {v}", "Days of the week to leave out."),
+             Filter("include_weekends", "weekend", "without", "outside weekends",
+                    "Whether those on weekends count too."),
+             Filter("own_only", "own", "only", "that no other country has on that day",
+                    "Whether to keep to days on which no other country has a holiday."))
+
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-037
+def _holidays_of(calendars:dict, listed:dict)->list[Relation]:
+    "Relations from a country to its holidays of both years"
+    free = Counter(day for calendar in calendars.values() for day in calendar)
+    entries = {}
+    for country, calendar in calendars.items():
+        named, rows = _named(listed, country), []
+        for day in sorted(calendar):
+            names = named.get(day, [])
+            alone = len(names) == 1 and len(_occasions(calendar[day])) == 1
+            rows.append({"name": names[0] if alone else f"a holiday of {country}", "unnamed": not alone,
+                         "date": str(day), "weekday": f"{day:%A}", "own": free[day] == 1,
+                         "weekend": day.weekday() in calendar.weekend})
+        if 2 < len(rows) < 61:
+            entries[country] = rows
+    years = " and ".join(map(str, _YEARS))
+    return belonging("country", "holiday", "public holiday", "public holidays", f"of {years} in {{x}}",
+                     _HOLIDAY, _HOLIDAYS,
+                     entries, "ascending", name="holidays", unit="holidays")
+
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-040
 def _keepers(calendars:dict)->dict[str, set[str]]:
     "Occasion -> countries that keep it"
     found = {}
@@ -258,7 +326,7 @@ def _kept_on(listed:dict)->dict[str, set[str]]:
                 found.setdefault(name, set()).add(day.isoformat())
     return found
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-034
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-041
 def _of_occasions(calendars:dict, listed:dict)->list[Relation]:
     "Relations whose subject is an occasion"
     relation = partial(Relation, domain="occasion", family="observance")
@@ -282,7 +350,7 @@ def _of_occasions(calendars:dict, listed:dict)->list[Relation]:
         relation("date", range="date", facts=on,
                  phrases=(f"the date on which {{x}} is kept in {_YEARS[0]}",))]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-037
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-044
 _KINDS = (Kind("holiday", "holidays",
                "its occasion, year and country, such as 'Republic Day 2026 in India'"),
           Kind("day", "days", "its ISO date, such as '2026-01-26'"),
@@ -299,6 +367,9 @@ def calendar()->World:
     easters = {date.fromisoformat(day) for day in feasts[0].facts.values()}
     relations = [*_holiday_dates(listed), *_neighbours(calendars, listed),
                  *_of_days(easters), *_free_days(calendars), *_of_countries(calendars, listed),
+                 *_holidays_of(calendars, listed),
                  *_of_occasions(calendars, listed), *feasts, *_of_years()]
-    return World("calendar", "Public holidays, days and years", _KINDS, relations,
+    relations = sourced(relations, "holidays", "public holidays, and the calendar itself")
+    return World("calendar", "Public holidays, days and years", _KINDS,
+                 derived(_KINDS, relations, Words(only=("none",))),
                  "holidays (MIT), python-dateutil (Apache-2.0, BSD), pycountry (iso-codes, LGPL-2.1)")

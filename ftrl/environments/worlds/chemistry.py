@@ -7,7 +7,10 @@ __all__ = ['chemistry']
 
 # %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-002
 from functools import partial
-from ..world import WORLDS, Kind, Relation, World, quantity
+from ..qualifiers.derived import Words, derived
+from ..qualifiers.listing import Field, Filter, bounds
+from ..qualifiers.member import belonging
+from ..world import WORLDS, Kind, Relation, World, quantity, sourced
 
 # %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-005
 _NOBLE = (0, 2, 10, 18, 36, 54, 86, 118)
@@ -74,19 +77,32 @@ def _measured(elements:list, field:str, unit:str, digits:int)->dict[str, str]:
     values = {element.name: getattr(element, field, None) for element in elements}
     return {name: quantity(value, unit, digits) for name, value in values.items() if value}
 
+def _densities(elements:list, liquid:bool)->dict[str, str]:
+    "Densities of what is solid or liquid in a room, or of gases made liquid; calculated ones are left out"
+    found = {}
+    for element in elements:
+        caveat = getattr(element, "density_caveat", None) or ""
+        cold = caveat.startswith("T=-")
+        guessed = any(word in caveat for word in ("calculated", "estimated", "approximate", "-"))
+        if element.density and cold == liquid and (cold or not guessed):
+            found[element.name] = quantity(element.density, "g/cm3", 3)
+    return found
+
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-014
 def _of_elements(elements:list)->list[Relation]:
     "Relations from an element to its measures"
     relation = partial(Relation, domain="element", range="number", family="measurements")
     return [
         relation("atomic_mass", facts=_measured(elements, "mass", "u", 4),
                  phrases=("the atomic mass of {x}", "the standard atomic weight of {x}")),
-        relation("density", facts=_measured(elements, "density", "g/cm3", 3),
-                 phrases=("the density of {x}",),
+        relation("density", facts=_densities(elements, False), phrases=("the density of {x}",),
                  questions=("How dense is {x}?",)),
+        relation("liquid_density", facts=_densities(elements, True),
+                 phrases=("the density of liquid {x} at its boiling point",)),
         relation("covalent_radius", facts=_measured(elements, "covalent_radius", "angstrom", 2),
                  phrases=("the covalent radius of {x}",))]
 
-# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-016
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-017
 def _isotopes(elements:list)->dict[str, list]:
     "The natural isotopes of each element"
     found = {}
@@ -100,7 +116,7 @@ def _name(isotope)->str:
 def _abundance(isotope)->tuple:
     return isotope.abundance, isotope.isotope
 
-# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-018
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-019
 def _to_isotopes(natural:dict[str, list])->list[Relation]:
     "Relations from an element to its isotopes"
     relation = partial(Relation, domain="element", family="isotopes")
@@ -119,7 +135,7 @@ def _to_isotopes(natural:dict[str, list])->list[Relation]:
         relation("isotope_count", range="number", facts=number,
                  phrases=("the number of natural isotopes of {x}",))]
 
-# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-020
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-021
 def _of_isotopes(natural:dict[str, list])->list[Relation]:
     "Relations whose subject is an isotope"
     relation = partial(Relation, domain="isotope", family="isotopes")
@@ -139,7 +155,7 @@ def _of_isotopes(natural:dict[str, list])->list[Relation]:
         relation("element", range="element", facts=home,
                  phrases=("the element of which {x} is an isotope",))]
 
-# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-023
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-024
 _COMPOUNDS = dict(line.split(":") for line in """
 water:H2O|ammonia:NH3|methane:CH4|ethanol:C2H6O|glucose:C6H12O6|sucrose:C12H22O11|benzene:C6H6
 toluene:C7H8|aspirin:C9H8O4|caffeine:C8H10N4O2|acetone:C3H6O|acetic acid:C2H4O2|citric acid:C6H8O7
@@ -156,7 +172,7 @@ calcium fluoride:CaF2|menthol:C10H20O|vanillin:C8H8O3|dopamine:C8H11NO2|serotoni
 adrenaline:C9H13NO3
 """.strip().replace("\n", "|").split("|"))
 
-# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-025
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-026
 def _heaviest(formula)->str:
     "The heaviest element of a formula"
     masses = {element.name: element.mass for element in formula.atoms}
@@ -167,7 +183,7 @@ def _main(formula)->str:
     shares = {element.name: share for element, share in formula.mass_fraction.items()}
     return max(shares, key=shares.get)
 
-# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-026
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-027
 def _of_compounds()->list[Relation]:
     "Relations whose subject is a compound"
     import periodictable
@@ -189,8 +205,70 @@ def _of_compounds()->list[Relation]:
         relation("main_element", range="element", facts=main,
                  phrases=("the element with the largest share of the mass of {x}",))]
 
-# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-029
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-030
+_REPLACED = ("commonest_isotope", "rarest_isotope", "isotope_count", "heaviest_element", "position")
+_WORDS = Words(
+    of={"isotope.element": "of {x}", "element.period": "in {x}", "element.column": "in {x}",
+        "compound.main_element": "made for the most part of {x}"},
+    called={"isotope.abundance": "natural abundance", "isotope.isotope_mass": "mass",
+            "element.covalent_radius": "covalent radius",
+            "compound.atom_count": "number of atoms", "isotope.neutrons": "number of neutrons"},
+    most={"isotope.abundance": ("{n}most abundant natural {noun}", "{n}least abundant natural {noun}"),
+          "isotope.isotope_mass": ("{n}heaviest natural {noun}", "{n}lightest natural {noun}"),
+          "element.atomic_mass": ("{n}heaviest {noun}", "{n}lightest {noun}"),
+          "element.density": ("{n}densest {noun}", "{noun} of {n}lowest density")},
+    only=("isotope.element", "element.period", "element.column", "compound.main_element"))
+
+def _rows_and_columns(elements:list)->list[Relation]:
+    "Relations from an element to its period and its group"
+    period, group = {}, {}
+    for element in elements:
+        row, column = _place(element.number)
+        period[element.name] = f"period {row}"
+        if column:
+            group[element.name] = f"group {column}"
+    relation = partial(Relation, domain="element", family="table")
+    return [relation("period", range="period", facts=period, phrases=("the period of {x}",)),
+            relation("column", range="column", facts=group,
+                     phrases=("the group of the periodic table that holds {x}",
+                                                                     "the group of {x}"))]
+
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-032
+_SHARES = (Field("share", "{noun} with the {n}largest share of the mass",
+                 "{noun} with the {n}smallest share of the mass"),
+           Field("atoms", "{noun} with the {n}most atoms", "{noun} with the {n}fewest atoms", "atoms",
+                 "the total number of atoms"),
+           Field("atomic_mass", "{n}heaviest {noun}", "{n}lightest {noun}"))
+_CONTAINED = (*bounds("share", "with at least {v} percent of the mass",
+                      "with at most {v} percent of the mass", "",
+                      "share of the mass in percent"),
+              *bounds("atoms", "with at least {v} atoms", "with at most {v} atoms", "", "number of atoms"),
+              Filter("include_hydrogen", "hydrogen", "without", "other than hydrogen",
+                     "Whether hydrogen counts too."),
+              Filter("metals_only", "metal", "only", "that is a metal", "Whether to keep to metals."))
+_NONMETALS = set("hydrogen helium boron carbon nitrogen oxygen fluorine neon silicon phosphorus sulfur "
+                 "chlorine argon arsenic selenium bromine krypton tellurium iodine xenon radon".split())
+
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-033
+def _contained()->list[Relation]:
+    "Relations from a compound to its elements"
+    import periodictable
+    entries = {}
+    for name, written in _COMPOUNDS.items():
+        formula = periodictable.formula(written)
+        shares = formula.mass_fraction
+        entries[name] = [{"name": element.name, "share": round(shares[element] * 100, 2), "atoms": n,
+                          "atomic_mass": element.mass, "hydrogen": element.name == "hydrogen",
+                          "metal": element.name not in _NONMETALS} for element, n in formula.atoms.items()]
+    entries = {name: rows for name, rows in entries.items() if len(rows) > 1}
+    return belonging("compound", "element", "element", "elements", "in {x}", _SHARES, _CONTAINED, entries,
+                     family="compounds")
+
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-036
 _KINDS = (Kind("element", "elements", "its English name, such as 'iron'"),
+          Kind("period", "periods", "its number, such as 'period 4'", "{x} of the periodic table"),
+          Kind("column", "columns", "the number of the group, such as 'group 11'",
+               "{x} of the periodic table"),
           Kind("isotope", "isotopes", "element name and mass number, such as 'iron-56'"),
           Kind("compound", "compounds", "its common English name, such as 'ethanol'"))
 
@@ -201,5 +279,8 @@ def chemistry()->World:
     natural = _isotopes(elements)
     relations = [*_in_table(elements), *_of_elements(elements),
                  *_to_isotopes(natural), *_of_isotopes(natural), *_of_compounds()]
-    return World("chemistry", "Elements, isotopes and compounds", _KINDS, relations,
+    relations = [r for r in relations if r.name not in _REPLACED]
+    relations += [*_rows_and_columns(elements), *_contained()]
+    relations = sourced(relations, "periodictable", "elements and formulas (IUPAC, NIST)")
+    return World("chemistry", "Elements, isotopes and compounds", _KINDS, derived(_KINDS, relations, _WORDS),
                  "periodictable (public domain; IUPAC, NIST)")

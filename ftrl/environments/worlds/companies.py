@@ -11,7 +11,8 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from functools import partial
 from ...core import rng
-from ..world import WORLDS, Kind, Relation, World, amount, count, inverse, most, quantity
+from ..qualifiers.derived import Words, derived
+from ..world import WORLDS, Kind, Relation, World, amount, inverse, quantity, sourced
 
 # %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-005
 _SYLLABLES = ("ba ve lo ri mon ta ke zu fen dal mir po sha gel vor ni quo rus tel yo bran cu dor "
@@ -210,39 +211,7 @@ def _of_regions(economy:Economy)->list[Relation]:
         relation("area", range="number", facts=economy.number(regions, 900, 90_000, "sq km"),
                  phrases=("the area of {x}",))]
 
-# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-028
-def _extremes(g:dict[str, Relation])->list[Relation]:
-    "The largest, dearest, highest of each group"
-    choose = partial(most, family="extremes")
-    seat, maker, area = g["company.headquarters"], g["product.maker"], g["town.region"]
-    price = g["product.price"]
-    return [
-        choose(seat, g["company.employees"], "largest_employer",
-               "the largest employer with headquarters in {x}"),
-        choose(seat, g["company.revenue"], "top_company",
-               "the company of highest revenue with headquarters in {x}"),
-        choose(maker, price, "dearest_product", "the most expensive product made by {x}"),
-        choose(maker, price, "cheapest_product", "the cheapest product made by {x}", sign=-1),
-        choose(maker, g["product.weight"], "heaviest_product", "the heaviest product made by {x}"),
-        choose(area, g["town.population"], "largest_town", "the most populous town of {x}"),
-        choose(area, g["town.altitude"], "highest_town", "the town of highest altitude in {x}"),
-        choose(g["person.employer"], g["person.salary"], "best_paid",
-               "the best paid employee of {x} on record")]
-
-# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-029
-def _derived(g:dict[str, Relation])->list[Relation]:
-    "Relations that follow from the others"
-    number = partial(count, family="extremes")
-    return [
-        inverse(g["company.founder"], "founded", "the company founded by {x}", family="career"),
-        inverse(g["town.mayor"], "mayor_of", "the town whose mayor is {x}"),
-        *_extremes(g),
-        number(g["product.maker"], "product_count", "the number of products made by {x}", unit="products"),
-        number(g["company.headquarters"], "company_count",
-               "the number of companies with headquarters in {x}", unit="companies"),
-        number(g["town.region"], "town_count", "the number of towns in {x}", unit="towns")]
-
-# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-032
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-027
 def _kinds(economy:Economy)->list[Kind]:
     "The kinds of things, each with an example"
     return [Kind("company", "companies", f"its full name, such as '{economy.companies[0]}'"),
@@ -251,6 +220,38 @@ def _kinds(economy:Economy)->list[Kind]:
             Kind("town", "towns", f"its name, such as '{economy.towns[0]}'"),
             Kind("region", "regions", f"its name, such as '{economy.regions[0]}'")]
 
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-029
+_WORDS = Words(
+    of={"product.maker": "made by {x}", "company.headquarters": "with headquarters in {x}",
+        "town.region": "in {x}",
+        "person.home_town": "living in {x}", "person.employer": "working for {x}",
+        "product.designer": "designed by {x}"},
+    called={"product.price": "list price", "company.revenue": "yearly revenue",
+            "company.profit": "yearly profit",
+            "company.employees": "workforce", "person.salary": "yearly salary", "product.maker": "maker"},
+    most={"company.employees": ("{n}largest {noun} by workforce", "{n}smallest {noun} by workforce"),
+          "town.population": ("{n}most populous {noun}", "{n}least populous {noun}"),
+          "town.altitude": ("{n}highest {noun}", "{n}lowest {noun}"),
+          "product.price": ("{n}most expensive {noun}", "{n}cheapest {noun}"),
+          "product.weight": ("{n}heaviest {noun}", "{n}lightest {noun}"),
+          "person.salary": ("{n}best paid {noun}", "{n}worst paid {noun}"),
+          "person.born": ("{n}youngest {noun}", "{n}oldest {noun}"),
+          "company.founded": ("{n}youngest {noun}", "{n}oldest {noun}"),
+          "product.launched": ("{noun} launched {n}last", "{noun} launched {n}first")},
+    verbs={"company.founded": "founded", "person.born": "born", "product.launched": "launched"},
+    totals=("company.employees", "company.revenue", "town.population", "person.salary"),
+    units={"crowns": ("currency", {"florins": 4.25, "talers": .5}),
+           "million crowns": ("currency", {"million florins": 4.25, "million talers": .5})},
+    only=("product.maker", "company.headquarters", "town.region", "person.home_town", "person.employer",
+          "product.designer"))
+
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-030
+def _ways_back(g:dict[str, Relation])->list[Relation]:
+    "From a person to the firm or town"
+    return [inverse(g["company.founder"], "founded", "the company founded by {x}", family="career"),
+            inverse(g["town.mayor"], "mayor_of", "the town whose mayor is {x}")]
+
+# %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-033
 @WORLDS.register("companies")
 def companies(
     seed:int=0, # Another seed, another economy
@@ -259,5 +260,7 @@ def companies(
     economy = Economy(seed)
     known = [*_of_companies(economy), *_of_people(economy), *_of_products(economy),
              *_of_towns(economy), *_of_regions(economy)]
+    known += _ways_back({r.id: r for r in known})
+    known = sourced(known, "invented", f"companies, seed {seed}")
     return World("companies", "Invented companies, people, products and towns", _kinds(economy),
-                 [*known, *_derived({r.id: r for r in known})], "invented, seeded", held_out=True)
+                 derived(_kinds(economy), known, _WORDS), "invented, seeded", held_out=True)

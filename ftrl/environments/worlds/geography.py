@@ -6,10 +6,10 @@
 __all__ = ['geography']
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-002
-import math
 from collections import Counter
 from functools import partial
 from ..qualifiers.conversion import Conversion
+from ..qualifiers.globe import around
 from ..qualifiers.listing import Field, Filter, bounds, kinds_of
 from ..qualifiers.member import belonging
 from ..world import WORLDS, Kind, Relation, World, degrees, inverse, quantity
@@ -243,43 +243,13 @@ def _cities_of(large:dict)->list[Relation]:
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-036
 _RADIUS = 300  # km; what lies farther off is no neighbour
-_WINDS = ("north", "north-east", "east", "south-east", "south", "south-west", "west", "north-west")
 
-def _bearing(a:tuple, b:tuple)->str:
-    "The direction from one point to another on the globe, one of eight"
-    (north, east), (far_north, far_east) = (map(math.radians, point) for point in (a, b))
-    y = math.sin(far_east - east) * math.cos(far_north)
-    x = math.cos(north) * math.sin(far_north)
-    x -= math.sin(north) * math.cos(far_north) * math.cos(far_east - east)
-    return _WINDS[round(math.degrees(math.atan2(y, x)) / 45) % 8]
-
-def _around(large:dict, cities:dict)->dict[str, list[dict]]:
-    "The large cities within the radius of each named one"
-    import numpy as np
-    from scipy.spatial import KDTree
-    rows = list(large.values())
-    angles = np.radians([(row["latitude"], row["longitude"]) for row in rows])
-    flat = np.cos(angles[:, 0])
-    points = np.stack([flat * np.cos(angles[:, 1]), flat * np.sin(angles[:, 1]), np.sin(angles[:, 0])], 1)
-    near = KDTree(points).query_ball_point(points, 2 * math.sin(_RADIUS / 6371 / 2))
-    found = {}
-    for i, row in enumerate(rows):
-        others = [j for j in near[i] if j != i]
-        if not row["unnamed"] and 3 < len(others) < 41:
-            found[row["name"]] = [_seen_from(row, rows[j], points[i], points[j]) for j in sorted(others)]
-    return found
-
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-038
-def _seen_from(here, there, p, q)->dict:
-    "A city as another one sees it"
-    kilometres = 6371 * 2 * math.asin(min(1, math.dist(p, q) / 2))
-    keys = ("latitude", "longitude")
-    at, to = (tuple(row[key] for key in keys) for row in (here, there))
-    return there | {"distance": round(kilometres), "bearing": _bearing(at, to),
-                    "abroad": here["country"] != there["country"]}
-
-def _nearby(large:dict, cities:dict)->list[Relation]:
+def _nearby(large:dict)->list[Relation]:
     "Relations from a city to those around it"
+    entries = around(list(large.values()), _RADIUS)
+    for rows in entries.values():
+        for row in rows:
+            row["abroad"] = row["country"] != row.pop("home")["country"]
     fields = (Field("distance", "{n}farthest {noun}", "{n}nearest {noun}"),
               Field("population", "{n}most populous {noun}", "{n}least populous {noun}", "people",
                     "the combined population"))
@@ -292,9 +262,9 @@ def _nearby(large:dict, cities:dict)->list[Relation]:
                       "Whether to keep to other countries."))
     return belonging("city", "city", "large city", "large cities", "within {radius} km of {x}", fields,
                      filters,
-                   _around(large, cities), "ascending", name="nearby_cities", unit="cities", family="nearby")
+                   entries, "ascending", name="nearby_cities", unit="cities", family="nearby")
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-041
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-039
 _LAND = (Field("population", "{n}most populous {noun}", "{n}least populous {noun}", "people",
                "the combined population"),
          Field("area", "{noun} with the {n}largest area", "{noun} with the {n}smallest area", "sq km",
@@ -317,7 +287,7 @@ def _lands(lands:dict, known:dict[str, Relation])->dict[str, dict]:
         found[code] = row | {"islands": not row["borders"]}
     return found
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-043
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-041
 _SHARED = {
     "continent": kinds_of("continent", "continents", "in {v}", "outside {v}",
                           "continent, by its English name"),
@@ -336,7 +306,7 @@ def _countries_of(every:dict, by:str)->list[Relation]:
     return belonging(_DOMAINS[by], "country", "country", "countries", _SHARING[by],
                    _LAND, (*_LIMITS, *borders, *others), _grouped(every.values(), by))
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-045
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-043
 _ALIKE = (Filter("same_currency_only", "same_currency", "only", "with the same currency",
                  "Whether to keep to those that share its currency."),
           Filter("same_language_only", "same_language", "only", "with the same main language",
@@ -363,7 +333,7 @@ def _neighbours(lands:dict, every:dict)->list[Relation]:
                    (*_LIMITS[:6], *others, *_ALIKE),
                    _bordering(lands, every), family="borders")
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-048
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-046
 _KINDS = (Kind("city", "cities", "its English name, such as 'Nairobi'"),
           Kind("country", "countries", "its English name, such as 'Kenya'"),
           Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'", "the currency {x}"),
@@ -376,12 +346,12 @@ def _derived(cities:dict, lands:dict, g:dict[str, Relation])->list[Relation]:
     seat = inverse(g["country.capital"], "capital_of", "the country whose capital is {x}", family="place",
                    questions=("Which country has {x} as its capital?",))
     large, every = _large(cities, lands), _lands(lands, g)
-    found = [seat, *_cities_of(large), *_nearby(large, cities), *_neighbours(lands, every)]
+    found = [seat, *_cities_of(large), *_nearby(large), *_neighbours(lands, every)]
     for by in _SHARED:
         found += _countries_of(every, by)
     return found
 
-# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-049
+# %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-047
 @WORLDS.register("geography")
 def geography()->World:
     "The geography world"

@@ -8,7 +8,12 @@ __all__ = ['languages']
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-002
 from collections import Counter
 from functools import lru_cache, partial
-from ..world import WORLDS, Kind, Relation, World, quantity, verifiable
+from ..qualifiers.derived import versions_of
+from ..qualifiers.listing import Field, Filter, bounds, kinds_of
+from ..qualifiers.member import belonging
+from ..qualifiers.validity import AsOf
+from ..qualifiers.version import Key
+from ..world import WORLDS, Kind, Relation, World, quantity, sourced, verifiable
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-005
 def _plain(text:str | None)->bool:
@@ -59,11 +64,12 @@ def _word(locales:dict, name:str, what:str, code:str)->Relation:
 
 def _words(locales:dict)->list[Relation]:
     "Relations from a language to words in it"
-    word = partial(_word, locales)
-    return [_own_name(locales),
-            word("germany_word", "territories", "DE"), word("japan_word", "territories", "JP"),
-            word("egypt_word", "territories", "EG"), word("greek_word", "languages", "el"),
-            word("french_word", "languages", "fr")]
+    codes = {"Germany": "DE", "Japan": "JP", "Egypt": "EG", "Greece": "GR", "Spain": "ES", "Hungary": "HU",
+             "China": "CN", "Austria": "AT", "Switzerland": "CH", "Sweden": "SE", "Norway": "NO",
+             "Croatia": "HR"}
+    by = {country: _word(locales, country, "territories", code) for country, code in codes.items()}
+    country = Key("country", "The country to name, by its English name.", "Germany", "the name of {v} in {x}")
+    return [_own_name(locales), versions_of("country_name", country, by)]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-014
 def _ranked(spoken:dict)->list[tuple[float, str, bool]]:
@@ -103,7 +109,7 @@ def _likely_homes()->list[Relation]:
                  phrases=("the script in which {x} is usually written",),
                  questions=("In which script is {x} usually written?",)),
         relation("likely_country", range="country", facts=country,
-                 phrases=("the likely country of {x}", "the country CLDR assumes for {x}"))]
+                 phrases=("the country where {x} is most at home",))]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-020
 def _strongholds(spoken:dict)->dict[str, str]:
@@ -157,6 +163,17 @@ def _paid(tender:dict, back:int)->dict[str, str]:
     return found
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-024
+def _held(tender:dict)->dict[str, list]:
+    "Country -> its currencies with the day from which they held, where each ended as the next began"
+    names, found = _english("currencies"), {}
+    for country, currencies in tender.items():
+        named = all(code in names for code, *_ in currencies)
+        ended = all(last is not None for _, _, last, _ in currencies[:-1])
+        if named and ended and len(currencies) > 1:
+            found[country] = [["{}-{:02}-{:02}".format(*since), names[code]] for code, since,
+                              *_ in currencies]
+    return found
+
 def _of_money()->list[Relation]:
     "Relations from a country to its currencies"
     relation, tender = partial(Relation, domain="country", family="money"), _tender()
@@ -167,7 +184,10 @@ def _of_money()->list[Relation]:
         relation("former_currency", range="currency", facts=_paid(tender, 2),
                  phrases=("the previous currency of {x}",)),
         relation("currency_since", range="date", facts=since,
-                 phrases=("the date on which {x} introduced its present currency",))]
+                 phrases=("the date on which {x} introduced its present currency",)),
+        relation("legal_tender", range="currency",
+                 facts={c: held[-1][1] for c, held in _held(tender).items()},
+                 rule=AsOf(), entries=_held(tender), phrases=("the legal tender of {x}",))]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-027
 def _foreign_names(code:str)->dict[str, str]:
@@ -182,12 +202,17 @@ def _foreign_names(code:str)->dict[str, str]:
 
 def _names_abroad()->list[Relation]:
     "Relations from a country to its foreign names"
-    found = []
-    for language, code in (("Finnish", "fi"), ("Welsh", "cy"), ("Polish", "pl"), ("Turkish", "tr")):
-        found.append(Relation(f"{language.lower()}_name", "country", "text", facts=_foreign_names(code),
-                              phrases=(f"the {language} name of {{x}}",), family="names",
-                              questions=(f"What is {{x}} called in {language}?",)))
-    return found
+    by = {}
+    codes = {"Finnish": "fi", "Welsh": "cy", "Polish": "pl", "Turkish": "tr", "Hungarian": "hu",
+             "Czech": "cs",
+             "Irish": "ga", "Basque": "eu", "Estonian": "et", "Latvian": "lv", "Icelandic": "is",
+             "Swahili": "sw"}
+    for language, code in codes.items():
+        by[language] = Relation("name", "country", "text", facts=_foreign_names(code), family="names",
+                                phrases=(f"the {language} name of {{x}}",))
+    language = Key("language", "The language of the name, by its English name.", "Finnish",
+                   "the {v} name of {x}")
+    return [versions_of("name", language, by)]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-030
 def _ranking(spoken:dict, i:int)->dict[str, str]:
@@ -215,6 +240,29 @@ def _of_speech(spoken:dict)->list[Relation]:
                  phrases=("the number of languages listed for {x}",))]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-033
+_NAMED = Field("alphabet", "alphabetically {n}last {noun}", "alphabetically {n}first {noun}")
+_SHARE = Field("share", "{n}most widely spoken {noun}", "{n}least widely spoken {noun}")
+_SHARES = (*bounds("share", "spoken by at least {v} percent", "spoken by at most {v} percent", "",
+                   "share of the people in percent"),
+           Filter("official_only", "official", "only", "with official status",
+                  "Whether to keep to official languages."),
+           *kinds_of("script", "scripts", "written in {v}", "not written in {v}",
+                     "usual script, by its English name"))
+
+def _languages_of(spoken:dict, script:Relation)->list[Relation]:
+    "Relations from a country to its languages"
+    from babel.core import get_global
+    every, names, entries = get_global("territory_languages"), _english("territories"), {}
+    all_of = {names[code]: len(found) for code, found in every.items() if code in names}
+    for country, languages in spoken.items():
+        if 1 < len(languages) < 41 and len(languages) == all_of[country]:
+            entries[country] = [{"name": name, "share": share, "official": official, "alphabet": name.lower(),
+                                 "script": script.facts.get(name)} for share, name, official in languages]
+    return belonging("country", "language", "language", "languages", "of {x}", (_SHARE, _NAMED), _SHARES,
+                     entries,
+                     family="speech")
+
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-036
 def _grouped(relation:Relation)->dict[str, list[str]]:
     "Object -> its subjects"
     found = {}
@@ -222,23 +270,31 @@ def _grouped(relation:Relation)->dict[str, list[str]]:
         found.setdefault(thing, []).append(subject)
     return dict(sorted(found.items()))
 
-def _of_scripts(script:Relation)->list[Relation]:
-    "Relations whose subject is a script"
-    relation = partial(Relation, domain="script")
-    several = {name: written for name, written in _grouped(script).items() if len(written) > 1}
-    codes = {name: code for code, name in _english("scripts").items()}
-    number = {name: quantity(len(written), "languages") for name, written in several.items()}
-    return [
-        relation("code", range="text", facts=codes, cardinality="1:1",
-                 phrases=("the ISO 15924 code of {x}",)),
-        relation("first_language", range="language", facts={name: min(ls) for name, ls in several.items()},
-                 phrases=("the alphabetically first language written in {x}",)),
-        relation("last_language", range="language", facts={name: max(ls) for name, ls in several.items()},
-                 phrases=("the alphabetically last language written in {x}",)),
-        relation("languages", range="number", facts=number,
-                 phrases=("the number of listed languages written in {x}",))]
+_SPREAD = Field("countries", "{noun} spoken in the {n}most countries",
+                "{noun} spoken in the {n}fewest countries")
+_USED = (*bounds("countries", "spoken in at least {v} countries", "spoken in at most {v} countries", "",
+                 "number of countries where it is spoken"),
+         Filter("official_only", "official", "only", "that is official somewhere",
+                "Whether to keep to official languages."))
 
-# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-036
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-037
+def _of_scripts(script:Relation, spoken:dict)->list[Relation]:
+    "Relations whose subject is a script"
+    codes = {name: code for code, name in _english("scripts").items()}
+    homes = Counter(name for languages in spoken.values() for _, name, _ in languages)
+    official = {name for languages in spoken.values() for _, name, status in languages if status}
+    entries = {}
+    for name, written in _grouped(script).items():
+        if 1 < len(written) < 61:
+            entries[name] = [{"name": language, "alphabet": language.lower(), "countries": homes[language],
+                              "official": language in official} for language in written]
+    return [
+        Relation("code", "script", "text", ("the ISO 15924 code of {x}",), codes, "1:1"),
+        *belonging("script", "language", "language", "languages", "usually written in {x}",
+                   (_NAMED, _SPREAD), _USED,
+                   entries, "ascending", family="languages")]
+
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-040
 def _of_currencies(currency:Relation)->list[Relation]:
     "Relations whose subject is a currency"
     relation, only, several = partial(Relation, domain="currency"), {}, {}
@@ -253,7 +309,7 @@ def _of_currencies(currency:Relation)->list[Relation]:
         relation("users", range="number", facts=several,
                  phrases=("the number of countries and territories that pay with {x}",))]
 
-# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-039
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-043
 def _of_code(thing:str, what:str, standard:str)->Relation:
     "From a code to what it stands for"
     return Relation(thing, f"{thing}_code", thing, facts=_english(what), cardinality="1:1", family="codes",
@@ -265,7 +321,7 @@ def _of_codes()->list[Relation]:
     return [_of_code("currency", "currencies", "ISO 4217"), _of_code("language", "languages", "ISO 639"),
             _of_code("script", "scripts", "ISO 15924")]
 
-# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-042
+# %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-046
 _KINDS = (Kind("language", "languages", "its English name, such as 'Swahili'"),
           Kind("script", "scripts", "its English name, such as 'Cyrillic'"),
           Kind("country", "countries", "its English name, such as 'Kenya'"),
@@ -281,7 +337,8 @@ def languages()->World:
     script, likely_country = _likely_homes()
     currency, *more_money = _of_money()
     relations = [*_words(_locales()), script, likely_country, *_of_languages(spoken), currency, *more_money,
-                 *_names_abroad(), *_of_speech(spoken), *_of_scripts(script), *_of_currencies(currency),
-                 *_of_codes()]
-    return World("languages", "Languages, scripts and currencies", _KINDS, relations,
+                 *_names_abroad(), *_of_speech(spoken), *_languages_of(spoken, script),
+                 *_of_scripts(script, spoken), *_of_currencies(currency), *_of_codes()]
+    return World("languages", "Languages, scripts and currencies", _KINDS,
+                 sourced(relations, "babel", "Unicode CLDR"),
                  "babel (BSD; Unicode CLDR)")

@@ -8,7 +8,8 @@ __all__ = ['numbers']
 # %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-002
 from collections.abc import Callable
 from functools import lru_cache, partial
-from ..world import WORLDS, Kind, Relation, World, quantity
+from ..qualifiers.formula import Formula, option
+from ..world import WORLDS, Kind, Relation, World, quantity, sourced
 
 # %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-005
 @lru_cache(None)
@@ -77,8 +78,8 @@ def _divisor_count(n:int)->str:
     return quantity(_divisors(n), "divisors")
 def _square(n:int)->str:
     return quantity(n * n)
-def _cube(n:int)->str:
-    return quantity(n ** 3)
+def _double(n:int)->str:
+    return quantity(2 * n)
 
 def _largest_factor(n:int)->str | None:
     "Of four digits, and not the number itself"
@@ -90,25 +91,78 @@ def _factorisation(n:int)->str | None:
     return None if _is_prime(n) else " x ".join(map(str, _factors(n)))
 
 # %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-016
+_NTH = {2: "second", 3: "third", 4: "fourth", 5: "fifth"}
+
+def _power(settings:dict)->str:
+    return f"{{x}} to the power of {settings['exponent']}"
+
+def _multiple(settings:dict)->str:
+    factor, plus = settings.get("factor", 2), settings.get("plus")
+    return f"{factor} times {{x}}" + (f" plus {plus}" if plus else "")
+
+def _divisors_asked(settings:dict)->str:
+    odd, least = "odd " if "odd_only" in settings else "", settings.get("smallest")
+    return f"the number of {odd}divisors of {{x}}" + (f" that are at least {least}" if least else "")
+
+def _nth(settings:dict)->str:
+    return f"the {_NTH[settings['nth']]} prime after {{x}}"
+
+def _based(settings:dict)->str:
+    return f"{{x}} written in base {settings['base']}"
+
+# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-018
+_POWER = Formula("value = f'{int(entry) ** exponent:,}'",
+                 {"exponent": option("integer", "The power to raise to.", 2, minimum=0, maximum=9)},
+                 {"exponent": (3, 4, 5)}, _power)
+_MULTIPLE = Formula("value = f'{int(entry) * factor + plus:,}'",
+                    {"factor": option("integer", "What to multiply by.", 2),
+                     "plus": option("integer", "What to add then.", 0)},
+                    {"factor": (3, 7, 12, 25), "plus": (17, 140, 2600)}, _multiple)
+_DIVISORS = Formula("""
+n = int(entry)
+kept = [d for d in range(1, n + 1) if n % d == 0 and d >= smallest and (not odd_only or d % 2)]
+value = f"{len(kept)} divisors"
+""", {"odd_only": option("boolean", "Whether even ones are left out.", False),
+      "smallest": option("integer", "The smallest divisor to count.", 1, minimum=1)},
+    {"odd_only": (True,), "smallest": (3, 7, 10, 50)}, _divisors_asked)
+
+# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-019
+_NEXT = Formula("""
+n, left = int(entry), nth
+while left > 0:
+    n += 1
+    left -= all(n % p for p in range(2, int(n ** .5) + 1))
+value = str(n)
+""", {"nth": option("integer", "Which prime after the number: 1 is the next one.", 1, minimum=1, maximum=20)},
+    {"nth": (2, 3, 4, 5)}, _nth)
+_BASE = Formula("""
+n, value = int(entry), ""
+while n:
+    value = "0123456789ABCDEF"[n % base] + value
+    n //= base
+""", {"base": option("integer", "The base of the notation.", 2, minimum=2, maximum=16)},
+    {"base": (3, 4, 5, 6, 7, 9, 12)}, _based)
+
+# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-020
 def _of_factors()->list[Relation]:
     "Relations from a whole number to primes and powers"
     relation = partial(Relation, domain="integer")
     return [
-        relation("next_prime", range="prime", facts=_facts(_next_prime), family="primes",
-                 phrases=("the smallest prime greater than {x}",)),
+        relation("next_prime", range="prime", facts=_facts(_next_prime), family="primes", rule=_NEXT,
+                 entries=_facts(str), phrases=("the smallest prime greater than {x}",)),
         relation("largest_factor", range="text", facts=_facts(_largest_factor), family="primes",
                  phrases=("the largest prime factor of {x}",)),
         relation("factorisation", range="text", facts=_facts(_factorisation), family="primes",
                  phrases=("the prime factorisation of {x}",), cardinality="1:1"),
-        relation("divisors", range="number", facts=_facts(_divisor_count), family="primes",
-                 phrases=("the number of divisors of {x}",),
+        relation("divisors", range="number", facts=_facts(_divisor_count), family="primes", rule=_DIVISORS,
+                 entries=_facts(str), phrases=("the number of divisors of {x}",),
                  questions=("How many divisors does {x} have?",)),
-        relation("square", range="number", facts=_facts(_square), family="powers",
-                 phrases=("the square of {x}",), cardinality="1:1"),
-        relation("cube", range="number", facts=_facts(_cube), family="powers",
-                 phrases=("the cube of {x}",), cardinality="1:1")]
+        relation("power", range="number", facts=_facts(_square), family="powers", rule=_POWER,
+                 entries=_facts(str), phrases=("the square of {x}",)),
+        relation("multiple", range="number", facts=_facts(_double), family="powers", rule=_MULTIPLE,
+                 entries=_facts(str), phrases=("twice {x}", "the double of {x}"))]
 
-# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-019
+# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-023
 def _collatz(n:int)->int:
     "Steps to reach 1"
     steps = 0
@@ -127,7 +181,7 @@ def _digit_sum(n:int)->str:
 def _collatz_steps(n:int)->str:
     return quantity(_collatz(n), "steps")
 
-# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-020
+# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-024
 def _of_digits()->list[Relation]:
     "Relations from a whole number to what its digits make"
     relation = partial(Relation, domain="integer", family="digits")
@@ -139,7 +193,7 @@ def _of_digits()->list[Relation]:
         relation("collatz_steps", range="number", facts=_facts(_collatz_steps),
                  phrases=("the number of Collatz steps from {x} to 1",))]
 
-# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-023
+# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-027
 def _long_roman(n:int)->str | None:
     "A numeral that does not stand somewhere by accident"
     numeral = _roman(n)
@@ -155,13 +209,14 @@ def _notations()->list[Relation]:
     relation = partial(Relation, domain="integer", cardinality="1:1", family="notation")
     return [
         relation("roman", range="numeral", facts=_facts(_long_roman), phrases=("the Roman numeral for {x}",)),
-        relation("binary", range="text", facts=_facts(_binary), phrases=("the binary notation of {x}",)),
+        relation("notation", range="text", facts=_facts(_binary), rule=_BASE, entries=_facts(str),
+                 phrases=("the binary notation of {x}",)),
         relation("hexadecimal", range="text", facts=_facts(_hexadecimal),
                  phrases=("the hexadecimal notation of {x}",)),
         relation("words", range="number_words", facts=_facts(_english),
                  phrases=("the English name of {x}",))]
 
-# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-026
+# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-030
 def _of_primes()->list[Relation]:
     "Relations whose subject is a prime"
     relation = partial(Relation, domain="prime")
@@ -174,7 +229,7 @@ def _of_primes()->list[Relation]:
         place[str(p)] = f"no. {primes.index(p) + 1}"
         gap[str(p)] = quantity(after[p] - p, "units")
     return [
-        relation("following", range="prime", facts=following, cardinality="1:1",
+        relation("following", range="prime", facts=following, rule=_NEXT, entries={p: p for p in following},
                  phrases=("the prime that follows {x}",)),
         relation("place", range="text", facts=place, cardinality="1:1",
                  phrases=("the place of {x} among the primes",)),
@@ -184,7 +239,7 @@ def _of_primes()->list[Relation]:
         relation("in_words", range="number_words", facts=_facts(_english, listed), cardinality="1:1",
                  phrases=("the English name of {x}",))]
 
-# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-029
+# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-033
 def _next_numeral(n:int)->str | None:
     return _long_roman(n + 1)
 def _signs(n:int)->str:
@@ -201,7 +256,7 @@ def _of_numerals()->list[Relation]:
         relation("signs", range="number", facts=_facts(_signs, name=_roman),
                  phrases=("the number of signs in {x}",))]
 
-# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-032
+# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-036
 def _letters(n:int)->str:
     return quantity(sum(map(str.isalpha, _english(n))), "letters")
 
@@ -221,7 +276,7 @@ def _of_words()->list[Relation]:
         relation("value", range="integer", facts=_facts(str, name=_english), cardinality="1:1",
                  phrases=("the value of {x}",))]
 
-# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-035
+# %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-039
 _KINDS = (Kind("integer", "integers", "its four digits, such as '2026'"),
           Kind("prime", "primes", "its four digits, such as '2027'"),
           Kind("numeral", "Roman numerals", "capital letters, such as 'MMXXVI'"),
@@ -231,4 +286,5 @@ _KINDS = (Kind("integer", "integers", "its four digits, such as '2026'"),
 def numbers()->World:
     "The numbers world"
     relations = [*_of_factors(), *_of_digits(), *_notations(), *_of_primes(), *_of_numerals(), *_of_words()]
-    return World("numbers", "Whole numbers, primes and numerals", _KINDS, relations, "computed")
+    return World("numbers", "Whole numbers, primes and numerals", _KINDS,
+                 sourced(relations, "computed", "by this world's own functions"), "computed")

@@ -9,7 +9,8 @@ __all__ = ['Records', 'shops']
 from datetime import date, timedelta
 from functools import partial
 from ...core import rng
-from ..world import WORLDS, Kind, Relation, World, amount, count, inverse, most, quantity
+from ..qualifiers.derived import Words, derived
+from ..world import WORLDS, Kind, Relation, World, amount, inverse, quantity, sourced
 from .companies import FIRST_NAMES, Draws, distinct_names, made_up
 
 # %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-005
@@ -161,36 +162,7 @@ def _of_cities(records:Records)->list[Relation]:
         relation("partner_city", range="city", facts=records.some(cities, cities),
                  phrases=("the partner city of {x}",))]
 
-# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-025
-def _extremes(g:dict[str, Relation])->list[Relation]:
-    "The largest, dearest, slowest of each group"
-    choose = partial(most, family="records")
-    buyer, at, city, made = (g[id] for id in ("order.customer", "order.shop", "shop.city", "article.maker"))
-    total, space = g["order.total"], g["shop.floor_space"]
-    return [
-        choose(buyer, total, "largest_order", "the largest order by total of {x}"),
-        choose(at, total, "largest_order", "the largest order by total received by {x}"),
-        choose(at, g["order.waiting"], "slowest_order", "the order of {x} that took longest to deliver"),
-        choose(city, space, "largest_shop", "the shop with the most floor space in {x}"),
-        choose(city, space, "smallest_shop", "the shop with the least floor space in {x}", sign=-1),
-        choose(made, g["article.price"], "dearest_article", "the most expensive article made by {x}"),
-        choose(made, g["article.stock"], "scarcest_article", "the article made by {x} with the lowest stock",
-               sign=-1)]
-
-# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-026
-def _derived(g:dict[str, Relation])->list[Relation]:
-    "Relations that follow from the others"
-    number = partial(count, family="records")
-    return [
-        inverse(g["shop.manager"], "manages", "the shop managed by {x}"),
-        inverse(g["maker.owner"], "owns", "the firm owned by {x}"),
-        *_extremes(g),
-        number(g["order.shop"], "order_count", "the number of orders received by {x}", unit="orders"),
-        number(g["order.customer"], "order_count", "the number of orders placed by {x}", unit="orders"),
-        number(g["article.maker"], "article_count", "the number of articles made by {x}", unit="articles"),
-        number(g["shop.city"], "shop_count", "the number of shops in {x}", unit="shops")]
-
-# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-029
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-024
 def _kinds(records:Records)->list[Kind]:
     "The kinds of things, each with an example"
     return [Kind("order", "orders", f"its number, such as '{records.orders[0]}'"),
@@ -200,6 +172,31 @@ def _kinds(records:Records)->list[Kind]:
             Kind("maker", "makers", f"its name, such as '{records.makers[0]}'"),
             Kind("city", "cities", f"its name, such as '{records.cities[0]}'")]
 
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-026
+_WORDS = Words(
+    of={"order.customer": "placed by {x}", "order.shop": "received by {x}", "order.article": "of {x}",
+        "shop.city": "in {x}", "article.maker": "made by {x}", "person.residence": "living in {x}"},
+    called={"order.total": "total before tax", "order.waiting": "delivery time",
+            "shop.floor_space": "floor space",
+            "person.points": "loyalty balance", "order.pieces": "number of pieces"},
+    most={"order.total": ("{n}largest {noun} by total", "{n}smallest {noun} by total"),
+          "order.waiting": ("{noun} that took {n}longest to deliver", "{noun} delivered {n}fastest"),
+          "article.price": ("{n}most expensive {noun}", "{n}cheapest {noun}"),
+          "article.weight": ("{n}heaviest {noun}", "{n}lightest {noun}"),
+          "shop.floor_space": ("{n}largest {noun}", "{n}smallest {noun}"),
+          "shop.opened": ("{n}newest {noun}", "{n}oldest {noun}")},
+    verbs={"order.placed": "placed", "order.delivered": "delivered", "shop.opened": "opened",
+           "person.joined": "joined"},
+    totals=("order.total", "order.pieces", "article.stock", "shop.floor_space", "person.points"),
+    units={"florins": ("currency", {"crowns": 2.4, "talers": .5})},
+    only=("order.customer", "order.shop", "order.article", "shop.city", "article.maker", "person.residence"))
+
+def _ways_back(g:dict[str, Relation])->list[Relation]:
+    "From a person to the shop or the firm"
+    return [inverse(g["shop.manager"], "manages", "the shop managed by {x}"),
+            inverse(g["maker.owner"], "owns", "the firm owned by {x}")]
+
+# %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-029
 @WORLDS.register("shops")
 def shops(
     seed:int=0, # Another seed, other shops
@@ -209,5 +206,7 @@ def shops(
     price = records.number(records.goods, 4, 900, "florins", 2)
     known = [*_of_orders(records, price), *_of_dates(records), *_of_articles(records, price),
              *_of_shops(records), *_of_people(records), *_of_makers(records), *_of_cities(records)]
+    known += _ways_back({r.id: r for r in known})
+    known = sourced(known, "invented", f"shops, seed {seed}")
     return World("shops", "Invented shops, customers, orders and goods", _kinds(records),
-                 [*known, *_derived({r.id: r for r in known})], "invented, seeded")
+                 derived(_kinds(records), known, _WORDS), "invented, seeded")

@@ -8,7 +8,11 @@ __all__ = ['units']
 # %% ../../../nbs/environments/worlds/09_units.ipynb #cell-002
 from datetime import date
 from functools import partial
-from ..world import WORLDS, Kind, Relation, World, inverse, quantity
+from ..qualifiers.derived import Words, derived
+from ..qualifiers.listing import Field, Filter
+from ..qualifiers.member import belonging
+from ..qualifiers.version import Key, Version
+from ..world import WORLDS, Kind, Relation, World, inverse, quantity, sourced
 
 # %% ../../../nbs/environments/worlds/09_units.ipynb #cell-005
 _UNITS = dict(line.split(": ") for line in """
@@ -117,9 +121,9 @@ def _of_scientists()->list[Relation]:
     birthplace = {name: place for name, _, _, place, _ in _SCIENTISTS}
     return [
         relation("next_born", range="scientist", facts=_following(lives, 0), cardinality="1:1",
-                 phrases=("the listed scientist born next after {x}",)),
+                 phrases=("the scientist of this collection born next after {x}",)),
         relation("next_died", range="scientist", facts=_following(lives, 1), cardinality="1:1",
-                 phrases=("the listed scientist who died next after {x}",)),
+                 phrases=("the scientist of this collection who died next after {x}",)),
         relation("born", range="date", facts=born, phrases=("the date of birth of {x}",)),
         relation("died", range="date", facts=died, phrases=("the date of death of {x}",)),
         relation("age", range="number", facts=age, phrases=("the age at death of {x}",)),
@@ -161,22 +165,19 @@ def _scientific(x:float, unit:str)->str:
 def _of_sizes(sizes:dict)->list[Relation]:
     "Relations from a unit to what it measures and how large it is"
     relation = partial(Relation, domain="measurement_unit")
-    measures, value, exact = {}, {}, {}
+    measures, exact = {}, {}
     for measured, units in sizes.items():
         si = _UNITS[measured.replace(" ", "_")].split()[0].replace("_", " ")
         for size, symbol, name in units:
             measures[name] = measured
             if name == si:
                 continue  # one metre is one metre
-            if 1e-3 < size < 1e9:
-                value[name] = quantity(size, symbol, 6)
             if not 1e-3 < size < 1e6:
                 exact[name] = _scientific(size, symbol)
     return [
         relation("quantity", range="physical_quantity", facts=measures, family="origin",
                  phrases=("the physical quantity that {x} measures",),
                  questions=("Which physical quantity does {x} measure?",)),
-        relation("si_value", range="number", facts=value, family="size", phrases=("the SI size of {x}",)),
         relation("exact_size", range="text", facts=exact, family="size",
                  phrases=("the scientific notation of the SI size of {x}",))]
 
@@ -195,32 +196,60 @@ def _steps(sizes:dict)->list[Relation]:
     smaller = {following: name for name, following in larger.items()}
     return [
         relation("next_larger", range="measurement_unit", facts=larger, cardinality="1:1",
-                 phrases=("the next larger listed unit after {x}",)),
+                 phrases=("the next larger common unit after {x}",)),
         relation("next_smaller", range="measurement_unit", facts=smaller, cardinality="1:1",
-                 phrases=("the next smaller listed unit before {x}",)),
+                 phrases=("the next smaller common unit before {x}",)),
         relation("step", range="number", facts=step,
-                 phrases=("the factor between {x} and the next larger listed unit",))]
+                 phrases=("the factor between {x} and the next larger common unit",))]
 
 # %% ../../../nbs/environments/worlds/09_units.ipynb #cell-030
+_SIZES = (Field("size", "{n}largest common {noun}", "{n}smallest common {noun}"),)
+_NARROWED = (Filter("min_size", "size", "least", "of at least {v} SI units",
+                    "The smallest size to consider, in the SI unit."),
+             Filter("max_size", "size", "most", "of at most {v} SI units",
+                    "The largest size to consider, in the SI unit."),
+             Filter("include_si", "si", "without", "other than the SI unit",
+                    "Whether the SI unit counts too."),
+             Filter("named_after_people_only", "person", "only", "named after a person",
+                    "Whether to keep to units named after people."))
+
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-031
 def _of_quantities(sizes:dict)->list[Relation]:
     "Relations whose subject is a physical quantity"
-    relation = partial(Relation, domain="physical_quantity", family="units")
-    si, largest, smallest, number = {}, {}, {}, {}
+    people = {unit.replace("_", " ") for *_, unit in _OF_UNITS}
+    si, entries = {}, {}
     for measured, units in sizes.items():
         si[measured] = _UNITS[measured.replace(" ", "_")].split()[0].replace("_", " ")
-        smallest[measured], largest[measured] = units[0][2], units[-1][2]
-        number[measured] = quantity(len(units), "listed units")
+        if len(units) > 2:
+            entries[measured] = [{"name": name, "size": size, "si": name == si[measured],
+                                  "person": name in people}
+                                 for size, _, name in units]
     return [
-        relation("si_unit", range="measurement_unit", facts=si, cardinality="1:1",
+        Relation("si_unit", "physical_quantity", "measurement_unit", facts=si, cardinality="1:1",
+                 family="units",
                  phrases=("the SI unit of {x}",)),
-        relation("largest_unit", range="measurement_unit", facts=largest,
-                 phrases=("the largest listed unit of {x}",)),
-        relation("smallest_unit", range="measurement_unit", facts=smallest,
-                 phrases=("the smallest listed unit of {x}",)),
-        relation("unit_count", range="number", facts=number,
-                 phrases=("the number of listed units of {x}",))]
+        *belonging("physical_quantity", "measurement_unit", "unit", "common units", "of {x}", _SIZES,
+                   _NARROWED, entries,
+                   name="units", unit="units", count=False)]
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-033
+_TO_UNIT = Key("to_unit", "The unit in which to give the size, such as 'yard'.", "SI",
+               "the size of {x} in the unit {v}")
+
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-032
+def _in_units(sizes:dict)->Relation:
+    "From a unit to its size in other units of the same quantity"
+    facts, entries = {}, {}
+    for units in sizes.values():
+        for size, symbol, name in units:
+            others = {other: quantity(size / per, other, 6) for per, _, other in units
+                      if other != name and 1e-3 < size / per < 1e9}
+            if 1e-3 < size < 1e9 and abs(size - 1) > 1e-9 and others:
+                facts[name] = quantity(size, symbol, 6)
+                entries[name] = {"SI": facts[name], **others}
+    return Relation("size", "measurement_unit", "number", ("the SI size of {x}",), facts, family="size",
+                    rule=Version(_TO_UNIT), entries=entries)
+
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-035
 _CONSTANTS = """
 speed of light in vacuum|Planck constant|elementary charge|Boltzmann constant|Avogadro constant
 molar gas constant|Faraday constant|Stefan-Boltzmann constant|Newtonian constant of gravitation
@@ -234,7 +263,7 @@ standard acceleration of gravity|proton-electron mass ratio|neutron-electron mas
 electron volt|proton rms charge radius|muon-electron mass ratio|neutron-proton mass ratio
 """.strip().replace("\n", "|").split("|")
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-035
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-037
 def _known_constants()->dict[str, tuple[float, str, float]]:
     "Value, unit and standard uncertainty of each constant"
     from scipy.constants import physical_constants
@@ -250,7 +279,7 @@ def _next_heavier(known:dict)->dict[str, str]:
     names = [name for _, name in masses]
     return dict(zip(names, names[1:]))
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-036
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-038
 def _of_constants()->list[Relation]:
     "Relations whose subject is a constant"
     relation, known = partial(Relation, domain="constant"), _known_constants()
@@ -268,9 +297,9 @@ def _of_constants()->list[Relation]:
         relation("uncertainty", range="text", facts=uncertainties, family="values",
                  phrases=("the standard uncertainty of {x}",)),
         relation("next_heavier", range="constant", facts=_next_heavier(known), cardinality="1:1",
-                 phrases=("the listed particle mass next above {x}",), family="order")]
+                 phrases=("the particle mass next above {x}",), family="order")]
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-039
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-041
 _KINDS = (Kind("measurement_unit", "units of measurement",
                "its English name in the singular, such as 'furlong'", "the {x}"),
           Kind("physical_quantity", "physical quantities", "its English name, such as 'length'"),
@@ -281,7 +310,9 @@ _KINDS = (Kind("measurement_unit", "units of measurement",
 def units()->World:
     "The units world"
     sizes = _sizes()
-    relations = [*_of_sizes(sizes), *_steps(sizes), *_of_quantities(sizes), *_of_constants(),
+    relations = [*_of_sizes(sizes), _in_units(sizes), *_steps(sizes), *_of_quantities(sizes),
+                 *_of_constants(),
                  *_named_after(), *_of_scientists()]
-    return World("units", "Units of measurement, constants, and whom they are named after", _KINDS, relations,
-                 "pint (BSD), scipy (BSD; CODATA)")
+    relations = sourced(relations, "pint", "units; scipy's CODATA constants; dates of birth and death")
+    return World("units", "Units of measurement, constants, and whom they are named after", _KINDS,
+                 derived(_KINDS, relations, Words(only=("none",))), "pint (BSD), scipy (BSD; CODATA)")
