@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'sizes', 'Tally', 'audit', 'describe', 'grams', 'contaminat
            'bench_build']
 
 # %% ../../nbs/environments/14_report.ipynb #cell-002
-import re, time
+import hashlib, json, re, time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from .build import Recipe, build
 from .gate import GATES, check
 from .store import write_envs
 from .trial import trial
-from .world import World
+from .world import STATE_WORLDS, World
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -377,34 +377,60 @@ class Threads:
         from concurrent.futures import ThreadPoolExecutor
         with ThreadPoolExecutor(1) as pool:
             content = pool.submit(_executed, *call).result(10)
-        return SimpleNamespace(content=content)
+        return SimpleNamespace(content=content, begun=True)
+
+    def session(self, state):
+        "Tables in this process, which calls change"
+        return _HeldHere(self, state)
 
 # %% ../../nbs/environments/14_report.ipynb #cell-049
-def _rate(level, n)->dict:
+class _HeldHere:
+    "What a session of the sandbox is, without the sandbox"
+    def __init__(self, threads, state):
+        self.threads = threads
+        self.rewind(state)
+
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        pass
+
+    def rewind(self, state)->None:
+        self.data = json.loads(dumps(state))
+    def state(self):
+        return json.loads(dumps(self.data))
+    def hash(self)->str:
+        return hashlib.sha256(json.dumps(self.data, sort_keys=True).encode()).hexdigest()
+    def call(self, code, name, arguments):
+        return self.threads.one((code, name, {**arguments, "data": self.data}))
+
+# %% ../../nbs/environments/14_report.ipynb #cell-051
+def _rate(level, n, worlds=None)->dict:
     "Two processes at one difficulty: environments a second after the first, memory, and what was rejected"
     import resource
     rejected, start = Counter(), None
-    for env in build(n, seed=11, difficulty=level, workers=2, rejected=rejected):
+    for env in build(n, worlds, seed=11, difficulty=level, workers=2, rejected=rejected):
         start = start or time.perf_counter()
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return {"two processes, accepted/s": round((n - 1) / seconds, 1), "largest process, MB": round(peak),
             "rejected": dict(rejected), "no plan": rejected["no plan"]}
 
-def _build_case(level, n, sandbox)->dict:
+def _build_case(level, n, sandbox, changing=())->dict:
     "Both executors at one difficulty"
+    worlds = changing or ["geography", "chemistry"]
     def building(judge):
         def run():
-            for _ in build(n, ["geography", "chemistry"], seed=9, difficulty=level, sandbox=judge):
+            for _ in build(n, worlds, seed=9, difficulty=level, sandbox=judge):
                 pass
         return run
     times = compare({"ours": building(sandbox), "peer": building(Threads())}, n=3)
     rates = {name: n / runs[len(runs) // 2] for name, runs in times.items()}
-    told = _rate(level, n)
-    return case(f"difficulty {level}", "accepted environments/s, one process", **rates, better="higher",
-                n=n) | told
+    told = _rate(level, n, changing or None)
+    what = f"difficulty {level}{', tables that change' if changing else ''}"
+    return case(what, "accepted environments/s, one process", **rates, better="higher", n=n) | told
 
-# %% ../../nbs/environments/14_report.ipynb #cell-050
+# %% ../../nbs/environments/14_report.ipynb #cell-052
 def bench_build(
     n:int=100, # Environments a case
     levels:tuple[int, ...]=(0, 1, 2, 3, 4), # Difficulties
@@ -413,4 +439,5 @@ def bench_build(
     from ftrl.sandbox.sandbox import Sandbox
     with Sandbox(workers=1) as sandbox:
         cases = [_build_case(level, n, sandbox) for level in levels]
+        cases += [_build_case(level, n, sandbox, tuple(STATE_WORLDS)) for level in levels]
     return benchmark("build", cases, peer="the same gates over exec in a thread (the paper's executor)")
