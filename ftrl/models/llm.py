@@ -183,7 +183,7 @@ def load_model(
         kind, rest = "local", os.path.expanduser(spec)
     if not rest or kind not in MODELS or kind == "local" and _missing(rest):
         expected = f"expected one of {', '.join(model_forms())}"
-        raise FtrlError(f"model {spec!r}: no such file or directory, and no known kind; {expected}")
+        raise FtrlError(f"model {spec!r}: no such directory or file, and no known kind; {expected}")
     try:
         return MODELS[kind](rest, **options)
     except TypeError as e:
