@@ -42,7 +42,7 @@ def preferred(
     difficulty:int, # 0-4
     r:random.Random, # Where choices come from
 )->list[Relation]: # In the order in which to try them
-    "Relations in random order; at higher difficulties those whose answer depends on parameters first, listings before all"
+    "Relations in random order; at higher difficulties those that depend on parameters first"
     options = r.sample(options, len(options))
     if r.random() >= QUALIFIED[difficulty]:
         return options
