@@ -88,7 +88,8 @@ def _llama(text:str, schemas:dict)->tuple[str, list[Call]]:
 LLAMA_FORM = Form("llama", ("<|python_tag|>", '"parameters"'), _llama)
 
 # %% ../nbs/04_forms.ipynb #cell-014
-_NAMED = re.compile(r"\[TOOL_CALLS\]\s*([\w.-]+)(?:\[CALL_ID\][\w-]+)?\[ARGS\]")
+# the newest leave [ARGS] out
+_NAMED = re.compile(r"\[TOOL_CALLS\]\s*([\w.-]+)(?:\[CALL_ID\][\w-]+)?(?:\[ARGS\])?(?=\s*\{)")
 
 def _mistral(text:str, schemas:dict)->tuple[str, list[Call]]:
     "`[TOOL_CALLS][{\"name\": …, \"arguments\": {…}}]`, or `[TOOL_CALLS]NAME[ARGS]{…}`"
