@@ -1,4 +1,4 @@
-"A resource server of NeMo Gym: it starts, seeds sessions, answers calls, and verifies to the recorded rewards."
+"A resource server of NeMo Gym: it seeds sessions, answers calls, and verifies to the recorded rewards."
 import importlib.util
 import json
 import sys
