@@ -132,7 +132,9 @@ def _merge(theme:str, group:list[Offer], more:tuple[Act, ...]=())->Offer:
         acts.append(act)
         for deed, call in offer.calls.items():
             calls[deed] = {"by": way(act), "value": call[way(act)]}
-    return Offer(theme, tuple(sorted([*acts, *more], key=way)), calls)
+    trained = group[0].name == group[0].acts[0].name  # other splits have names of their own
+    name = theme if trained else f"{theme.partition('_')[2]}_finder"
+    return Offer(name, tuple(sorted([*acts, *more], key=way)), calls)
 
 # %% ../../../nbs/environments/stateful/05_offer.ipynb #cell-015
 def _generalized(offer:Offer, view:StateView)->Offer:
