@@ -48,6 +48,7 @@ TIMED = {
     "sandbox": "ftrl.sandbox.speed:bench_sandbox",
     "build": "ftrl.environments.report:bench_build",
     "delta": "ftrl.weights.delta_speed:bench_delta",
+    "serve": "ftrl.bridges.visit_speed:bench_serve",
     "faults": "ftrl.commands.fuzz:bench_fuzz"}
 
 def _shown(value)->str:
