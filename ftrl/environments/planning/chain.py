@@ -34,7 +34,7 @@ def once(
     return kept[key]
 
 # %% ../../../nbs/environments/planning/00_chain.ipynb #cell-007
-QUALIFIED = (0, .4, .9, .9, .92)  # by difficulty
+QUALIFIED = (0, .4, .97, .97, .97)  # by difficulty
 SETTINGS = (0, 1, 2, 3, 3)
 
 def preferred(
@@ -46,7 +46,7 @@ def preferred(
     options = r.sample(options, len(options))
     if r.random() >= QUALIFIED[difficulty]:
         return options
-    listings_first = r.random() < .6
+    listings_first = r.random() < .7
     def place(x):
         if x.rule is None:
             return 2
@@ -79,7 +79,7 @@ def _qualified(view, relation, subject, r, difficulty, like)->tuple[dict, str] |
     settings = rule.draw(entry, r, most if r.random() < .75 else 1)
     if settings:
         return settings, answered(rule, entry, settings)
-    return plain if difficulty < 2 or r.random() < .2 else None
+    return plain if difficulty < 2 or r.random() < .1 else None
 
 # %% ../../../nbs/environments/planning/00_chain.ipynb #cell-010
 def _table(relation)->str:
