@@ -12,6 +12,7 @@ import json, os, shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import FtrlError, dumps, in_range
@@ -271,6 +272,18 @@ def quieted(
     return trainer
 
 # %% ../../nbs/training/10_policy.ipynb #cell-035
+@cache
+def _know_numbered_cpus()->None:
+    "Let torch load to `cpu:0`, as accelerate calls the device of one of several processes on CPUs"
+    from torch.serialization import register_package
+    def tag(storage)->None:
+        "Storages are tagged as before"
+    def restore(storage, location:str):
+        "A storage that is on the CPU already"
+        return storage if location.startswith("cpu:") else None
+    register_package(1, tag, restore)
+
+# %% ../../nbs/training/10_policy.ipynb #cell-037
 def _save(trainer, to:Path)->None:
     "The trained model, with its adapter merged, as transformers writes it"
     core = trainer.accelerator.unwrap_model(trainer.model)
@@ -283,6 +296,7 @@ def _train_and_save(trainer, out:Path)->None:
     "Train from the last checkpoint, and save; a disk that is full is said in one line"
     from safetensors import SafetensorError
     last = whole_checkpoints(out)[-1:]
+    _know_numbered_cpus()
     try:
         trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
         _save(trainer, out/".saving")
@@ -293,7 +307,7 @@ def _train_and_save(trainer, out:Path)->None:
         why = str(e).splitlines()[0][:160]
         raise FtrlError(f"{out}: cannot save ({why}); free some space and run again to resume") from e
 
-# %% ../../nbs/training/10_policy.ipynb #cell-036
+# %% ../../nbs/training/10_policy.ipynb #cell-038
 def finish_training(
     trainer, # A TRL trainer
     mine:Claim, # Its directory

@@ -1,0 +1,64 @@
+"Two processes on this CPU: data parallel, weights spread by FSDP2, an odd last batch, kills"
+import json, os, signal, subprocess, sys
+from pathlib import Path
+import pytest, torch
+from safetensors.torch import load_file
+from test_train import home, tokenizer  # noqa: F401  fixtures
+
+BACKENDS = ["gloo", "fsdp"]  # DeepSpeed is not among the packages of the tests
+
+@pytest.fixture(scope="module")
+def two(home):  # noqa: F811
+    "Run a scenario in two processes"
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen([sys.executable, str(Path(__file__).with_name("processes.py"))], text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+    def run(name, out, backend="gloo"):
+        asked = {"name": name, "backend": backend, "out": str(out), "home": str(home)}
+        server.stdin.write(json.dumps(asked) + "\n")
+        server.stdin.flush()
+        codes = json.loads(server.stdout.readline())["codes"]
+        return codes, "\n\n".join(Path(f"{out}.log{rank}").read_text()[-3000:] for rank in (0, 1))
+    yield run
+    server.stdin.close()
+    server.wait(20)
+
+def weights(folder): return load_file(folder/"model.safetensors")
+
+def far(a, b): return max((a[k] - b[k]).norm() / (b[k].norm() + 1e-9) for k in b)
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("what", ["train", "kl", "cold"])
+def test_the_shared_prefix_equals_the_plain_trainer(what, backend, two, home, tmp_path):  # noqa: F811
+    """Same losses and weights after some steps, saved whole. The first process has fewer rows than the
+    second in `train`; the last batch of `cold` has one example for two processes"""
+    out = tmp_path/"out"
+    codes, log = two(what, out, backend)
+    assert codes == [0, 0], log
+    plain, ours, before = weights(out/"False"), weights(out/"True"), weights(home/"model")
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in before.items()}
+    assert far(ours, plain) < 1e-5 < far(ours, before)
+    first, second = json.loads((out/"losses.json").read_text())
+    assert len(first) == 2 and second == pytest.approx(first, rel=1e-4, abs=1e-6)
+
+@pytest.fixture(scope="module")
+def unbroken(two, tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")/"run"
+    codes, log = two("run", out)
+    assert codes == [0, 0], log
+    return out
+
+def numbers(out):
+    lines = (out/"metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+@pytest.mark.parametrize("killed", ["first", "second"])
+def test_a_run_goes_on_after_either_process_was_killed(killed, unbroken, two, tmp_path):
+    codes, log = two(f"{killed} killed", tmp_path/"run")
+    assert -signal.SIGKILL in codes, log
+    assert not (tmp_path/"run/model.safetensors").exists()
+    codes, log = two("run", tmp_path/"run")
+    assert codes == [0, 0], log
+    assert numbers(tmp_path/"run") == numbers(unbroken)
+    a, b = weights(tmp_path/"run"), weights(unbroken)
+    assert all(torch.equal(a[k], b[k]) for k in b)
