@@ -15,7 +15,7 @@ from ..files import as_rows
 from ..models.local import load_tokenizer
 from .policy import load_config, model_folder
 from .settings import TrainConfig
-from .train import micro_batch, packed_limit
+from .train import kept_bytes, micro_batch, packed_limit
 
 # %% ../../nbs/training/14_estimate.ipynb #cell-005
 _SHAPES = {
@@ -83,7 +83,7 @@ def parameter_count(
 # %% ../../nbs/training/14_estimate.ipynb #cell-012
 def _activations(config, tokens:int, checkpointing:bool)->int:
     "Bytes that the forward pass keeps for the backward one"
-    layer = tokens * (18 * config.hidden_size + 4 * config.intermediate_size)
+    layer = tokens * kept_bytes(config)
     if not checkpointing:
         return layer * config.num_hidden_layers
     inputs = tokens * config.num_hidden_layers * 4 * config.hidden_size

@@ -288,7 +288,7 @@ def _save(trainer, to:Path)->None:
     "The trained model, with its adapter merged, as transformers writes it"
     core = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(core, "merge_and_unload"):
-        trainer.model = core.merge_and_unload()
+        trainer.model = core.float().merge_and_unload()  # frozen weights may be held in bf16
     trainer.save_model(str(to))
     trainer.accelerator.wait_for_everyone()
 

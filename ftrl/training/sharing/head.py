@@ -88,17 +88,24 @@ def _stretch_gradient(ctx, rows:slice, g, g_entropy)->torch.Tensor:
     return d
 
 # %% ../../../nbs/training/sharing/00_head.ipynb #cell-015
-def _head_backward(ctx, g, g_entropy, many:int=8)->tuple[torch.Tensor | None, torch.Tensor | None]:
+def _stretch(ctx, w, most:int=2 ** 28)->int:
+    "Rows whose logits have their gradient at once: some tiles, and 256 MB at most"
+    tile = w.shape[0] * w.element_size() * ctx.tile
+    return ctx.tile * min(8, max(1, most // tile))
+
+def _head_backward(ctx, g, g_entropy)->tuple[torch.Tensor | None, torch.Tensor | None]:
     "Gradients of hidden states and weight; logits are computed again"
     h, w = ctx.saved_tensors[:2]
     wants_h, wants_w = ctx.needs_input_grad[:2]
     dh = torch.empty_like(h) if wants_h else None
     dw = torch.zeros(w.shape, dtype=torch.float32, device=w.device) if wants_w else None
-    for rows in _spans(0, len(h), many * ctx.tile):
+    for rows in _spans(0, len(h), _stretch(ctx, w)):
         d = _stretch_gradient(ctx, rows, g, g_entropy)
         if wants_h:
             dh[rows] = d @ w
-        if wants_w:
+        if wants_w and d.dtype == dw.dtype:
+            torch.addmm(dw, d.t(), h[rows], out=dw)  # in place: a vocabulary's gradient is large
+        elif wants_w:
             dw += d.t() @ h[rows]
     h_type, w_type = ctx.dtypes
     if wants_h:

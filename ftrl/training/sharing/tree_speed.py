@@ -106,7 +106,7 @@ def _case(model, name:str, batches:list[list], setting:_Setting)->dict:
         parts = [p for groups in made for p in _micro_batches(groups, shared, setting.limit)]
         runs[shared] = partial(_run, model, parts, shared, setting.half)
         counted[shared] = sum(_tokens(groups, shared) for groups in parts)
-    took = {shared: statistics.median(ts) for shared, ts in compare(runs, setting.rounds).items()}
+    took = {shared: statistics.median(ts) for shared, ts in compare(runs, setting.rounds, warm=0).items()}
     whole = sum((len(g.prompt) + setting.length) * setting.group for groups in made for g in groups)
     return case(name, "s", took[True], took[False], tokens=counted[True], peer_tokens=counted[False],
                 tokens_in_rows=whole, fewer_tokens=counted[False] / counted[True],
@@ -127,14 +127,15 @@ def bench_rows(
     prompts:int=4, # Of a mini-batch
     group:int=8, # Completions of each
     length:int=48, # Tokens of a completion
-    most:int=2, # Mini-batches
-    n:int=1, # Rounds
+    most:int=1, # Mini-batches
+    n:int=2, # Rounds
     dtype:str|None=None, # bf16 or fp32; default: what this machine is faster in
 )->dict: # As `ftrl bench update --rows FILE --json` prints it
     "The update of real rows, as a tree against group by group"
     from ftrl.files import load_rows
     from ftrl.perf import number_format
     from ftrl.training.policy import load_policy
+    from ftrl.training.train import packed_tokens
     from ftrl.training.sharing.prefix import share
     rows = load_rows(path)
     network, tokenizer = load_policy(model)
@@ -142,7 +143,7 @@ def bench_rows(
     if len(rows) < prompts:
         raise FtrlError(f"{path}: {len(rows)} rows fit into the model's context; expected at least {prompts}")
     half = (dtype or number_format("read")) in ("bf16", "bfloat16")
-    setting = _Setting(prompts, group, length, 8192, half, n)
+    setting = _Setting(prompts, group, length, packed_tokens(network.config, {}), half, n)
     cases, sizes = [], f"{prompts} prompts, group {group}, completion {length}"
     for name, together in _LAID.items():
         batches = _mini_batches(rows, found, prompts, together, most)
