@@ -45,8 +45,8 @@ def trainer(model, tmp_path, shared, tokenizer, peft=None, reference=None, **opt
     from datasets import Dataset
     from ftrl.training.trainer import StepTrainer
     args = GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4,
-                      max_completion_length=12, report_to="none", use_cpu=True, bf16=False,
-                      **{"gradient_checkpointing": False, **options})
+                      max_completion_length=12, report_to="none", use_cpu=True,
+                      **{"gradient_checkpointing": False, "bf16": False, **options})
     return StepTrainer(model, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=args,
                        shared=shared, reference=reference, processing_class=tokenizer, peft_config=peft,
                        train_dataset=Dataset.from_dict({"prompt": ["a"] * 4}))
@@ -130,6 +130,24 @@ def test_lora_gradients_equal_stock_trl(tmp_path, tokenizer):
     (plain, g1), (ours, g2) = grads
     assert abs(ours - plain) <= 1e-4 * abs(plain) and g1.keys() == g2.keys() and len(g1) == 12
     for name in g1: assert (g1[name] - g2[name]).norm() <= 1e-4 * g1[name].norm() + 1e-9, name
+
+def test_frozen_weights_in_bf16_change_nothing(tmp_path, tokenizer, monkeypatch):
+    peft = pytest.importorskip("peft")
+    import ftrl.training.trainer as module
+    found, low = [], []
+    for lower in (module.lower_frozen, lambda model: 0):
+        monkeypatch.setattr(module, "lower_frozen", lower)
+        model = network("Qwen2")
+        for p in model.parameters(): p.data = p.data.bfloat16().float()
+        torch.manual_seed(0)
+        config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+        how = {"peft": config, "bf16": True}
+        found.append(loss_and_gradients(model, tmp_path, True, batch(RAGGED), tokenizer, **how))
+        low.append({n for n, p in model.named_parameters() if p.dtype == torch.bfloat16})
+    assert len(low[0]) == 14 and not low[1]
+    (loss, grads), (plain, expected) = found
+    assert loss == plain and grads.keys() == expected.keys()
+    for name in grads: assert torch.equal(grads[name], expected[name]), name
 
 def test_equal_rewards_are_left_out_without_changing_a_gradient(tmp_path, tokenizer):
     inputs = batch([(40, [12, 3, 1, 7]), (17, [5, 5, 12, 2])])
