@@ -13,7 +13,7 @@ from itertools import permutations
 from ..core import FtrlError, SCENARIOS, rng, verify
 from .compute import OPERATIONS, Given, Operation, compute, fits
 from .planning.chain import QUALIFIED, once, preferred, walks
-from .planning.narrative import OPENERS, ask, called, is_long, phrase, plainly
+from .planning.narrative import OPENERS, ask, called, is_long, oddity, phrase, plainly
 from .planning.narrative import phrase_of, recounted, that
 from .qualifiers.rule import near
 from .world import Relation, View, verifiable
@@ -204,7 +204,7 @@ def _how(scenario, difficulty, n, length, r)->str:
 def sound(plan:Plan)->bool:
     "No answer in the question, none inside another, each verifiable"
     answers = [hop.answer for hop in plan.hops]
-    if not all(map(verifiable, answers)):
+    if not all(map(verifiable, answers)) or oddity(plan.question):
         return False
     if any(verify(plan.question, answer) for answer in answers):
         return False

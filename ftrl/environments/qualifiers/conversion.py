@@ -20,11 +20,10 @@ FACTORS = {
     "kg": {"pounds": 2.204623, "grams": 1000, "ounces": 35.27396},
     "days": {"hours": 24, "weeks": 1 / 7, "minutes": 1440},
     "years": {"months": 12, "weeks": 52.1775},
-    "degrees": {"arcminutes": 60, "gradians": 10 / 9, "arcseconds": 3600},
+    "degrees": {"arcminutes": 60, "arcseconds": 3600},
     "million km": {"million miles": 0.621371, "astronomical units": 0.00668459, "light minutes": 0.0555940},
     "au": {"million km": 149.5978707, "million miles": 92.955807, "light minutes": 8.3167464},
-    "g/cm3": {"kg/m3": 1000, "pounds per cubic foot": 62.427961, "g/l": 1000.0},
-    "g/mol": {"kg/kmol": 1.0, "ounces per mole": 0.03527396, "mg/mmol": 1.0},
+    "g/cm3": {"kg/m3": 1000, "pounds per cubic foot": 62.427961},
     "angstrom": {"picometres": 100, "nanometres": 0.1},
     "percent": {"per mille": 10, "parts per million": 10000}}
 

@@ -28,6 +28,7 @@ class Words:
     totals: tuple[str, ...] = ()                          # Fields that add up to something
     units: dict[str,
                 tuple[str, dict]] = field(default_factory=dict)  # "crowns" -> ("currency", {"florins": 4})
+    hidden: tuple[str, ...] = ()          # Fields by which nobody chooses
     skip: tuple[str, ...] = ()            # Groups that are left alone
     only: tuple[str, ...] = ()                            # Groups that are used; all when empty
 
@@ -51,7 +52,14 @@ def _number_field(r:Relation, words:Words)->tuple[Field, tuple[Filter, ...]]:
     most, least = words.most.get(r.id,
                                  (f"{{noun}} with the {{n}}highest {label}",
                                   f"{{noun}} with the {{n}}lowest {label}"))
-    total = f"the total {label}" if r.id in words.totals else ""
+    total = ""
+    if r.id in words.totals:
+        total = f"the {label}" if label.startswith("total") else f"the total {label}"
+    if unit and unit in label:  # a number of pieces of 5 pieces
+        both = f"with {{v[from]:,}} to {{v[to]:,}} {unit}"
+        return Field(r.name, most, least, unit, total), bounds(r.name, f"with at least {v}",
+                                                               f"with at most {v}", both,
+                                                               label)
     both = f"with {_a(label)} from {{v[from]:,}} to {{v[to]:,}} {unit}".strip()
     filters = bounds(r.name, f"with {_a(label)} of at least {v}", f"with {_a(label)} of at most {v}", both,
                      f"{label} in {unit}" if unit else label)
@@ -62,7 +70,7 @@ def _date_field(r:Relation, words:Words)->tuple[Field, tuple[Filter, ...]]:
     "A date as something to sort and to filter by"
     label, verb = words.label(r), words.verbs.get(r.id)
     if verb:
-        most, least = words.most.get(r.id, (f"{{noun}} {verb} {{n}}latest", f"{{noun}} {verb} {{n}}earliest"))
+        most, least = words.most.get(r.id, (f"{{noun}} {verb} {{last}}", f"{{noun}} {verb} {{nth}}"))
         return Field(r.name, most, least), dates_of(r.name, verb)
     most, least = f"{{noun}} with the {{n}}latest {label}", f"{{noun}} with the {{n}}earliest {label}"
     return Field(r.name, most, least), dates_of(r.name, f"with {_a(label)}")
@@ -101,7 +109,7 @@ def _about_members(group:Relation, relations, kinds, words)->tuple[tuple, tuple,
     for r in relations:
         sort = r.range if r.range in ("number", "date") else "category" if r.range in names else ""
         own = r.domain == group.domain and r.id != group.id and r.range != group.range
-        own = own and not isinstance(r.rule, Listing)
+        own = own and not isinstance(r.rule, Listing) and r.id not in words.hidden
         if not own or not sort or n[sort] == _MOST[sort] or r.cardinality not in ("n:1", "1:1"):
             continue
         if not _fit(r, sort):
@@ -170,7 +178,7 @@ def _convertible(r:Relation, words:Words)->Relation:
     if unit in words.units:
         name, factors = words.units[unit]
         return replace(r, rule=Conversion(unit, name, factors))
-    if unit not in FACTORS:
+    if unit not in FACTORS or "number of" in r.phrases[0]:
         return r
     plain = tuple(p for p in r.phrases if unit not in p)
     return replace(r, rule=Conversion(unit, f"{r.name}_unit"), phrases=plain or r.phrases)

@@ -32,7 +32,7 @@ def threshold(
             found = int(found)
         short = (inside - found) * up
         if short > 0 or (short == 0 and not strict):
-            return found if found > 0 else None
+            return found if found > 0 and found != 1 else None  # `at least 1 days` is no English
     return None
 
 # %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-008
@@ -92,7 +92,7 @@ def _span(f:Filter, aim, ahead, r):
     "From one number to another, both needed"
     lower = _limit(Filter("", f.field, "least", "", ""), aim, ahead, r)
     upper = _limit(Filter("", f.field, "most", "", ""), aim, ahead, r)
-    return None if lower is None or upper is None else {"from": lower, "to": upper}
+    return {"from": lower, "to": upper} if lower and upper and lower < upper else None
 
 # %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-012
 def _setting(f:Filter, aim, ahead, r):
@@ -253,16 +253,18 @@ def _said(f:Filter, value)->str:
         text = value
     return f.words.format(v=text)
 
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-026
 def _chosen(listing, settings)->tuple[str, str]:
     "The member, and what stands behind it: ('city', 'with the largest area')"
     by, order = settings.get("sort_by", listing.sorts[0]), settings.get("order", listing.order)
     field = listing.fields[by]
     pattern = field.most if order == "descending" else field.least
     n = _ORDINALS[settings.get("rank", 1) - 1]
+    places = {"n": n, "nth": n.strip() or "first", "last": f"{n}to last".strip() if n else "last"}
     head, _, tail = pattern.partition("{noun}")
-    return f"{head.format(n=n)}{listing.noun}", tail.strip().format(n=n)
+    return f"{head.format(**places)}{listing.noun}", tail.strip().format(**places)
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-026
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-027
 @patch
 def phrase(self:Listing, settings:dict, phrases:tuple[str, ...], r:random.Random, short:bool=True)->str:
     "'the third highest city in {x} with at least 500,000 people'"
@@ -285,7 +287,7 @@ def phrase(self:Listing, settings:dict, phrases:tuple[str, ...], r:random.Random
     parts = (head, of, narrowed) if short else (head, narrowed, of)
     return " ".join(filter(None, parts))
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-028
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-029
 @patch
 def summary(self:Listing, phrases:tuple[str, ...], x:str)->str:
     "'one of the cities in a country; by default the most populous city'"
@@ -296,7 +298,7 @@ def summary(self:Listing, phrases:tuple[str, ...], x:str)->str:
         return f"one of the {self.plural} {of}; by default the {default}"
     return phrases[0].format(x=x)
 
-# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-031
+# %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-032
 def _columns(listing, names)->tuple[str, ...]:
     "The fields that a tool with these parameters looks at"
     found = ["name", *(listing.sorts if "sort_by" in names else listing.sorts[:1])]

@@ -230,11 +230,11 @@ def _phases()->list[Relation]:
     import ephem
     by = {}
     for phase, find in _MOONS_OF_MONTH.items():
-        asked = f"the UTC date of the first {phase} after 0h UTC on {{x}}"
+        asked = f"the UTC date of the next {phase} after 0h UTC on {{x}}"
         by[phase] = Relation("next_moon", "day", "day", (asked,), _moon_dates(getattr(ephem, find)),
                              family="phases")
     phase = Key("phase", "Full moon, new moon, first quarter or last quarter.", "full moon",
-                "the UTC date of the first {v} after 0h UTC on {x}")
+                "the UTC date of the next {v} after 0h UTC on {x}")
     return [versions_of("next_moon", phase, by)]
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-038
@@ -259,19 +259,21 @@ def _of_years()->list[Relation]:
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-041
 _WORDS = Words(
     of={"star.constellation": "in {x}", "moon.planet": "of {x}", "moon.discoverer": "discovered by {x}"},
-    called={"star.magnitude": "apparent magnitude", "star.altitude": "declination in degrees",
+    called={"star.magnitude": "apparent magnitude", "star.altitude": "declination",
             "moon.orbital_period": "orbital period"},
     most={"star.magnitude": ("{n}faintest named {noun}", "{n}brightest named {noun}"),
           "star.altitude": ("{n}northernmost named {noun}", "{n}southernmost named {noun}"),
           "moon.orbital_period": ("{n}outermost major {noun}", "{n}innermost major {noun}"),
           "moon.year": ("{n}most recently discovered major {noun}", "{n}earliest discovered major {noun}")},
+    verbs={"moon.year": "discovered"}, hidden=("star.separation",),
     only=("star.constellation", "moon.planet", "moon.discoverer"))
 
 def _as_numbers(stars:dict)->list[Relation]:
     "What only ranks and filters: declinations, and years of discovery as dates"
     height = {name: quantity(float(star.a_dec) * _DEGREES, "degrees", 2) for name, star in stars.items()}
     found = {moon: f"{facts[2]}-01-01" for moon, *facts in _MOONS}
-    return [Relation("altitude", "star", "number", ("the declination of {x} in degrees",), height,
+    return [Relation("altitude", "star", "number", ("the angle between {x} and the celestial equator",),
+                     height,
                      family="position"),
             Relation("year", "moon", "date", ("{x}",), found)]
 

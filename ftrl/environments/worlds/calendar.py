@@ -276,7 +276,7 @@ def _of_countries(calendars:dict, listed:dict)->list[Relation]:
                  phrases=(f"the number of working days in {year} in {{x}}",))]
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-036
-_HOLIDAY = (Field("date", "last {noun}", "first {noun}"),)
+_HOLIDAY = (Field("date", "{last} {noun}", "{nth} {noun}"),)
 _HOLIDAYS = (Filter("after", "date", "after", "after {v}", "Only holidays after this day."),
              Filter("before", "date", "before", "before {v}", "Only holidays before this day."),
              Filter("on_weekday", "weekday", "is", "on a {v}", "The day of the week to keep to."),

@@ -217,8 +217,10 @@ _WORDS = Words(
           "isotope.isotope_mass": ("{n}heaviest natural {noun}", "{n}lightest natural {noun}"),
           "element.atomic_mass": ("{n}heaviest {noun}", "{n}lightest {noun}"),
           "element.density": ("{n}densest {noun}", "{noun} of {n}lowest density")},
+    hidden=("element.column", "element.period"),
     only=("isotope.element", "element.period", "element.column", "compound.main_element"))
 
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-031
 def _rows_and_columns(elements:list)->list[Relation]:
     "Relations from an element to its period and its group"
     period, group = {}, {}
@@ -233,7 +235,7 @@ def _rows_and_columns(elements:list)->list[Relation]:
                      phrases=("the group of the periodic table that holds {x}",
                                                                      "the group of {x}"))]
 
-# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-032
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-033
 _SHARES = (Field("share", "{noun} with the {n}largest share of the mass",
                  "{noun} with the {n}smallest share of the mass"),
            Field("atoms", "{noun} with the {n}most atoms", "{noun} with the {n}fewest atoms", "atoms",
@@ -249,7 +251,7 @@ _CONTAINED = (*bounds("share", "with at least {v} percent of the mass",
 _NONMETALS = set("hydrogen helium boron carbon nitrogen oxygen fluorine neon silicon phosphorus sulfur "
                  "chlorine argon arsenic selenium bromine krypton tellurium iodine xenon radon".split())
 
-# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-033
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-034
 def _contained()->list[Relation]:
     "Relations from a compound to its elements"
     import periodictable
@@ -264,7 +266,7 @@ def _contained()->list[Relation]:
     return belonging("compound", "element", "element", "elements", "in {x}", _SHARES, _CONTAINED, entries,
                      family="compounds")
 
-# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-036
+# %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-037
 _KINDS = (Kind("element", "elements", "its English name, such as 'iron'"),
           Kind("period", "periods", "its number, such as 'period 4'", "{x} of the periodic table"),
           Kind("column", "columns", "the number of the group, such as 'group 11'",

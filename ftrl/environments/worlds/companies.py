@@ -237,7 +237,7 @@ _WORDS = Words(
           "person.salary": ("{n}best paid {noun}", "{n}worst paid {noun}"),
           "person.born": ("{n}youngest {noun}", "{n}oldest {noun}"),
           "company.founded": ("{n}youngest {noun}", "{n}oldest {noun}"),
-          "product.launched": ("{noun} launched {n}last", "{noun} launched {n}first")},
+          "product.launched": ("{noun} launched {last}", "{noun} launched {nth}")},
     verbs={"company.founded": "founded", "person.born": "born", "product.launched": "launched"},
     totals=("company.employees", "company.revenue", "town.population", "person.salary"),
     units={"crowns": ("currency", {"florins": 4.25, "talers": .5}),

@@ -132,7 +132,7 @@ def _of_languages(spoken:dict)->list[Relation]:
     several = {name: quantity(n, "countries") for name, n in sorted(official.items()) if n > 1}
     return [
         relation("strongest_country", range="country", facts=_strongholds(spoken),
-                 phrases=("the country where {x} speakers are the largest share of the people",)),
+                 phrases=("the country with the largest share of speakers of {x}",)),
         relation("official_countries", range="number", facts=several,
                  phrases=("the number of countries in which {x} is an official language",)),
         relation("locale", range="text", facts={name: "_".join(tags) for name, tags in _likely().items()},
@@ -240,7 +240,7 @@ def _of_speech(spoken:dict)->list[Relation]:
                  phrases=("the number of languages listed for {x}",))]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-033
-_NAMED = Field("alphabet", "alphabetically {n}last {noun}", "alphabetically {n}first {noun}")
+_NAMED = Field("alphabet", "{last} {noun} of the alphabet", "{nth} {noun} in alphabetical order")
 _SHARE = Field("share", "{n}most widely spoken {noun}", "{n}least widely spoken {noun}")
 _SHARES = (*bounds("share", "spoken by at least {v} percent", "spoken by at most {v} percent", "",
                    "share of the people in percent"),

@@ -94,7 +94,7 @@ def _factorisation(n:int)->str | None:
 _NTH = {2: "second", 3: "third", 4: "fourth", 5: "fifth"}
 
 def _power(settings:dict)->str:
-    return f"{{x}} to the power of {settings['exponent']}"
+    return f"the {_NTH[settings['exponent']]} power of {{x}}"
 
 def _multiple(settings:dict)->str:
     factor, plus = settings.get("factor", 2), settings.get("plus")
@@ -108,7 +108,7 @@ def _nth(settings:dict)->str:
     return f"the {_NTH[settings['nth']]} prime after {{x}}"
 
 def _based(settings:dict)->str:
-    return f"{{x}} written in base {settings['base']}"
+    return f"the notation of {{x}} in base {settings['base']}"
 
 # %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-018
 _POWER = Formula("value = f'{int(entry) ** exponent:,}'",
@@ -213,7 +213,7 @@ def _notations()->list[Relation]:
                  phrases=("the binary notation of {x}",)),
         relation("hexadecimal", range="text", facts=_facts(_hexadecimal),
                  phrases=("the hexadecimal notation of {x}",)),
-        relation("words", range="number_words", facts=_facts(_english),
+        relation("words", range="number_name", facts=_facts(_english),
                  phrases=("the English name of {x}",))]
 
 # %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-030
@@ -236,7 +236,7 @@ def _of_primes()->list[Relation]:
         relation("gap", range="number", facts=gap, phrases=("the gap between {x} and the next prime",)),
         relation("numeral", range="numeral", facts=_facts(_long_roman, listed), cardinality="1:1",
                  phrases=("the Roman numeral for {x}",)),
-        relation("in_words", range="number_words", facts=_facts(_english, listed), cardinality="1:1",
+        relation("in_words", range="number_name", facts=_facts(_english, listed), cardinality="1:1",
                  phrases=("the English name of {x}",))]
 
 # %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-033
@@ -267,12 +267,12 @@ def _initials(n:int)->str | None:
 
 def _of_words()->list[Relation]:
     "Relations whose subject is a number in words"
-    relation = partial(Relation, domain="number_words")
+    relation = partial(Relation, domain="number_name")
     return [
         relation("letters", range="number", facts=_facts(_letters, name=_english),
                  phrases=("the number of letters in {x}",)),
         relation("initials", range="text", facts=_facts(_initials, name=_english),
-                 phrases=("the abbreviation made of the first letters of {x}",)),
+                 phrases=("the initials of the words of {x}",)),
         relation("value", range="integer", facts=_facts(str, name=_english), cardinality="1:1",
                  phrases=("the value of {x}",))]
 
@@ -280,7 +280,7 @@ def _of_words()->list[Relation]:
 _KINDS = (Kind("integer", "integers", "its four digits, such as '2026'"),
           Kind("prime", "primes", "its four digits, such as '2027'"),
           Kind("numeral", "Roman numerals", "capital letters, such as 'MMXXVI'"),
-          Kind("number_words", "numbers in words", "as in English, such as 'two thousand and twenty-six'"))
+          Kind("number_name", "numbers in words", "as in English, such as 'two thousand and twenty-six'"))
 
 @WORLDS.register("numbers")
 def numbers()->World:

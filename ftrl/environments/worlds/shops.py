@@ -184,9 +184,10 @@ _WORDS = Words(
           "article.price": ("{n}most expensive {noun}", "{n}cheapest {noun}"),
           "article.weight": ("{n}heaviest {noun}", "{n}lightest {noun}"),
           "shop.floor_space": ("{n}largest {noun}", "{n}smallest {noun}"),
+          "person.joined": ("{noun} who joined {last}", "{noun} who joined {nth}"),
           "shop.opened": ("{n}newest {noun}", "{n}oldest {noun}")},
     verbs={"order.placed": "placed", "order.delivered": "delivered", "shop.opened": "opened",
-           "person.joined": "joined"},
+           "person.joined": "who joined"},
     totals=("order.total", "order.pieces", "article.stock", "shop.floor_space", "person.points"),
     units={"florins": ("currency", {"crowns": 2.4, "talers": .5})},
     only=("order.customer", "order.shop", "order.article", "shop.city", "article.maker", "person.residence"))

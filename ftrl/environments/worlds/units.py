@@ -121,13 +121,11 @@ def _of_scientists()->list[Relation]:
     birthplace = {name: place for name, _, _, place, _ in _SCIENTISTS}
     return [
         relation("next_born", range="scientist", facts=_following(lives, 0), cardinality="1:1",
-                 phrases=("the scientist of this collection born next after {x}",)),
-        relation("next_died", range="scientist", facts=_following(lives, 1), cardinality="1:1",
-                 phrases=("the scientist of this collection who died next after {x}",)),
+                 phrases=("the scientist born next after {x} of those whose name a unit or constant bears",)),
         relation("born", range="date", facts=born, phrases=("the date of birth of {x}",)),
         relation("died", range="date", facts=died, phrases=("the date of death of {x}",)),
         relation("age", range="number", facts=age, phrases=("the age at death of {x}",)),
-        relation("days_lived", range="number", facts=lived, phrases=("the lifespan in days of {x}",)),
+        relation("days_lived", range="number", facts=lived, phrases=("the lifespan of {x}",)),
         relation("birthplace", range="text", facts=birthplace, phrases=("the birthplace of {x}",))]
 
 # %% ../../../nbs/environments/worlds/09_units.ipynb #cell-020
