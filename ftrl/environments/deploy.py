@@ -45,7 +45,7 @@ def _subjects(tool, gold, view, r, size)->list[str]:
     return r.sample(subjects, len(subjects))
 
 # %% ../../nbs/environments/07_deploy.ipynb #cell-009
-_ROWS = 60  # of listings, beside those of the gold subjects
+_ROWS = 40  # of listings, beside those of the gold subjects
 
 def _names(rule, tool)->tuple[str, ...]:
     "The parameters of a rule that a tool has"
@@ -63,6 +63,11 @@ def table_of(
     "The part of a tool's facts that answers a relation; several listings of the same members share one"
     rule = view.relations[ask].rule
     return choice(rule.table) if rule and rule.table else choice(ask)
+
+def _rows(relation, subject)->int:
+    "How many rows a listing has of a subject; none where it is no listing"
+    entry = relation.entry(subject) if relation.rule else ""
+    return len(entry) if isinstance(entry, list) else 0
 
 def _text(value)->str:
     return value if isinstance(value, str) else dumps(value)
@@ -88,11 +93,13 @@ def facts_for(
             if subject not in view.facts[ask] or subject in kept:
                 continue
             asked = gold.get((table_of(ask, view), subject))
+            rows = _rows(view.relations[ask], subject)
+            if asked is None and rows > room:
+                continue  # long tables are for the gold subjects
             value = _stored(view.relations[ask], subject, tool, asked or [])
-            if asked is None and (telling(_text(value)) or room < len(value) and not isinstance(value, str)):
+            if asked is None and telling(_text(value)):
                 continue
-            if not isinstance(value, str):
-                room -= len(value)
+            room -= rows
             kept[subject] = value
     return table
 

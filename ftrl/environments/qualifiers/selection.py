@@ -174,9 +174,8 @@ def _test(condition:str):
     return eval(f"lambda row, p: {condition}")
 
 # %% ../../../nbs/environments/qualifiers/02_selection.ipynb #cell-019
-def _picked(listing, entry, r, most)->dict | None:
+def _picked(listing, entry, fields, r, most)->dict | None:
     "Settings that choose a member"
-    fields = _complete(listing, entry)
     order = _order(listing, fields, r)
     if order is None:
         return None
@@ -200,9 +199,8 @@ def _cut(f:Filter, entry, r):
         return _group(f, inside, entry, r)
     return _setting(f, inside, entry, r)
 
-def _tallied(listing, entry, r, most)->dict | None:
+def _tallied(listing, entry, fields, r, most)->dict | None:
     "Settings that count fewer members"
-    fields = _complete(listing, entry)
     names = [name for name, f in listing.filters.items() if f.field in fields]
     settings, rows = {}, entry
     for name in r.sample(names, len(names))[:most + 1]:
@@ -222,8 +220,9 @@ def draw(self:Listing, entry, r:random.Random, most:int)->dict | None:
     if len(entry) < 2:
         return None
     find, best = _picked if self.result == "pick" else _tallied, None
+    fields = _complete(self, entry)
     for _ in range(8):
-        settings = find(self, entry, r, most)
+        settings = find(self, entry, fields, r, most)
         if not settings or len(settings) > most + 1 or len(settings) <= len(best or ()):
             continue
         if needed(self, entry, settings, answered(self, entry, settings)):
