@@ -119,4 +119,6 @@ def hub_rows(
 )->list[Row]:
     "The rows of a dataset that was pushed"
     from datasets import load_dataset
-    return from_dataset(load_dataset(source, config, split=split))
+    # what datasets keeps of a folder is known by its files' names, not by what they hold
+    fresh = "force_redownload" if Path(source).is_dir() else None
+    return from_dataset(load_dataset(source, config, split=split, download_mode=fresh))
