@@ -21,6 +21,7 @@ from .rollout import identity, rollout
 from .settings import TrainConfig, check_options
 from .train import train
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from ftrl.sandbox.sandbox import Sandbox
 
 # %% ../../nbs/training/13_rounds.ipynb #cell-005
@@ -191,6 +192,7 @@ class _Rounds:
     how: dict     # for `collect`
     through: str = ""             # what serves the policies that play
     learn: Callable | None = None  # in the place of `train`
+    peft: "PeftConfig | None" = None  # an adapter of each round, merged at its end
 
 # %% ../../nbs/training/13_rounds.ipynb #cell-035
 @patch(as_prop=True)
@@ -222,7 +224,9 @@ def _one_round(shared:_Rounds, k:int, policy:str, met:list[list[Row]])->Trained:
     reference = shared.model if k and shared.fixed and config.options.get("beta") else None
     out = shared.path("policy", k=k + 1)
     chosen = balanced(rows, shared.done, seed)
-    return (shared.learn or train)(chosen, policy, out, config, reference=reference, force=shared.force)
+    adapter = {"peft": shared.peft} if shared.peft else {}
+    learn = shared.learn or train
+    return learn(chosen, policy, out, config, reference=reference, force=shared.force, **adapter)
 
 def _all_rounds(shared:_Rounds, n:int)->list[Trained]:
     "Each round's policy and metrics"
@@ -255,6 +259,7 @@ def rounds(
     learn:Callable | None=None, # In the place of `train`: the same in processes of its own (`learner`)
     progress:bool=False, # Show bars
     force:bool=False, # Replace what is there
+    peft:"PeftConfig | None"=None, # An adapter of each round, merged at its end; default: all weights
 )->Trained: # The policy that is kept, and all rounds' metrics
     "Collect with the policy, train on what it met, and again"
     rows, first = as_rows(envs), None if first is None else as_rows(first)
@@ -270,7 +275,7 @@ def rounds(
              "thinking": _thinking(config)}
     how = turns | {"temperature": temperature, "width": width, "sandbox": sandbox, "progress": progress}
     shared = _Rounds(play, first, str(model), Path(out), config, layout, each, aggregate, done,
-                     reference == "start", force, how, through, learn)
+                     reference == "start", force, how, through, learn, peft)
     return _kept(shared, _all_rounds(shared, n), aside, turns)
 
 # %% ../../nbs/training/13_rounds.ipynb #cell-042
