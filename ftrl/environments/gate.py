@@ -20,10 +20,11 @@ GATES:dict[str, Callable] = {}
 
 def gate(
     name:str, # What rejections are counted under
+    gates:dict[str, Callable]=GATES, # Where it is kept: environments of other kinds have gates of their own
 )->Callable:
     "A decorator that makes a function a gate"
     def registered(f):
-        GATES[name] = f
+        gates[name] = f
         return f
     return registered
 

@@ -283,14 +283,15 @@ def tuning_page(
     "A tuning run on one page"
     sizes = "".join(f"<tr>{_cell(name)}{_cell(n)}</tr>" for name, n in asdict(run.sizes).items())
     gain = _share(run/"after.jsonl", "solve_f1") - _share(run/"before.jsonl", "solve_f1")
-    asked = [row.messages[-1]["content"].split("Question: ")[-1] for row in load_rows(run.held_out)[:8]]
+    held = load_rows(run.held_out)
+    asked = [row.messages[-1]["content"].split("Question: ")[-1] for row in held[:8]]
     questions = "".join(f"<li>{html.escape(question)}</li>" for question in asked)
     title = f"{html.escape(run.model)} on {html.escape(Path(masked(run.data)).name)}"
     return "\n".join([
         "<!doctype html>", f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
         f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body><h1>{title}</h1>',
-        f"<p>Solve-F1 on {len(load_rows(run.held_out))} held-out questions: <b>{gain:+.1f} points</b>.</p>",
+        f"<p>Solve-F1 on {len(held)} held-out questions: <b>{gain:+.1f} points</b>.</p>",
         _scores(run), "<h2>An episode</h2>", _episode(run),
         f"<h2>Held-out questions</h2><ul>{questions}</ul>", f"<h2>Sizes</h2><table>{sizes}</table>",
         "</body></html>"])

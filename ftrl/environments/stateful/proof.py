@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from ...core import Call, Env, FtrlError, Row, SubQuestion, bare, dumps, solve, verify
-from ..gate import Verdict, judge
+from ..gate import Verdict, gate, judge
 from .assignment import form
 from .live import LiveState
 from ..trial import beyond, probe_calls, trial
@@ -73,10 +73,7 @@ def state_gate(
     name:str, # What rejections are counted under
 )->Callable:
     "A decorator that makes a function a gate of environments that change"
-    def registered(f):
-        STATE_GATES[name] = f
-        return f
-    return registered
+    return gate(name, STATE_GATES)
 
 def _as_before(name:str)->Callable:
     "A gate of other environments, which looks at documents and sources only"
