@@ -65,10 +65,10 @@ def _machine_lines()->list[str]:
     "Cores, memory, GPU"
     import os, platform
     import torch
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from ftrl.perf import machine
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     lines = [f"python   {platform.python_version()} on {platform.system()} {platform.machine()}",
-             f"cores    {cores}, memory {pages:.0f} GiB", f"torch    {torch.__version__}"]
+             f"cores    {machine()['cores']}, memory {pages:.0f} GiB", f"torch    {torch.__version__}"]
     if torch.cuda.is_available():
         named = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         return [*lines, f"gpu      {torch.cuda.device_count()} x {', '.join(sorted(named))}"]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError, dumps, in_range, masked
-from ..evaluation.bench import Results, evaluate
+from ..evaluation.bench import Results, evaluate, means
 from ..files import atomic, load_rows, read_json_lines, save_rows
 from .record import STYLE
 
@@ -237,8 +237,7 @@ def measure_pace(
 # %% ../../nbs/runs/10_tune.ipynb #cell-026
 def _share(results:Path, metric:str)->float:
     "The mean of a metric, in percent"
-    values = [line["metrics"][metric] for line in read_json_lines(results) if line["metrics"]]
-    return 100 * sum(values) / max(1, len(values))
+    return 100 * means(read_json_lines(results), grouped=False).get(metric, 0.0)
 
 def _cell(text)->str: return f"<td>{html.escape(str(text))}</td>"
 
