@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from ...core import Call, Env, FtrlError, Row, SubQuestion, bare, dumps, solve, verify
-from ..gate import Verdict, gate, judge
-from .assignment import form
+from ..gate import Verdict, gate, judge, shape
 from .live import LiveState
 from ..trial import beyond, probe_calls, trial
 
@@ -160,9 +159,8 @@ def _behind(p:Plays, s:SubQuestion)->set[str]:
 @state_gate("needed")
 def _needed(p:Plays)->str:
     "No gold call can be left out, and the calls have the shape of the scenario"
-    shape = form([len(s.depends_on) for s in p.env.subquestions])
-    if shape != p.env.scenario:
-        return f"the dependency graph is {shape}, not {p.env.scenario}"
+    if shape(p.env) != p.env.scenario:
+        return f"the dependency graph is {shape(p.env)}, not {p.env.scenario}"
     writes = {s.id for s in _writes(p)}
     for s in p.env.subquestions:
         if s.id in writes:
