@@ -530,6 +530,9 @@ def test_forms_of_numbers(tmp_path):
     assert column([f"{i + 1},000.5" for i in range(8)]) == "2,000.50"
     assert column([f"${i + 1},000" for i in range(7)] + ["$1,234,567"]) == "2,000 dollars"
     assert column([f"{i + 10} %" for i in range(8)]) == "11 percent"
+    assert column([f"{i + 1}.5e{i}" for i in range(8)]) == "25.00"
+    assert column([f"\u2212{i}.5" for i in range(8)]) == "-1.50"
+    assert column([f"1.{i}34.567" for i in range(8)]) == "1,134,567"
     with pytest.raises(FtrlError, match="commas that could part thousands or decimals"):
         column([f"{i + 1},234" for i in range(8)])
     with sqlite3.connect(tmp_path / "item.db") as c:
@@ -537,6 +540,41 @@ def test_forms_of_numbers(tmp_path):
         c.executemany("insert into item values(?,?,?)", [(f"Item {i}", f"{i},5", 1000 + i) for i in range(8)])
     world = make(str(tmp_path / "item.db"))
     assert "item.price" not in world.relations and any("commas" in why for why in world.omitted)
+
+
+PARTED = {"1 234": "1,234", "1\u00a0234": "1,234", "1\u2009234,5": "1,234.50", "1'234.5": "1,234.50",
+          "1\u2019234": "1,234", "1\u202f234\u202f\u20ac": "1,234 EUR", "\u22121 234": "-1,234"}
+
+
+@pytest.mark.parametrize("written", PARTED)
+def test_parted_thousands(tmp_path, written):
+    "Spaces and apostrophes part thousands, where the whole column agrees"
+    values = [written.replace("1", str(i + 1), 1) for i in range(8)]
+    rows = [f'Item {i},"{v}"' for i, v in enumerate(values)]
+    world = make(write_csv(tmp_path, "item.csv", "name,size", rows))
+    assert world.relations["item.size"].facts["Item 0"] == PARTED[written]
+
+
+@pytest.mark.parametrize("column, written", [("contact", "732 829 32{}"), ("telephone", "9{} 761 432"),
+                                             ("contact", "030 12{} 345"), ("street", "1{} 200 Elm Road"),
+                                             ("phone", "+49 301 23{} 567"), ("size", "1 23{} 45")])
+def test_parted_names(tmp_path, column, written):
+    "The digits of telephones, registers and streets stay as they are written"
+    values = [written.format(i) for i in range(8)]
+    rows = [f"Item {i},{v}" for i, v in enumerate(values)]
+    world = make(write_csv(tmp_path, "item.csv", f"name,{column}", rows))
+    assert world.relations[f"item.{column}"].facts["Item 3"] == values[3]
+
+
+def test_dashes_are_missing(tmp_path):
+    "A dash stands for no number; among other signs it is one"
+    rows = [f"Item {i},{'-' if i == 3 else 1000 + i},{'+-'[i % 2]} type" for i in range(8)]
+    world = make(write_csv(tmp_path, "item.csv", "name,mass,sort", rows))
+    assert "Item 3" not in world.relations["item.mass"].facts and len(world.relations["item.mass"].facts) == 7
+    assert world.omitted["item.mass: cells that say -, read as missing"] == 1
+    rows = [f"Item {i},{1000 + i},{'+-'[i % 2]}" for i in range(8)]
+    world = make(write_csv(tmp_path, "item.csv", "name,mass,rh", rows))
+    assert not any("cells that say" in why for why in world.omitted)
 
 
 def test_yes_and_no(tmp_path):

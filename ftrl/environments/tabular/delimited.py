@@ -168,31 +168,44 @@ def _with_header(path:Path, delimiter:str, head:CsvRecord | None, rest:list)->Fi
     return FileLayout(delimiter, head.fields, head.line)
 
 # %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-023
-_DIGITS = {"": r"(\d+(\.\d+)?|\.\d+)([eE][+-]\d{1,3})?",
+_DIGITS = {"": r"(\d+\.\d+[eE]\d{1,3}|(\d+(\.\d+)?|\.\d+)([eE][+-]\d{1,3})?)",
            "thousands": r"([1-9]\d{0,2}(,\d{3})+|\d+)(\.\d+)?",
            "decimal": r"([1-9]\d{0,2}(\.\d{3})+|\d+)(,\d+)?"}
+
+_SPACES = " \u00a0\u2009\u202f"  # plain, no-break, thin, narrow
+_MINUS = "\u2212"
 
 @dataclass(frozen=True)
 class Notation:
     "How a column writes its numbers"
     comma: str = ""   # "", "thousands" or "decimal"
     sign: str = ""    # A sign of a unit before or behind each number
+    gap: str = ""     # Characters that part groups of three digits: spaces, or apostrophes
 
     @property
     def pattern(self)->str:
         "A regular expression of one number"
-        digits = _DIGITS[self.comma]
+        digits, plus = _DIGITS[self.comma], f"[+{_MINUS}-]?"
+        if self.gap:
+            point = "," if self.comma else r"\."
+            digits = rf"([1-9]\d{{0,2}}([{self.gap}]\d{{3}})+|\d+)({point}\d+)?"
         if not self.sign:
-            return f"[+-]?{digits}"
-        sign = re.escape(self.sign)
-        return f"[+-]?({sign} ?[+-]?{digits}|{digits} ?{sign})"
+            return f"{plus}{digits}"
+        sign, space = re.escape(self.sign), f"[{_SPACES}]?"
+        return f"{plus}({sign}{space}{plus}{digits}|{digits}{space}{sign})"
+
+    @property
+    def changes(self)->dict[str, str]:
+        "What to replace, in order, to have numbers as programs write them"
+        idle = self.gap + (self.sign + _SPACES if self.sign else "")
+        commas = {"decimal": {".": "", ",": "."}, "thousands": {",": ""}}
+        return dict.fromkeys(idle, "") | {_MINUS: "-"} | commas.get(self.comma, {})
 
     def plain(self, text:str)->str:
         "The number as programs write it"
-        text = text.replace(self.sign, "").replace(" ", "") if self.sign else text
-        if self.comma == "decimal":
-            return text.replace(".", "").replace(",", ".")
-        return text.replace(",", "") if self.comma == "thousands" else text
+        for written, meant in self.changes.items():
+            text = text.replace(written, meant)
+        return text
 
 # %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-025
 AMBIGUOUS = "its numbers have commas that could part thousands or decimals; write 1234 or 1.234"
@@ -208,15 +221,40 @@ def _sign_of(values:list[str])->str:
     first = max(counts, key=counts.get)
     return first if counts[first] >= .9 * len(values) and counts[first] else ""
 
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-027
+_GAPS = (_SPACES, "'\u2019")
+
+def _parted(values:list[str], sign:str)->Notation | None:
+    "The notation of numbers whose thousands are parted by spaces or apostrophes"
+    for gap in _GAPS:
+        parted = re.compile(rf"\d[{gap}]\d{{3}}(?!\d)").search
+        if not any(map(parted, values)):
+            continue
+        how = Notation("decimal" if any("," in v for v in values) else "", sign, gap)
+        if len(_fitting(how, values)) >= .9 * len(values) and not _name_something(values, how):
+            return how
+    return None
+
+def _name_something(values:list[str], how:Notation)->bool:
+    "Do digits in groups of three look like a register's, rather than a count's?"
+    lengths = {len(re.sub(r"\D", "", v)) for v in values}
+    others = any(re.search(r"[^\d ]", v) for v in values)  # a sign, a point, another kind of space
+    return len(lengths) == 1 and not others and min(lengths) % 3 == 0
+
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-029
 def notation(
     values:list[str], # Different values of a column
 )->Notation | None: # None where it cannot be told
     "How a column writes its numbers"
     sign = _sign_of(values)
-    if not any("," in v for v in values):
-        return Notation("", sign)
-    thousands = _fitting(Notation("thousands", sign), values)
+    how = _parted(values, sign)
+    if how:
+        return how
     decimal = _fitting(Notation("decimal", sign), values)
+    if not any("," in v for v in values):
+        points = any(v.count(".") > 1 for v in decimal)
+        return Notation("decimal" if points and len(decimal) >= .9 * len(values) else "", sign)
+    thousands = _fitting(Notation("thousands", sign), values)
     if len(thousands | decimal) < .9 * len(values):
         return Notation("", sign)
     only_thousands, only_decimal = len(thousands - decimal), len(decimal - thousands)

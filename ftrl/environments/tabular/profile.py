@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .cells import decimals, exact, normal_text, show, sort_of
 from .database import Database, Link, Table
 from .delimited import AMBIGUOUS
-from .wording import noun_of, singular, words
+from .wording import coded, noun_of, singular, words
 from ..world import verifiable
 
 # %% ../../../nbs/environments/tabular/08_profile.ipynb #cell-007
@@ -38,13 +38,7 @@ class Column:
         return [t for x in self.values if (t := show(x, "text"))]
 
 # %% ../../../nbs/environments/tabular/08_profile.ipynb #cell-009
-_CODES = set("id code zip postcode phone fax number no nr sku isbn ean year key uuid vat iban".split())
 _SHARE = .9
-
-def _coded(label:str)->bool:
-    "Do the digits of such a column name something rather than count?"
-    ws = label.split(" ")
-    return ws[-1] in _CODES and (len(ws) == 1 or ws[0] != "number")
 
 def _majority(sorts:Counter)->tuple[str, int]:
     "The type of most values, and how many they are"
@@ -74,7 +68,7 @@ def judged_column(
         if commas >= _SHARE * len(values):
             out.type = "other"
     elif type == "number":
-        if _coded(label) and out.whole:
+        if coded(label) and out.whole:
             out.type = "text"
         elif set(out.numbers) <= {0, 1}:
             out.type = "flag"

@@ -14,7 +14,7 @@ from ...core import FtrlError
 from .database import Table, required, sql_table
 from .delimited import AMBIGUOUS, FileLayout, Notation, layout, notation
 from .duck import DuckSession, duck_name, duck_text
-from .wording import sign_unit
+from .wording import coded, sign_unit, words
 
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-005
 def _batches(path:Path, plan:FileLayout, lost:Counter, size:int=20_000)->Iterator[list[tuple]]:
@@ -43,12 +43,14 @@ def _refused(path:Path, plan:FileLayout, lost:Counter)->None:
                     f"expected UTF-8 text with {len(plan.header)} fields in each line")
 
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-006
+_AROUND = duck_text(" \t\r\n\u00a0\u2009\u202f\u3000\ufeff")  # what may stand around a cell
+
 def _load_text(session:DuckSession, path:Path, plan:FileLayout, raw:str)->Counter:
     "Load a CSV file as text, trimmed and in one form of Unicode; empty cells are missing"
     pa, lost = required("pyarrow"), Counter()
     names = [f"c{i}" for i in range(len(plan.header))]
     declared = ", ".join(f"{c} VARCHAR" for c in names)
-    cells = ", ".join(f"nullif(nfc_normalize(trim({c})), '')" for c in names)
+    cells = ", ".join(f"nullif(nfc_normalize(trim({c}, {_AROUND})), '')" for c in names)
     session.ask(f"create table {raw} ({declared})")
     for batch in _batches(path, plan, lost):
         lost["rows"] += len(batch[0])
@@ -60,7 +62,9 @@ def _load_text(session:DuckSession, path:Path, plan:FileLayout, raw:str)->Counte
     return lost
 
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-009
-_VOID = ("\\N", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "NaN", "nan")
+_SIGNS = ("-", "--", "\u2013", "\u2014", "?")
+_VOID = ("\\N", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NULL", "null", "None", "NaN", "nan",
+         "#DIV/0!", "#VALUE!", *_SIGNS)
 _VOID_SQL = ", ".join(map(duck_text, _VOID))
 
 def _sizes(session:DuckSession, raw:str, columns:list[str], at_once:int=40)->dict[str, tuple[int, int]]:
@@ -80,16 +84,17 @@ def _void_words(session:DuckSession, raw:str, column:str)->dict[str, int]:
     counted = f"select {column}, count(*) from {raw} where {column} in ({_VOID_SQL})"
     found = session.ask(f"{counted} group by 1 order by 1")
     words = dict(found)
-    if "NA" in words and _are_codes(session, raw, column):
-        del words["NA"]
-    return words
+    kept = {"NA"} if "NA" in words and _others_are(session, raw, column, "[A-Z]{2}", 3) else set()
+    if words.keys() & set(_SIGNS) and _others_are(session, raw, column, "[^\\pL\\pN]{1,2}", 1):
+        kept.update(_SIGNS)
+    return {word: n for word, n in words.items() if word not in kept}
 
-def _are_codes(session:DuckSession, raw:str, column:str)->bool:
-    "Are nearly all other values codes of two capital letters?"
+def _others_are(session:DuckSession, raw:str, column:str, pattern:str, least:int)->bool:
+    "Are nearly all other values, and so many at least, codes built like this?"
     others = f"select distinct {column} from {raw} where {column} not in ({_VOID_SQL})"
-    codes = f"count_if(regexp_full_match({column}, '[A-Z]{{2}}'))"
+    codes = f"count_if(regexp_full_match({column}, {duck_text(pattern)}))"
     n, fit = session.ask(f"select count(*), {codes} from ({others})")[0]
-    return n > 2 and fit >= .8 * n
+    return n >= least and fit >= .8 * n
 
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-012
 _NEARLY = .95
@@ -107,11 +112,9 @@ class _Column:
 
 def _plain_sql(cell:str, how:Notation)->str:
     "SQL for a number as programs write it"
-    if how.sign:
-        cell = f"replace(replace({cell}, {duck_text(how.sign)}, ''), ' ', '')"
-    if how.comma == "decimal":
-        cell = f"replace(replace({cell}, '.', ''), ',', '.')"
-    return f"replace({cell}, ',', '')" if how.comma == "thousands" else cell
+    for written, meant in how.changes.items():
+        cell = f"replace({cell}, {duck_text(written)}, {duck_text(meant)})"
+    return cell
 
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-013
 @dataclass(frozen=True)
@@ -150,12 +153,14 @@ def _number_type(session:DuckSession, raw:str, plain:str, fit:str)->str:
     return "DOUBLE" if session.ask(f"select {same} from {raw} where {fit}")[0][0] else decimal
 
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-016
-def _as_number(session:DuckSession, raw:str, cell:str, n:int)->_Column | None:
+def _as_number(session:DuckSession, raw:str, cell:str, n:int, label:str)->_Column | None:
     "A column as numbers, if that is what it holds"
     some = f"select {cell} from {raw} where {cell} is not null limit 5000"
     how = notation([v for (v,) in session.ask(f"select distinct {cell} from ({some})")])
     if how is None:
         return _Column(cell, n, n, skipped=AMBIGUOUS)
+    if how.gap and coded(label):
+        return None  # as telephones are written
     plain = _plain_sql(cell, how)
     fit = f"regexp_full_match({cell}, {duck_text(how.pattern)})"
     zero = f"regexp_full_match({plain}, '[+-]?0[0-9].*|[+][0-9]{{7,}}')"  # a code such as 007, a telephone
@@ -181,12 +186,12 @@ def _as_date(session:DuckSession, raw:str, cell:str, n:int)->_Column | None:
     return None
 
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-019
-def _typed_column(session:DuckSession, raw:str, cell:str, n:int)->_Column:
+def _typed_column(session:DuckSession, raw:str, cell:str, n:int, label:str)->_Column:
     "What a column of text with so many values becomes"
     text = _Column(cell, n, n)
     if not n:
         return text
-    return _as_number(session, raw, cell, n) or _as_date(session, raw, cell, n) or text
+    return _as_number(session, raw, cell, n, label) or _as_date(session, raw, cell, n) or text
 
 def _without_void(session:DuckSession, raw:str, cell:str)->dict[str, int]:
     "Take the words that say a value is missing out of a column; returns how often each stood there"
@@ -207,7 +212,8 @@ def _typed_columns(session:DuckSession, raw:str, plan:FileLayout, name:str, omit
         void = _without_void(session, raw, cell) if missing else {}
         for word, k in void.items():
             omitted[f"{name}.{c}: cells that say {word}, read as missing"] = k
-        typed[c] = _typed_column(session, raw, cell, n - sum(void.values()))
+        values = n - sum(void.values())
+        typed[c] = _typed_column(session, raw, cell, values, words(plan.columns[c]))
     return typed
 
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-023
