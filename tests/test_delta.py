@@ -126,6 +126,21 @@ def test_adapters_that_are_not_base_plus_product_are_refused(extra, tmp_path):
         delta.diff(tmp_path/"base", tmp_path/"adapter")
 
 
+@pytest.mark.parametrize("odd", [{"lora_alpha": None}, {"lora_alpha": "8"}, {"alpha_pattern": {"(": 3}},
+                                 {"alpha_pattern": [1]}, {"rank_pattern": 3, "lora_alpha": True}])
+def test_an_adapter_that_says_nonsense_is_one_line(odd, tmp_path):
+    import json
+    peft = pytest.importorskip("peft", reason="peft is not installed: no adapters here")
+    model = tiny("Llama").float()
+    model.save_pretrained(tmp_path/"base")
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"])
+    peft.get_peft_model(model, config).save_pretrained(tmp_path/"adapter")
+    said = tmp_path/"adapter"/"adapter_config.json"
+    said.write_text(json.dumps(json.loads(said.read_text()) | odd))
+    with pytest.raises(FtrlError, match="expected what peft writes"):
+        delta.diff(tmp_path/"base", tmp_path/"adapter")
+
+
 def test_patterns_and_full_modules_equal_their_merge(tmp_path):
     peft = pytest.importorskip("peft", reason="peft is not installed: no adapters here")
     model = tiny("Llama").float()

@@ -109,7 +109,26 @@ def _plain(config:dict, folder:Path)->None:
     which = f"{odd[0]} {config.get(odd[0])!r}"
     raise FtrlError(f"{folder}: an adapter with {which}, whose weights are not base plus product; {_MERGE}")
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-016
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-015
+def _is_number(x)->bool: return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+def _is_pattern(x)->bool:
+    "Numbers by regular expressions of modules, or nothing"
+    try:
+        return not x or all(re.compile(name) and _is_number(n) for name, n in x.items())
+    except (re.error, AttributeError, TypeError):
+        return False
+
+_SETTINGS = {"lora_alpha": _is_number, "alpha_pattern": _is_pattern}
+
+def _scaled(config:dict, folder:Path)->None:
+    "Refuse an adapter that does not say how much its product counts"
+    for name, good in _SETTINGS.items():
+        if not good(config.get(name)):
+            said = config.get(name)
+            raise FtrlError(f"{folder}/adapter_config.json: {name} is {said!r}; expected what peft writes")
+
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-018
 def _scale(config:dict, module:str, rank:int)->float:
     "How much an adapter's product counts in this module"
     alpha = config["lora_alpha"]
@@ -128,16 +147,17 @@ def _adapted(b:Weight, down:Weight, up:Weight, config:dict, module:str)->Adapted
     turned = bool(config.get("fan_in_fan_out")) or shape != b.shape
     if turned:
         shape = shape[::-1]
-    if up.width != rank or b.shape != shape:
+    if not rank or up.width != rank or b.shape != shape:
         return None
     scale = _scale(config, module, rank)
     return Adapted(b.file, b.offset, b.shape, b.dtype, b, down, up, scale, turned)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-017
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-019
 def _lora(folder:Path, base:dict[str, Weight])->dict[str, Weight]:
     "The weights of an adapter on top of its base"
     config = _json(folder/"adapter_config.json")
     _plain(config, folder)
+    _scaled(config, folder)
     _same_base(config, folder, base)
     weights = dict(base)
     found = safetensors_weights(folder/"adapter_model.safetensors")
@@ -158,7 +178,7 @@ def _lora(folder:Path, base:dict[str, Weight])->dict[str, Weight]:
             raise FtrlError(f"{folder}: holds `{name}`, which is not the base's; {_MERGE}")
     return weights
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-019
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-021
 def _place(name:str, found:dict[str, Weight])->tuple[str, Weight | None] | None:
     "The base weight that an entry belongs to, and the second factor of a first one; None for a second one"
     bare = name.removeprefix("base_model.model.")
@@ -184,7 +204,7 @@ def _same_rows(a:Weight, b:Weight, start:int, stop:int)->bool:
     x, y = (w.read(start, stop).bfloat16() for w in (a, b))
     return x.equal(y)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-021
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-023
 def _same_base(config:dict, folder:Path, base:dict[str, Weight])->None:
     "Refuse a base that is not the one the adapter was trained on"
     said = config.get("base_model_name_or_path")
@@ -199,7 +219,7 @@ def _same_base(config:dict, folder:Path, base:dict[str, Weight])->None:
             raise FtrlError(f"{folder}: was trained on {own}, whose `{name}` is another than the base's; "
                             f"compare it with {own}")
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-024
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-026
 def local_checkpoint(
     spec, # A folder, a file, an embedded model's name, or a hub id
 )->Path:
@@ -219,7 +239,7 @@ def local_checkpoint(
         raise FtrlError(f"{spec}: no such folder, and the hub cannot give it ({type(e).__name__}); "
                         "check the name and the network, or give a local folder") from e
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-026
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-028
 def weights(
     spec, # A folder, a .gguf file, an embedded model's name, or a hub id
     base:dict[str, Weight] | None=None, # What an adapter stands on
@@ -235,7 +255,7 @@ def weights(
         raise FtrlError(f"{spec}: an adapter cannot be the base; give the checkpoint it was trained on")
     return _lora(path, base)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-029
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-031
 _EXPECTED = "expected two checkpoints of one model"
 
 def pairs(
@@ -264,7 +284,7 @@ def _pair(name:str, a:Weight, b:Weight)->tuple[Weight, Weight]:
     shape = min(a.rows, b.rows), a.width
     return replace(a, shape=shape), replace(b, shape=shape)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-032
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-034
 def copy_settings(
     checkpoint, # As `local_checkpoint` takes it
     out:str | Path, # A folder

@@ -12,8 +12,8 @@ from pathlib import Path
 from ..chat import render
 from ..core import Env, Row, in_range
 from ..files import as_rows
-from ..models.local import load_tokenizer
-from .policy import load_config, model_folder
+from ..models.local import load_config, load_tokenizer
+from .policy import model_folder
 from .settings import TrainConfig
 from .train import kept_bytes, micro_batch, packed_limit
 
@@ -34,7 +34,7 @@ def planned_config(
 ):
     "A model's configuration, also of common models that are not on this machine"
     if model not in _SHAPES:
-        return load_config(model)
+        return load_config(model_folder(model))
     from transformers import LlamaConfig, Qwen2Config, Qwen3Config
     kind = LlamaConfig if model == "smollm2" else Qwen2Config
     if "Qwen3" in model:
