@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['HERMES_FORM', 'XML_FORM', 'LLAMA_FORM', 'MISTRAL_FORM', 'FORMS', 'Form', 'typed', 'form_for', 'form_of', 'schemas_of',
-           'turn_of', 'written_parts', 'written_tokens', 'dropped']
+           'turn_of', 'form_in', 'written_parts', 'written_tokens', 'dropped']
 
 # %% ../nbs/04_forms.ipynb #cell-002
 import json, re, warnings
 from collections.abc import Callable
+from operator import itemgetter
 from dataclasses import dataclass
 from .chat import (
     END_TOKENS, MARKS, Turn, call_of, message, parse, render, spoken, template_of, tool_message)
@@ -51,6 +52,14 @@ def typed(
     return {"True": True, "False": False, "None": None}.get(text, text)
 
 # %% ../nbs/04_forms.ipynb #cell-009
+def _object(text:str)->dict:
+    "The JSON object that a text is; empty where it is none"
+    try:
+        x = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return x if isinstance(x, dict) else {}
+
 def _xml(text:str, schemas:dict)->tuple[str, list[Call]]:
     "`<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`"
     calls = []
@@ -59,7 +68,8 @@ def _xml(text:str, schemas:dict)->tuple[str, list[Call]]:
         arguments = {}
         for key, value in _PARAMETER.findall(body):
             arguments[key] = typed(value.strip("\n"), known.get(key, {}))
-        calls.append(Call(name, arguments))
+        # Llama's models put one JSON object between the marks
+        calls.append(Call(name, arguments or _object(body)))
     before = re.split(r"<tool_call>|<function=", text, maxsplit=1)[0]
     return before.strip(), calls
 
@@ -165,6 +175,23 @@ def turn_of(
     return Turn(said, tuple(calls), form.marks)
 
 # %% ../nbs/04_forms.ipynb #cell-024
+_OPENINGS = ((HERMES_FORM, re.compile(r"<tool_call>\s*\{")), (XML_FORM, re.compile(r"<function=[^>\s]+>")),
+             (MISTRAL_FORM, re.compile(r"\[TOOL_CALLS\]")))
+
+def form_in(
+    text:str, # What a model wrote
+    tools:list[dict] | None=None, # Tool schemas
+)->Form: # Hermes' where there is no call
+    "The form of calls in a turn of which no template is known"
+    text = spoken(text).strip()
+    found = [(opening.start(), form) for form, mark in _OPENINGS if (opening := mark.search(text))]
+    if found:
+        return min(found, key=itemgetter(0))[1]
+    _, calls = _llama(text, {})
+    known = schemas_of(tools)
+    return LLAMA_FORM if any(c.name in known for c in calls) else HERMES_FORM
+
+# %% ../nbs/04_forms.ipynb #cell-027
 def written_parts(
     messages:list[dict], # A conversation
     tools:list[dict] | None, # Tool schemas
@@ -186,7 +213,7 @@ def written_parts(
         at = len(prompt) + len(turn)
     return [*parts, (whole[at:], False)]
 
-# %% ../nbs/04_forms.ipynb #cell-025
+# %% ../nbs/04_forms.ipynb #cell-028
 def _not_from_its_prompt(tokenizer, i:int)->FtrlError:
     "What to say of a template that has no such borders"
     name = getattr(tokenizer, "name_or_path", "") or "this model"
@@ -202,7 +229,7 @@ def _turn(prompt:str, written:str, whole:str, end:str)->str | None:
         turn = turn[:turn.rindex(end) + len(end)]
     return turn if whole.startswith(prompt + turn) else None
 
-# %% ../nbs/04_forms.ipynb #cell-027
+# %% ../nbs/04_forms.ipynb #cell-030
 def written_tokens(
     messages:list[dict], # A conversation
     tools:list[dict] | None, # Tool schemas
@@ -217,7 +244,7 @@ def written_tokens(
         ours += [its] * len(new)
     return ids, ours
 
-# %% ../nbs/04_forms.ipynb #cell-030
+# %% ../nbs/04_forms.ipynb #cell-033
 _SHIP, _TONNES = "Albatross", "731 tonnes"
 
 def _probe()->tuple[list[dict], list[dict]]:

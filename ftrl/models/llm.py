@@ -13,7 +13,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from .. import chat
 from ..core import FtrlError
-from ..forms import HERMES_FORM, Form, form_for, turn_of
+from ..forms import Form, form_in, turn_of
 from .embedded import EMBEDDED, is_gguf
 from ..registry import Registry
 
@@ -45,7 +45,7 @@ def answer(
     **fields, # Further fields of the reply
 )->Reply:
     "A reply from generated text"
-    form = form or form_for(text) or HERMES_FORM
+    form = form or form_in(text, tools)
     return Reply(text, chat.message(turn_of(text, form, tools), at), **fields)
 
 def failed(

@@ -13,7 +13,7 @@ from ..chat import Turn, parse
 from ..core import Call, FtrlError, Row, bare, solve, tells_all
 from ..environments.stateful.live import LiveState, passes
 from ..files import checked_row, file_digest, numbered_lines, produced, write_json_lines
-from ..forms import HERMES_FORM, Form, form_for, turn_of
+from ..forms import HERMES_FORM, Form, form_in, turn_of
 from ..registry import Registry
 from ..sandbox.pool import group_of
 from ..sandbox.sandbox import shared
@@ -123,7 +123,7 @@ def _read_turn(text:str, row:Row, form:Form|None, thoughts:bool)->Turn:
     "A turn as the reward sees it"
     as_paper = parse(text)
     if form is None:
-        form = HERMES_FORM if as_paper.calls else form_for(text) or HERMES_FORM
+        form = HERMES_FORM if as_paper.calls else form_in(text, row.toolset)
     return as_paper if thoughts and form is HERMES_FORM else turn_of(text, form, row.toolset)
 
 def _score(turn:Turn, row:Row, said:list[str], reward:str)->Score:
