@@ -60,6 +60,36 @@ def test_rows_are_data_too(tiny, tmp_path):
         tune(tmp_path / "rows.jsonl", tiny, tmp_path / "out", sizes=replace(SMALL, steps=2))
 
 
+def test_two_into_one_folder_and_edited_data(tiny, tmp_path):
+    "A second tuning does not mix with the first; data that were edited meanwhile are other data"
+    from ftrl.files import claim
+    data = write("shop", tmp_path)
+    with claim(tmp_path / "out", command="another"), pytest.raises(FtrlError, match="another process"):
+        tune(data, tiny, tmp_path / "out", sizes=SMALL)
+    rows = tmp_path / "rows.csv"
+    rows.write_text("name,mass\n" + "".join(f"Item {chr(65 + i)},{1000 + i}\n" for i in range(20)))
+    before = {"data": str(rows), "holds": "other", "model": tiny, "minutes": None, "seed": 0, "given": SMALL}
+    with claim(tmp_path / "tuned", **before):
+        (tmp_path / "tuned").mkdir()
+    with pytest.raises(FtrlError, match="made with other settings .holds was"):
+        tune(rows, tiny, tmp_path / "tuned", sizes=SMALL)
+
+
+def test_a_parquet_table_is_no_file_of_rows(tiny, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from ftrl.runs.tune import tuning_plan
+    table = {"name": [f"Item {chr(65 + i)}" for i in range(20)], "mass": list(range(1000, 1020))}
+    pq.write_table(pa.table(table), tmp_path / "item.parquet")
+    assert "environments of item to train on" in tuning_plan(str(tmp_path / "item.parquet"), "smollm2")
+
+
+@pytest.mark.parametrize("minutes", [float("nan"), float("inf"), -1, 0])
+def test_minutes_that_nobody_means(minutes, tmp_path):
+    with pytest.raises(FtrlError, match="minutes is"):
+        tune("shop", "smollm2", tmp_path / "out", minutes=minutes)
+
+
 def test_killed_it_goes_on(tiny, tmp_path):
     "A kill in the middle of training; the second call repeats nothing that was done"
     data = write("shop", tmp_path)
@@ -75,7 +105,7 @@ def test_killed_it_goes_on(tiny, tmp_path):
     done = subprocess.run(program, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert rows.stat().st_mtime_ns == made
-    assert json.loads((tmp_path / "out/tune.json").read_text())["sizes"]["steps"] == 4
+    assert json.loads((tmp_path / "out/sizes.json").read_text())["steps"] == 4
 
 
 def test_bad_data_is_one_line(tmp_path):

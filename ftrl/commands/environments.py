@@ -30,12 +30,10 @@ def _levels(text:str)->tuple[int, ...]:
 
 def _opened(spec:str):
     "A built-in world's name, or the world of a file or database, with a word on what it leaves out"
-    from ftrl.environments.openapi import openapi_world
     from ftrl.environments.tables import is_tables, open_world
-    kind, _, place = spec.partition(":")
-    if kind != "openapi" and not is_tables(spec):
+    if not is_tables(spec):
         return spec
-    world = openapi_world(place) if kind == "openapi" else open_world(spec)
+    world = open_world(spec)
     for why, n in sorted(world.omitted.items()):
         print(f"{world.name}: {n} left out, {why}", file=sys.stderr)
     return world

@@ -9,7 +9,7 @@ __all__ = ['tune_command', 'doctor_command']
 import re, sys
 from typing import Annotated, Optional
 from .app import Arg, Force, ModelName, Opt, Seed, app
-from ..core import FtrlError
+from ..core import FtrlError, in_range
 
 # %% ../../nbs/commands/08_start.ipynb #cell-005
 _Data = Annotated[str, Arg(help="A CSV, parquet, SQLite or DuckDB file, a folder of tables, a database URL, "
@@ -43,8 +43,7 @@ def tune_command(
     "Your data to a trained model: builds environments, plays, trains, plays held-out ones again; resumes."
     from ftrl.runs.tune import TuneSizes, tune, tuning_plan
     sizes = _sizes(train, held_out, steps, minutes)
-    if minutes is not None and not minutes > 0:
-        raise FtrlError(f"--minutes {minutes:g}: expected a number above 0")
+    in_range(minutes=minutes)
     if dry_run:
         print(tuning_plan(data, model, sizes or TuneSizes()))
         return

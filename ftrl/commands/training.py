@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Annotated, Optional
 from ..bridges.bridge import BRIDGES
 from .app import (
-    ROWS, AlgorithmName, Arg, Envs, Force, ModelName, Opt, Out, RewardName, Seed, Thinking, TurnTokens, app,
+    AlgorithmName, Arg, Envs, Force, ModelName, Opt, Out, RewardName, Seed, Thinking, TurnTokens, app,
     given_options, input_file, listed, output_file)
 from ..core import FtrlError, in_range
+from ..files import ROWS
 
 # %% ../../nbs/commands/02_training.ipynb #cell-005
 @app.command("collect")

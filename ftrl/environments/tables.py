@@ -191,9 +191,12 @@ def is_tables(
     return re.search(r"[./:\\]", spec) is not None
 
 def open_world(
-    spec:str, # A world's name, a table's file, or a database address
+    spec:str, # A world's name, a table's file, a database address, or openapi:FILE
 )->World:
-    "The world of this name, or one made from tables or functions"
+    "The world of this name, or one made from tables, functions or an OpenAPI document"
+    if str(spec).startswith("openapi:"):
+        from ftrl.environments.openapi import openapi_world
+        return openapi_world(spec.removeprefix("openapi:"))
     if str(spec).endswith(".py"):
         from ftrl.environments.own.functions import functions_world
         return functions_world(spec)

@@ -13,7 +13,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError, dumps, in_range, masked
 from ..evaluation.bench import Results, evaluate, means
-from ..files import atomic, load_rows, read_json_lines, save_rows
+from ..files import ROWS, atomic, claim, file_digest, load_rows, read_json_lines, save_rows
 from .record import STYLE
 
 # %% ../../nbs/runs/10_tune.ipynb #cell-005
@@ -88,31 +88,38 @@ class Tuning:
     @property
     def held_out(self)->Path: return self/"test.jsonl"
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-011
-_NOTE = "tune.json"
+# %% ../../nbs/runs/10_tune.ipynb #cell-012
+@patch
+def noted(self:Tuning)->TuneSizes | None:
+    "The sizes of the call before, if there was one"
+    note = self/"sizes.json"
+    return TuneSizes(**json.loads(note.read_text(encoding="utf-8"))) if note.is_file() else None
 
-def _noted(out:Path, about:dict, force:bool)->dict | None:
-    "The sizes of an earlier call with the same settings; None if there was none"
-    path = out/_NOTE
-    if not path.exists():
-        if out.is_dir() and any(out.iterdir()) and not force:
-            raise FtrlError(f"{out} is not empty and holds no tuning run; choose another --out, or --force")
-        return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    if force or kept["about"] == about:
-        return kept
-    changed = [f"{name} was {kept['about'].get(name)!r}, is {value!r}"
-               for name, value in about.items() if kept["about"].get(name) != value]
-    raise FtrlError(f"{out} holds another run: {'; '.join(changed)}; choose another --out, or --force")
+@patch
+def note(self:Tuning)->None:
+    "Write the sizes down"
+    self.out.mkdir(parents=True, exist_ok=True)
+    with atomic(self/"sizes.json") as temp:
+        temp.write_text(dumps(asdict(self.sizes)) + "\n", encoding="utf-8")
 
-def _note(out:Path, about:dict, **more)->None:
-    "Write down what a run is made with"
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic(out/_NOTE) as temp:
-        temp.write_text(dumps({"about": about, **more}) + "\n", encoding="utf-8")
+# %% ../../nbs/runs/10_tune.ipynb #cell-015
+def _holds_rows(data:str)->bool:
+    "Are these rows, and no table of facts? A parquet file may be either"
+    if not data.endswith(".parquet"):
+        return data.endswith(ROWS)
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+    try:
+        return "messages" in read_schema(data).names
+    except (ArrowException, OSError):
+        return False  # said where it is opened
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-014
-_ROWS = (".jsonl", ".jsonl.gz", ".parquet")
+def _digest(data:str)->str:
+    "A short name of what the data hold"
+    if _holds_rows(data) or data.endswith(".py"):
+        return file_digest(data)
+    from ftrl.environments.tables import open_world
+    return getattr(open_world(data), "digest", "")
 
 def _divide(run:Tuning)->None:
     "Rows of one's own: the last part is held out"
@@ -134,7 +141,7 @@ def _scenarios(world)->tuple[str, ...]:
         raise FtrlError(f"{world.name}: these facts allow no question in both splits; expected more of them")
     return able
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-015
+# %% ../../nbs/runs/10_tune.ipynb #cell-016
 def _build(run:Tuning)->None:
     "Environments to train on, and environments held out"
     from ftrl.environments.build import Recipe, stream_envs
@@ -154,7 +161,7 @@ def _build(run:Tuning)->None:
     save_rows(held, run.held_out)
     run.say(f"{run.held_out.name}: {len(held)} environments whose last question training never asks")
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-017
+# %% ../../nbs/runs/10_tune.ipynb #cell-018
 def _unasked(envs:Iterable, rows:Iterable)->Iterator:
     "Environments whose last sub-question is asked in none of these rows"
     asked = {s["question"] for row in rows for s in row.meta["subquestions"]}
@@ -171,9 +178,9 @@ def build(self:Tuning)->None:
     if self.envs.exists() and self.held_out.exists():
         return
     self.out.mkdir(parents=True, exist_ok=True)
-    _divide(self) if str(self.data).endswith(_ROWS) else _build(self)
+    _divide(self) if _holds_rows(self.data) else _build(self)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-021
+# %% ../../nbs/runs/10_tune.ipynb #cell-022
 @patch
 def score(self:Tuning, name:str, model)->Results:
     "Play the held-out environments with a policy"
@@ -196,7 +203,7 @@ def start(self:Tuning)->str:
     config = ColdConfig(self.sizes.cold, seed=self.seed, lr=1e-4)
     return cold_start(self.envs, self.model, self/"cold", config).policy
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-022
+# %% ../../nbs/runs/10_tune.ipynb #cell-023
 @patch
 def train(self:Tuning, start:str, steps:int | None=None, part:str="policy"):
     "Collect with the model, and train it on what it met"
@@ -211,7 +218,7 @@ def train(self:Tuning, start:str, steps:int | None=None, part:str="policy"):
     self.say(f"training on {len(list(rows))} moments of {len(played)} environments, {config.steps} steps")
     return train(self/"rows.jsonl", start, self/part, config)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-024
+# %% ../../nbs/runs/10_tune.ipynb #cell-025
 def measure_pace(
     data:str, # What is tuned on
     model:str, # What is tuned
@@ -234,7 +241,7 @@ def measure_pace(
         rest = time.perf_counter() - begun - step - few.collect * episode
     return Pace(episode, step, max(0.0, rest))
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-026
+# %% ../../nbs/runs/10_tune.ipynb #cell-027
 def _share(results:Path, metric:str)->float:
     "The mean of a metric, in percent"
     return 100 * means(read_json_lines(results), grouped=False).get(metric, 0.0)
@@ -250,7 +257,7 @@ def _scores(run:Tuning)->str:
         lines.append(f"<tr><th>{name}</th>{marks}</tr>")
     return f"<table>{''.join(lines)}</table>"
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-027
+# %% ../../nbs/runs/10_tune.ipynb #cell-028
 def _told(message:dict)->str:
     "A message as a line"
     functions = [call["function"] for call in message.get("tool_calls") or ()]
@@ -275,7 +282,7 @@ def _episode(run:Tuning)->str:
         shown.append(f"<details><summary>{name}: {html.escape(id)}</summary>{body}</details>")
     return "".join(shown)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-028
+# %% ../../nbs/runs/10_tune.ipynb #cell-029
 def tuning_page(
     run:Tuning, # A run with its results
 )->str: # HTML that needs nothing else
@@ -295,7 +302,7 @@ def tuning_page(
         f"<h2>Held-out questions</h2><ul>{questions}</ul>", f"<h2>Sizes</h2><table>{sizes}</table>",
         "</body></html>"])
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-030
+# %% ../../nbs/runs/10_tune.ipynb #cell-031
 @dataclass(frozen=True)
 class Tuned:
     "What a tuning run made"
@@ -319,18 +326,23 @@ def tune(
     say:Callable=print, # Tells how it goes
 )->Tuned:
     "Your data to a trained model: build, play, train, play again; resumes"
+    in_range(minutes=minutes, seed=seed)
     out, data = Path(out), str(data)
-    about = {"data": masked(data), "model": model, "minutes": minutes, "seed": seed,
-             "given": asdict(sizes) if sizes else None}
-    kept = _noted(out, about, force)
-    if kept is None or force:
-        chosen = sizes or _chosen(data, model, minutes, seed, say)
-        _note(out, about, sizes=asdict(chosen))
-    else:
-        chosen = TuneSizes(**kept["sizes"])
-    return _tuned(Tuning(data, model, out, seed, chosen, say))
+    about = {"data": masked(data), "holds": _digest(data), "model": model, "minutes": minutes, "seed": seed,
+             "given": sizes}
+    with claim(out, force, **about) as mine:
+        if mine.done is None:
+            try:
+                run = Tuning(data, model, out, seed, sizes or TuneSizes(), say)
+                run.sizes = run.noted() or sizes or _chosen(data, model, minutes, seed, say)
+                mine.finish(**_tuned(run))
+            except BaseException:
+                if not out.exists():
+                    mine.release()
+                raise
+        return Tuned(**mine.done, report=out/"report.html")
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-031
+# %% ../../nbs/runs/10_tune.ipynb #cell-032
 def _chosen(data:str, model:str, minutes:float | None, seed:int, say:Callable)->TuneSizes:
     "The sizes of a new run"
     if minutes is None:
@@ -342,26 +354,26 @@ def _chosen(data:str, model:str, minutes:float | None, seed:int, say:Callable)->
     say(f"an episode takes {pace.episode:.1f} s here, a step {pace.step:.1f} s")
     return fitted(minutes - spent, pace)
 
-def _tuned(run:Tuning)->Tuned:
-    "The parts of a run, each made once"
+def _tuned(run:Tuning)->dict:
+    "The parts of a run, each made once: its policy, and what it scored before and after"
     run.build()
+    run.note()
     run.score("before", run.model)
     policy = run.train(run.start()).policy
     run.score("after", policy)
-    report = run/"report.html"
-    with atomic(report) as temp:
+    with atomic(run/"report.html") as temp:
         temp.write_text(tuning_page(run), encoding="utf-8")
     before, after = (_share(run/f"{name}.jsonl", "solve_f1") for name in ("before", "after"))
-    return Tuned(policy, before, after, report)
+    return {"policy": policy, "before": before, "after": after}
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-033
+# %% ../../nbs/runs/10_tune.ipynb #cell-034
 def tuning_plan(
     data:str, # What would be tuned on
     model:str, # What would be tuned
     sizes:TuneSizes=TuneSizes(), # How much of everything
 )->str:
     "What `tune` would do, in words; nothing is written or loaded but the data"
-    if str(data).endswith(_ROWS):
+    if _holds_rows(str(data)):
         source = f"{len(load_rows(data))} rows of {data}, a fifth held out"
     else:
         from ftrl.environments.tables import open_world
