@@ -130,7 +130,7 @@ def test_dripping_extends_no_deadline():
         runner.line.close()
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "1", None, True])
 def test_a_limit_is_a_positive_number(timeout):
     with pytest.raises(FtrlError, match="positive"): Sandbox(timeout=timeout)
 
@@ -272,6 +272,12 @@ ASYNC = {"import asyncio\nasync def f(x):\n await asyncio.sleep(.01)\n return x"
          "import asyncio\nasync def g(x): return x\n"
          "async def f(x): return await asyncio.gather(g(x), g(2))": "[3, 2]",
          "async def f(x): raise KeyError(x)": "Error in f: KeyError: 3",
+         "import asyncio\nasync def g(x): return x\ndef f(x): return asyncio.run(g(x))": "3",
+         "async def g(x): return x\ndef f(x): return g(x)": "3",
+         "async def f(x):\n yield x\n yield 2": "[3, 2]",
+         "def f(x):\n yield x\n yield 2": "[3, 2]",
+         "def f(x): return map(str, [x])": '["3"]',
+         "class A:\n def __await__(self): return iter(())\ndef f(x): return A()": "None",
          "import asyncio\nasync def f(x): await asyncio.Event().wait()": "Error in f: timed out after 1 s"}
 
 

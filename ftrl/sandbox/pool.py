@@ -6,13 +6,13 @@
 __all__ = ['TRIES', 'HELPLESS', 'Result', 'KnownTool', 'Job', 'Pool', 'group_of']
 
 # %% ../../nbs/sandbox/05_pool.ipynb #cell-002
-import json, math, os, signal, threading, weakref
+import json, os, signal, threading, weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 from fastcore.basics import patch
-from ..core import FtrlError
+from ..core import FtrlError, Range
 from .host import TROUBLE, Broken, Remote, Zygote
 from .pure import LONGEST
 from .worker import OK, complaint
@@ -68,8 +68,8 @@ class Pool:
         allow_weak:bool|None=None, # Run even where the kernel cannot isolate; None asks FTRL_SANDBOX=weak
         memory:int=1 << 30, # Bytes of address space a runner may have
     ):
-        if not (timeout > 0 and math.isfinite(timeout)):
-            raise FtrlError(f"timeout={timeout}: a call needs a positive number of seconds")
+        if timeout not in Range(0, whole=False, above=True):
+            raise FtrlError(f"timeout={timeout!r}: a call needs a positive number of seconds")
         self.timeout, self.workers, self.memory = timeout, workers or os.cpu_count() or 1, memory
         self.allow_weak = os.environ.get("FTRL_SANDBOX") == "weak" if allow_weak is None else allow_weak
         self.tools, self.count, self.held = {}, 0, 0   # (name, source) -> what is known of it

@@ -8,7 +8,8 @@ __all__ = ['LIMIT', 'OK', 'FAILED', 'ALONE', 'ELSEWHERE', 'FRAME', 'HEAD', 'SPEN
 
 # %% ../../nbs/sandbox/02_worker.ipynb #cell-002
 import asyncio, builtins, gc, hashlib, json, os, re, resource, struct, sys, time
-from types import CoroutineType, ModuleType, SimpleNamespace
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from types import ModuleType, SimpleNamespace
 from .pure import BUILTINS, found, prove
 
 # %% ../../nbs/sandbox/02_worker.ipynb #cell-005
@@ -78,6 +79,22 @@ class _Loop(asyncio.BaseEventLoop):
         pass
 
 # %% ../../nbs/sandbox/02_worker.ipynb #cell-016
+_WHOLE = {str, dict, list, int, float, bool, tuple, set, type(None)}
+
+async def _awaiting(x): return await x
+async def _all_of(xs): return [x async for x in xs]
+
+def _drawn(value):
+    "What a tool's value comes to"
+    if type(value) in _WHOLE:
+        return value
+    if isinstance(value, Awaitable):
+        value = _Loop().run_until_complete(_awaiting(value))
+    if isinstance(value, AsyncIterator):
+        return _Loop().run_until_complete(_all_of(value))
+    return list(value) if isinstance(value, Iterator) else value
+
+# %% ../../nbs/sandbox/02_worker.ipynb #cell-019
 def _narrow(reach)->dict:
     "The builtins of a tool that shares: what it reaches and nothing else"
     modules = {module: SimpleNamespace(**names) for module, names in found(reach).items()}
@@ -94,7 +111,7 @@ def _full():
     module.__builtins__ = builtins
     return vars(module)
 
-# %% ../../nbs/sandbox/02_worker.ipynb #cell-017
+# %% ../../nbs/sandbox/02_worker.ipynb #cell-020
 OK, FAILED = 0, 1
 ALONE, ELSEWHERE = 2, 3   # not answered: call it in a process of its own, or elsewhere
 
@@ -120,10 +137,9 @@ class LoadedTool:
         exec(self.code, space)
         if self.name not in space:
             raise NameError(f"name {self.name!r} is not defined")
-        value = space[self.name](**_loads(arguments), **data)
-        return _Loop().run_until_complete(value) if type(value) is CoroutineType else value
+        return _drawn(space[self.name](**_loads(arguments), **data))
 
-# %% ../../nbs/sandbox/02_worker.ipynb #cell-019
+# %% ../../nbs/sandbox/02_worker.ipynb #cell-022
 def _call(self, arguments, data):
     "Run one call: how it ended, and its text as bytes"
     space = _full() if self.reach is None else {"__name__": "__tool__", "__builtins__": self.builtins}
@@ -139,7 +155,7 @@ def _call(self, arguments, data):
 
 LoadedTool.call = _call
 
-# %% ../../nbs/sandbox/02_worker.ipynb #cell-025
+# %% ../../nbs/sandbox/02_worker.ipynb #cell-028
 FRAME = struct.Struct("<8sBdI")   # nonce, status, seconds, bytes that follow
 HEAD = struct.Struct("<I8s")      # length, nonce
 SPENT = 8                         # added to a status: this runner should not be used again
@@ -160,7 +176,7 @@ def receive(fd):
     del parts   # a session's state may be large
     return nonce, text.split("\n")
 
-# %% ../../nbs/sandbox/02_worker.ipynb #cell-026
+# %% ../../nbs/sandbox/02_worker.ipynb #cell-029
 def send(fd, nonce, frames):
     "Write frames of (status, seconds, body)"
     parts = [FRAME.pack(nonce, status, took, len(body)) + body for status, took, body in frames]
@@ -168,7 +184,7 @@ def send(fd, nonce, frames):
     while out:
         out = out[_write(fd, out):]
 
-# %% ../../nbs/sandbox/02_worker.ipynb #cell-029
+# %% ../../nbs/sandbox/02_worker.ipynb #cell-032
 ROOM = 64 << 20
 _QUICK = 1e-3   # seconds
 _UNIT = 1 if sys.platform == "darwin" else 1024   # of ru_maxrss
@@ -176,7 +192,7 @@ _UNIT = 1 if sys.platform == "darwin" else 1024   # of ru_maxrss
 def _peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
 
-# %% ../../nbs/sandbox/02_worker.ipynb #cell-030
+# %% ../../nbs/sandbox/02_worker.ipynb #cell-033
 class Runner:
     "Answers messages, one after the other"
     def __init__(self, fd):
@@ -206,7 +222,7 @@ class Runner:
         if _peak() > self.most:
             self.spent = True
 
-# %% ../../nbs/sandbox/02_worker.ipynb #cell-032
+# %% ../../nbs/sandbox/02_worker.ipynb #cell-035
 def _dump(self, kind, state=None):
     "Set or tell the state"
     if kind == "S":
@@ -235,10 +251,11 @@ def _line(self, kind, *rest):
 
 Runner.dump, Runner.line = _dump, _line
 
-# %% ../../nbs/sandbox/02_worker.ipynb #cell-036
+# %% ../../nbs/sandbox/02_worker.ipynb #cell-039
 def _serve(self):
     "Answer messages until the host hangs up"
     gc.disable()
+    asyncio.new_event_loop = asyncio.events.new_event_loop = _Loop
     while True:
         nonce, lines = receive(self.fd)
         self.look()
