@@ -30,6 +30,17 @@ def recorded(tmp_path_factory):
     return SimpleNamespace(path=str(path), envs=envs, rows=rows, episodes=recordings(envs))
 
 
+LONG = "test_reproduce.py", "test_docs.py", "test_ray.py", "test_train.py"
+
+
+def pytest_collection_modifyitems(items):
+    "What takes longest begins first, and the many short notebooks fill the end of both workers"
+    def place(item):
+        name = item.path.name
+        return LONG.index(name) if name in LONG else len(LONG) + (name == "test_notebooks.py")
+    items.sort(key=place)
+
+
 def pytest_terminal_summary(terminalreporter):
     def count(*kinds):
         return sum(len(terminalreporter.stats.get(k, ())) for k in kinds)

@@ -1,6 +1,6 @@
-"""What two processes do in `test_processes.py`: a server forks both, so imports are paid once.
+"""What two processes do in `test_processes.py`: forked from one, which has imported what both need.
 
-Reads one scenario a line, `{"name": …, "backend": …, "out": …}`; answers with one line, `{"codes": [0, 0]}`.
+Takes a scenario, `{"name": …, "backend": …, "out": …, "home": …}`; says how both ended, `[0, 0]`.
 """
 import json, os, signal, socket, sys, time
 from pathlib import Path
@@ -41,8 +41,16 @@ def spread():
         state["distributed_type"] = DistributedType.FSDP
     AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin()
 
+def sharded():
+    "Accelerate starts DeepSpeed on GPUs only; here it is told of gloo by hand, and DeepSpeed does the rest"
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+
 def arguments(kind, out, **more):
     "Arguments that all scenarios share"
+    if backend() == "deepspeed": sharded()
     args = kind(output_dir=str(out), report_to="none", use_cpu=backend() != "deepspeed", bf16=False,
                 learning_rate=1e-1, lr_scheduler_type="constant", disable_tqdm=True, save_strategy="no",
                 gradient_checkpointing=False, logging_steps=1, max_grad_norm=1e9, optim="sgd", **more)
@@ -130,7 +138,7 @@ def environment(backend, rank, port):
              "--main_process_port", str(port), "x.py"]
     args, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
     prepare = prepare_multi_gpu_env if backend == "fsdp" else prepare_deepspeed_env
-    return prepare(args) | told
+    return prepare(args) | told | ({"DS_ACCELERATOR": "cpu"} if backend == "deepspeed" else {})
 
 def prepare_deepspeed_env(args):
     from accelerate.utils.launch import prepare_deepspeed_cmd_env
@@ -176,7 +184,4 @@ def both(scenario, limit=150):
     return [codes[pid] for pid in pids]
 
 if __name__ == "__main__":
-    import peft, trl, transformers, datasets  # noqa: F401  paid once
-    import ftrl.training.train, ftrl.training.gold_trainer, ftrl.training.trainer, ftrl.training.record  # noqa: F401
-    for line in sys.stdin:
-        print(json.dumps({"codes": both(json.loads(line))}), flush=True)
+    print(json.dumps(both(json.loads(sys.argv[1]))))

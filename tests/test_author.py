@@ -1,7 +1,6 @@
 "The language-model author against servers: a replaying one, a faulty one, and a real model."
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import urllib.request
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import forks
 import pytest
 from author_replies import REPLIES, SEEDS
 from conftest import ROOT
@@ -325,7 +325,7 @@ def ftrl(*words, **env):
     "Run a command"
     line = [sys.executable, "-c", "from ftrl.cli import main; main()", *map(str, words)]
     env = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"} | env
-    return subprocess.run(line, env=env, capture_output=True, text=True, timeout=120)
+    return forks.run(line, env=env, timeout=120)
 
 
 def test_command(tmp_path):
@@ -436,18 +436,18 @@ def test_killed(endpoint, tmp_path):
 
     with serving(slow) as (base, seen):
         env = os.environ | {"OPENAI_BASE_URL": base, "OPENAI_API_KEY": "none", "PYTHONPATH": str(ROOT)}
-        first = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+        first = forks.Process(line, cwd=tmp_path, env=env)
         while len(seen) < 13:
             assert first.poll() is None
             time.sleep(.02)
-        other = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True)
+        other = forks.run(line, cwd=tmp_path, env=env)
         assert "another process is writing it" in other.stderr
-        first.send_signal(signal.SIGKILL)
+        first.kill()
         first.wait()
         assert not (tmp_path / "a.jsonl").exists()
         with open(tmp_path / "a.transcript.jsonl", "a") as f: f.write('{"model": "openai:rec')
         gate.set()
-        out = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60).stdout
+        out = forks.run(line, cwd=tmp_path, env=env, timeout=60).stdout
     built, known, asked = map(int, out.split())
     assert known == 12 and asked == len(seen) - 13 and built == len(load_rows(tmp_path / "a.jsonl")) == 2
 

@@ -1,7 +1,7 @@
 "Evaluation under kills, faults and bad input, on recorded policies; the benchmarks' own gold answers"
-import json, os, signal, subprocess, sys, time, tracemalloc
+import json, os, subprocess, sys, time, tracemalloc
 from dataclasses import replace
-import pytest
+import forks, pytest
 
 from ftrl.evaluation.bench import BENCHMARKS, evaluate
 from ftrl.chat import call_text
@@ -44,16 +44,16 @@ def test_a_killed_run_goes_on(tmp_path):
     write_json_lines([{"id": row(i).id, "turns": turns} for i in range(n)], tmp_path/"said.jsonl")
     command = [sys.executable, "-c", SLOW, *(str(tmp_path/f) for f in ("said.jsonl", "rows.jsonl", "r.jsonl",
                                                                        "asked.txt"))]
-    process = subprocess.Popen(command)
+    process = forks.Process(command)
     for _ in range(1200):
         if part.exists() and part.read_bytes().count(b"\n") >= 5: break
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     kept = part.read_bytes().count(b"\n")
     assert 4 <= kept < n and not out.exists()
     (tmp_path/"asked.txt").unlink()
-    subprocess.run(command, check=True)
+    assert forks.run(command).returncode == 0
     lines = list(read_json_lines(out))
     assert [x["id"] for x in lines] == [row(i).id for i in range(n)]
     wrong = [x for x in lines if x["error"] or x["metrics"]["solve_f1"] != 1]

@@ -1,26 +1,26 @@
 "Commands as a user types them: help, bad input, nothing half-written, the paper's reward on recorded turns."
 import ast
 import json
-import subprocess
 import sys
 from importlib import import_module
 
 import pytest
 from conftest import ROOT
+from forks import run
 
 FTRL = [sys.executable, "-c", "from ftrl.cli import main; main()"]
 VERBS = "build check show collect score train evaluate table delta figures reproduce bench".split()
 
 
 def ftrl(*words, **kwargs):
-    return subprocess.run([*FTRL, *map(str, words)], text=True, capture_output=True, timeout=120, **kwargs)
+    return run([*FTRL, *words], timeout=120, **kwargs)
 
 
-def refused(run, *said):
-    assert run.returncode == 2, run.stdout + run.stderr
-    assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+def refused(done, *said):
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     for part in said:
-        assert part in run.stderr
+        assert part in done.stderr
 
 
 CAPITAL = "def find_capital(country):\n    return {'Peru': 'Lima', 'Chile': 'Santiago'}[country]"
@@ -67,16 +67,16 @@ REWARDS = ["solve-f1", "solve-precision", "solve-rate", "solve-pr"]  # as the co
 def test_score(tmp_path, i, reward):
     lines = [json.dumps(row | {"response": turn}) + "\n" for row, turn, *_ in CASES]
     (tmp_path / "in.jsonl").write_text("".join(lines))
-    run = ftrl("score", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--reward", reward)
-    assert run.returncode == 0, run.stderr
+    done = ftrl("score", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--reward", reward)
+    assert done.returncode == 0, done.stderr
     got = [json.loads(line)["reward"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert got == pytest.approx([c[2 + i] for c in CASES])
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help(verb):
-    run = ftrl(verb, "--help")
-    assert run.returncode == 0 and f"ftrl {verb}" in run.stdout
+    done = ftrl(verb, "--help")
+    assert done.returncode == 0 and f"ftrl {verb}" in done.stdout
 
 
 def test_every_option_is_explained():

@@ -1,7 +1,6 @@
 "Models by name and GGUF files: fetched in parts, converted once, used by every verb; templates and training"
 import os
 import shutil
-import subprocess
 import sys
 import textwrap
 import zipfile
@@ -9,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import gguf
+import forks
 import pytest
 import torch
 
@@ -261,7 +261,7 @@ def test_a_fetch_goes_on_after_a_break_and_after_a_kill(registry, tmp_path):
         import os, signal, ftrl.models.fetch as f
         f._joined = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         f.fetch(f.Published(*{tuple(vars(TOY).values())!r}), {str(cache)!r}, False)"""
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == -9
+    assert forks.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == -9
     third.unlink()
     assert fetch(TOY, cache, False).read_bytes() == b"0123456789"
     assert os.listdir(cache) == ["toy.gguf"]

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+
+import forks
 import pytest
 
 pytest.importorskip("openai", reason="openai is not installed: no endpoints here")
@@ -39,7 +41,7 @@ def test_a_program_ends_while_a_server_is_silent(silent):
         print("end")
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = forks.run(command)
     assert (done.stdout, done.returncode) == ("end\n", 0), done.stderr
 
 

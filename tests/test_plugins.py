@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import forks
 from conftest import ROOT
 
 from ftrl.core import Env
@@ -159,7 +160,7 @@ def command(tmp_path_factory):
 
     def run(*words, code="from ftrl.cli import main; main()"):
         line = [sys.executable, "-c", code, *map(str, words)]
-        return subprocess.run(line, env=env, capture_output=True, text=True, timeout=300)
+        return forks.run(line, env=env)
 
     return run
 

@@ -1,27 +1,26 @@
 "Two processes on this CPU: data parallel, weights spread by FSDP2, an odd last batch, kills"
-import json, os, signal, subprocess, sys
+import json, signal, sys
+from importlib.util import find_spec
 from pathlib import Path
-import pytest, torch
+import forks, pytest, torch
 from safetensors.torch import load_file
 from test_train import home, tokenizer  # noqa: F401  fixtures
 
-BACKENDS = ["gloo", "fsdp"]  # DeepSpeed is not among the packages of the tests
+BACKENDS = ["gloo", "fsdp"]
+if find_spec("deepspeed"):  # not among the packages of the tests: it compiles what it needs, for minutes
+    BACKENDS.append("deepspeed")
 
 @pytest.fixture(scope="module")
 def two(home):  # noqa: F811
     "Run a scenario in two processes"
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen([sys.executable, str(Path(__file__).with_name("processes.py"))], text=True,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+    script = Path(__file__).with_name("processes.py")
     def run(name, out, backend="gloo"):
         asked = {"name": name, "backend": backend, "out": str(out), "home": str(home)}
-        server.stdin.write(json.dumps(asked) + "\n")
-        server.stdin.flush()
-        codes = json.loads(server.stdout.readline())["codes"]
-        return codes, "\n\n".join(Path(f"{out}.log{rank}").read_text()[-3000:] for rank in (0, 1))
-    yield run
-    server.stdin.close()
-    server.wait(20)
+        done = forks.run([sys.executable, script, json.dumps(asked)])
+        assert done.returncode == 0, done.stderr[-3000:]
+        logs = [Path(f"{out}.log{rank}").read_text()[-3000:] for rank in (0, 1)]
+        return json.loads(done.stdout), "\n\n".join(logs)
+    return run
 
 def weights(folder): return load_file(folder/"model.safetensors")
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from conftest import ROOT
+from forks import kernelspec
 
 FINAL = ("envs/*.jsonl", "rows/*", "models/*/model.safetensors", "eval/*", "rounds/*", "ablation/*",
          "transfer/*/*", "reference/*/*", "seed1/eval/*", "seed1/rows/*", "seed1/models/*/model.safetensors",
@@ -16,15 +17,21 @@ FINAL = ("envs/*.jsonl", "rows/*", "models/*/model.safetensors", "eval/*", "roun
 FTRL = [sys.executable, "-c", "from ftrl.cli import main; main()"]
 
 
-def start(out, jobs=1):
-    env = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    "Two environments in which a run's kernels have their libraries from the start: their hash seeds differ"
+    return [kernelspec(tmp_path_factory.mktemp("kernels"), seed) for seed in ("", "5")]
+
+
+def start(out, jobs=1, env={}):
+    env = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"} | env
     command = [*FTRL, "reproduce", "--profile", "smoke", "--out", str(out), "--jobs", str(jobs)]
     return subprocess.Popen(command, cwd=ROOT, env=env, text=True, start_new_session=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def finish(out, jobs=1):
-    run = start(out, jobs)
+def finish(out, jobs=1, env={}):
+    run = start(out, jobs, env)
     said, errors = run.communicate(timeout=1800)
     assert run.returncode == 0, errors[-3000:]
     return said
@@ -53,25 +60,26 @@ def other_parameters(whole, tmp_path):
     assert run.returncode == 2 and "seed" in run.stderr
 
 
-def killed(out):
+def killed(out, env):
     """Killed in the middle of three steps, first with its seeds one after another, then side by side;
-    what it had started ends with it"""
-    for jobs, step in ((1, "2_collect"), (2, "3_train"), (2, "4_evaluate")):
-        run, log = start(out, jobs), out / "logs" / f"{step}.log"
+    what it had started ends with it. The first kernels are plain ones"""
+    plan = ((1, "2_collect", 4, {}), (2, "3_train", 2, env), (2, "4_evaluate", 1, env))
+    for jobs, step, seconds, how in plan:
+        run, log = start(out, jobs, how), out / "logs" / f"{step}.log"
         while run.poll() is None and not log.exists(): time.sleep(0.2)
-        time.sleep(4)
+        time.sleep(seconds)
         os.kill(run.pid, signal.SIGKILL)
         run.communicate(timeout=30)
 
 
-def test_reproduce(tmp_path):
+def test_reproduce(quick, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    said = finish(whole)
+    said = finish(whole, env=quick[0])
     assert "Solve-F1" in said and "figures" in said
     again(whole)
     other_parameters(whole, tmp_path)
-    killed(out)
-    finish(out, jobs=2)
+    killed(out, quick[1])
+    finish(out, jobs=2, env=quick[1])
     assert digest(out) == digest(whole)
 
 

@@ -1,8 +1,11 @@
 "Worlds whose tables change, from build to episodes, on one small set of environments."
 import json
+import sys
 from dataclasses import replace
 
+import forks
 import pytest
+from conftest import ROOT
 
 from ftrl.chat import call_text
 from ftrl.core import SCENARIOS, Call, Env
@@ -81,6 +84,50 @@ def test_moments_are_scored_where_they_stand(envs, tmp_path):
         assert score(turns[done], row).value == 1.0, row
         if done < len(turns) - 1:
             assert score(turns[-1], row).value < 1.0
+
+
+TRAINING = """
+import json, sys
+from pathlib import Path
+from ftrl.files import load_rows
+from ftrl.runs.reproduce import Run, base
+from ftrl.training.collect import collect
+from ftrl.training.policy import load_policy
+from ftrl.training.settings import TrainConfig
+from ftrl.training.train import _step_data, train
+folder = Path(sys.argv[1])
+model = base(Run(folder), "random")
+moments, turns = load_rows(folder/"moments.jsonl"), json.loads((folder/"turns.json").read_text())
+met = collect(model, load_rows(folder/"envs.jsonl"), max_turns=2, max_new_tokens=8)
+options = {"bf16": False, "warmup_steps": 0, "beta": 0.01, "entropy_coef": 0.1, "shared": None}
+config = TrainConfig(steps=3, prompts=2, group=2, length=8, lr=1e-3, options=options)
+run = train([*moments, *met], model, folder/"policy", config)
+network, tokenizer = load_policy(run.policy)
+reward = _step_data(moments, range(len(moments)), network, tokenizer, config)["reward_funcs"]
+ids = [tokenizer(turn + tokenizer.eos_token, add_special_tokens=False)["input_ids"] for turn in turns]
+given = [reward([], [], [said] * len(moments), range(len(moments))) for said in ids]
+print(json.dumps({"met": len(met), "steps": len(run.metrics), "given": given,
+                  "seen": [x["tokens"] for x in run.metrics]}))
+"""
+
+
+def test_training_step_by_step(envs, tmp_path):
+    "A model meets moments of changing worlds and learns from them; its trainer rewards turns as `score` does"
+    short = sorted(envs, key=lambda env: len(env.subquestions))
+    few = [next(env for env in short if env.world == world) for world in ("shop", "bank")]
+    write_json_lines([{"id": env.id, "turns": solving(env)} for env in few], tmp_path / "gold.jsonl")
+    moments = collect(f"replay:{tmp_path / 'gold.jsonl'}", few, temperature=0.0)
+    turns = [turn for env in few for turn in solving(env)]
+    save_rows(moments, tmp_path / "moments.jsonl")
+    save_rows([env.row() for env in few], tmp_path / "envs.jsonl")
+    (tmp_path / "turns.json").write_text(json.dumps(turns))
+    done = forks.run([sys.executable, "-c", TRAINING, tmp_path], cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["met"] == 2 and said["steps"] == 3
+    expected = [[score(turn, row).value for row in moments] for turn in turns]
+    assert said["given"] == expected
+    assert max(map(max, expected)) == 1.0 and len({x for some in expected for x in some}) > 2
 
 
 def test_a_full_mark_needs_the_right_tables(envs, tmp_path):

@@ -3,7 +3,7 @@ import json, os, signal, subprocess, sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-import pytest, torch
+import forks, pytest, torch
 from ftrl.core import Row, FtrlError, dumps
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
@@ -208,16 +208,15 @@ print(train(load_rows(home + "/rows.jsonl"), home + "/model", out, TrainConfig(*
 SMALL = dict(steps=6, prompts=2, group=4, length=6, lr=1e-3,
              options=dict(save_steps=2, bf16=False, warmup_steps=0))
 
-def job(home, out, config, launch=(sys.executable,), wait=True, killed_at=None):
-    env = dict(os.environ, OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", KILLED_AT=str(killed_at))
-    script = home/"job.py"
-    script.write_text(JOB)
-    p = subprocess.Popen([*launch, str(script), str(home), str(out), json.dumps(config)], env=env, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if not wait: return p
-    text = p.communicate(timeout=300)[0]
-    assert p.returncode == (-signal.SIGKILL if killed_at else 0), text[-3000:]
-    return text
+def played(home, out, config, program=JOB, **env):
+    "The job, or another program of the same arguments, in a process of its own"
+    env = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "KILLED_AT": "None"} | env
+    return forks.run([sys.executable, "-c", program, home, out, json.dumps(config)], env=env)
+
+def job(home, out, config, killed_at=None):
+    "Train; killed or whole"
+    done = played(home, out, config, KILLED_AT=str(killed_at))
+    assert done.returncode == (-signal.SIGKILL if killed_at else 0), done.stderr[-3000:]
 
 def record(out): return [json.loads(s) for s in (out/"metrics.jsonl").read_text().splitlines()]
 def numbers(out): return [{k: v for k, v in x.items() if k != "seconds"} for x in record(out)]
@@ -284,7 +283,12 @@ def test_two_processes_train_one_policy(home, tmp_path):
     profile = Path(__file__).parents[1]/"ftrl/training/launch/cpu.yaml"
     launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(profile),
               "--main_process_port", "0")
-    job(home, tmp_path/"two", SMALL | {"algorithm": "reinforce++"}, launch)
+    script = tmp_path/"job.py"
+    script.write_text(JOB)
+    words = [str(script), str(home), str(tmp_path/"two"), json.dumps(SMALL | {"algorithm": "reinforce++"})]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *words], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
     assert [x["step"] for x in record(tmp_path/"two")] == [1, 2, 3, 4, 5, 6]
     assert weights(tmp_path/"two").keys() == weights(home/"model").keys()
 
@@ -349,10 +353,9 @@ def test_equal_groups_are_sampled_again(home, tmp_path):
 
 def test_a_full_disk_loses_nothing(home, tmp_path):
     "A limit on file sizes fails as a full disk does"
-    limited = ("bash", "-c", f'ulimit -f 200; exec {sys.executable} "$0" "$@"')
-    p = job(home, tmp_path/"run", SMALL, limited, wait=False)
-    text = p.communicate(timeout=200)[0]
-    assert p.returncode != 0 and "FtrlError" in text and "cannot save" in text, text[-2000:]
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (200 * 1024, 200 * 1024))\n"
+    done = played(home, tmp_path/"run", SMALL, limit + JOB)
+    assert done.returncode != 0 and "FtrlError" in done.stderr and "cannot save" in done.stderr, done.stderr
     assert not (tmp_path/"run/model.safetensors").exists()
     job(home, tmp_path/"run", SMALL)
     assert [x["step"] for x in record(tmp_path/"run")] == [1, 2, 3, 4, 5, 6]
@@ -470,12 +473,8 @@ if where == "while checkpoints go": shutil.rmtree = half_or_whole
 def test_killed_at_its_end_a_run_is_whole_when_called_again(where, home, tmp_path):
     small = SMALL | {"steps": 2, "options": SMALL["options"] | {"save_steps": 1}}
     job(home, tmp_path/"whole", small)
-    script = home/f"killed{len(where)}.py"
-    script.write_text(KILLED + JOB)
-    env = dict(os.environ, OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", KILLED_AT="None", DIES=where)
-    command = [sys.executable, str(script), str(home), str(tmp_path/"run"), json.dumps(small)]
-    p = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert p.returncode == -signal.SIGKILL, p.stderr[-2000:]
+    done = played(home, tmp_path/"run", small, KILLED + JOB, DIES=where)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     before = (tmp_path/"run/metrics.jsonl").stat().st_mtime_ns
     job(home, tmp_path/"run", small)
     if where != "before it is noted":  # nothing is done again
@@ -509,9 +508,8 @@ def test_a_run_is_known_by_all_that_decides_it(home, tmp_path):
 def test_two_trainings_of_one_place_do_not_mix(home, tmp_path):
     from ftrl.files import claim
     with claim(tmp_path/"run"):  # as the first one does while it trains
-        second = job(home, tmp_path/"run", SMALL, wait=False)
-        text = second.communicate(timeout=200)[0]
-    assert second.returncode == 1 and "another process is writing it" in text, text[-2000:]
+        second = played(home, tmp_path/"run", SMALL)
+    assert second.returncode == 1 and "another process is writing it" in second.stderr, second.stderr[-2000:]
     assert not (tmp_path/"run").exists()
 
 def test_seeds_differ_from_the_first_episode_on_and_the_reference_stays(home, tmp_path):

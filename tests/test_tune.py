@@ -2,12 +2,12 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
 
 import pytest
+import forks
 from databases import DATABASES, write
 from ftrl.core import FtrlError
 from ftrl.files import load_rows, read_json_lines
@@ -94,15 +94,14 @@ def test_killed_it_goes_on(tiny, tmp_path):
     "A kill in the middle of training; the second call repeats nothing that was done"
     data = write("shop", tmp_path)
     program = [sys.executable, "-c", PROGRAM, str(data), str(tiny), str(tmp_path / "out")]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    run = subprocess.Popen(program, **quiet)
+    run = forks.Process(program, start_new_session=True)
     rows = tmp_path / "out/rows.jsonl"
     while run.poll() is None and not rows.exists():
         time.sleep(.1)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     made = rows.stat().st_mtime_ns
-    done = subprocess.run(program, capture_output=True, text=True)
+    done = forks.run(program)
     assert done.returncode == 0, done.stderr[-2000:]
     assert rows.stat().st_mtime_ns == made
     assert json.loads((tmp_path / "out/sizes.json").read_text())["steps"] == 4
@@ -113,7 +112,6 @@ def test_bad_data_is_one_line(tmp_path):
     program = [sys.executable, "-c", "from ftrl.cli import main; main()"]
     for data in ("none.db", "few.csv", "odd.py"):
         (tmp_path / "odd.py").write_text("x = 1\n")
-        run = subprocess.run([*program, "tune", data, "--model", "smollm2", "--out", "out"], cwd=tmp_path,
-                             capture_output=True, text=True)
+        run = forks.run([*program, "tune", data, "--model", "smollm2", "--out", "out"], cwd=tmp_path)
         assert run.returncode == 2 and len(run.stderr.strip().splitlines()) == 1, run.stderr
         assert not (tmp_path / "out").exists() or not any((tmp_path / "out").glob("*.jsonl"))

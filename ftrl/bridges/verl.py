@@ -63,6 +63,8 @@ def verl_record(
 )->dict: # A row of the parquet file
     "A row with the columns of both verls"
     truth = {k: getattr(row, k) for k in ("codes", "unsolved_set", "solve_rate", "split", "answer")}
+    if row.state:  # what the calls so far have changed
+        truth |= {"env": row.env, "messages": [flat_message(m) for m in row.messages]}
     record = {name: value for name, value in plain(row).items() if name in COLUMNS}
     record |= {"messages": [_message(m) for m in row.messages], "ability": "tool use"}
     record |= {"prompt": written_out(row.messages, row.toolset)}
@@ -81,13 +83,16 @@ def verl_score(
     split:str="train",
     answer:str | None=None, # None: no text contains it
     reward:str="solve-f1", # One of `reward.REWARDS`
+    env:str | None=None, # Of rows of worlds that change: their tables
+    messages:Sequence[dict]=(), # And what went before
 )->float:
     "The reward of a turn from what verl hands over"
-    row = Row(messages=[], tools="[]", codes=_json_text(codes), unsolved_set=_json_text(unsolved_set),
+    row = Row(messages=[*messages], tools="[]", codes=_json_text(codes), env=env,
+              unsolved_set=_json_text(unsolved_set),
               solve_rate=float(solve_rate), data_source="verl", split=split, answer=answer)
     return score(response, row, reward).value
 
-# %% ../../nbs/bridges/03_verl.ipynb #cell-014
+# %% ../../nbs/bridges/03_verl.ipynb #cell-016
 def _verl_name(reward:str)->str:
     "What the paper's fork calls a reward function"
     return "compute_" + re.sub(r"\W", "_", reward)
@@ -102,14 +107,15 @@ def reward_source(
 import json
 from ftrl.bridges.verl import verl_score
 
-def {_verl_name(reward)}(response, codes, unsolved_set, solve_rate, split="train", answer=None, **_):
-    return verl_score(response, codes, unsolved_set, solve_rate, split, answer, {reward!r})
+def {_verl_name(reward)}(response, codes, unsolved_set, solve_rate, split="train", answer=None, **more):
+    return verl_score(response, codes, unsolved_set, solve_rate, split, answer, {reward!r},
+                      more.get("env"), more.get("messages") or ())
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_):
     return verl_score(solution_str, reward={reward!r}, **json.loads(ground_truth))
 '''
 
-# %% ../../nbs/bridges/03_verl.ipynb #cell-017
+# %% ../../nbs/bridges/03_verl.ipynb #cell-019
 SCRIPT = """#!/bin/sh
 # Paper section 4, for current verl; MODEL is a model directory. For the paper's fork set
 # data.prompt_key=messages, reward_model.reward_manager=tool and custom_reward_function.name={name}.
@@ -132,7 +138,7 @@ python3 -m verl.trainer.main_ppo \\
     trainer.n_gpus_per_node=8 trainer.nnodes=1 trainer.total_epochs=1 "$@"
 """
 
-# %% ../../nbs/bridges/03_verl.ipynb #cell-018
+# %% ../../nbs/bridges/03_verl.ipynb #cell-020
 def export(
     rows:Sequence[Row], # Step rows
     out, # A directory

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FULL', 'TOY', 'GPU_PARTS', 'Sizes', 'random_model', 'Part', 'card_part', 'tests_part', 'update_part', 'sampling_part',
-           'training_part', 'run_part', 'gpu_table', 'run_gpu']
+           'training_part', 'paper_part', 'run_part', 'gpu_table', 'run_gpu']
 
 # %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-002
 import json, os, subprocess, sys, time
@@ -28,12 +28,13 @@ class Sizes:
     length: int
     environments: int        # That the short training builds
     held_out: int
+    paper: int               # Of the paper's own rows
     steps: int
     seconds: float           # For the short training
 
 FULL = Sizes(("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"),
-             4096, 16, 256, 2000, 200, 200, 180.0)
-TOY = Sizes(("toy",), 48, 4, 6, 4, 2, 1, 60.0)
+             4096, 16, 256, 2000, 200, 50, 200, 150.0)
+TOY = Sizes(("toy",), 48, 4, 6, 4, 2, 2, 1, 60.0)
 
 # %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-007
 def _toy_config():
@@ -70,18 +71,19 @@ class Part:
     what: str
     seconds: float  # It may take
     run: Callable[[Sizes, Path], dict]
+    spare: bool = False  # Can be left out
 
 GPU_PARTS = Registry("ftrl.gpu_parts", "part", kind=Part)
 
-def _part(name:str, what:str, seconds:float)->Callable:
+def _part(name:str, what:str, seconds:float, spare:bool=False)->Callable:
     "A decorator that makes a function a part"
     def known(run):
-        GPU_PARTS.add(name, Part(name, what, seconds, run))
+        GPU_PARTS.add(name, Part(name, what, seconds, run, spare))
         return run
     return known
 
 # %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-011
-@_part("card", "matrix rate, memory, FlexAttention beside blocks", 60)
+@_part("card", "matrix rate, memory, FlexAttention beside blocks", 40)
 def card_part(sizes:Sizes, folder:Path)->dict:
     "What the card can do"
     import torch
@@ -98,7 +100,7 @@ def card_part(sizes:Sizes, folder:Path)->dict:
     return found | {"rows": rows}
 
 # %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-013
-@_part("tests", "the tests marked gpu", 150)
+@_part("tests", "the tests marked gpu", 100)
 def tests_part(sizes:Sizes, folder:Path)->dict:
     "The tests marked `gpu`"
     root = Path(__file__).resolve().parents[3] if "__file__" in globals() else Path.cwd().parents[2]
@@ -135,20 +137,20 @@ def _case_words(c:dict, peer:str)->str:
     return ", ".join(words)
 
 # %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-016
-@_part("update", "forward and backward against TRL", 150)
+@_part("update", "forward and backward against TRL", 110)
 def update_part(sizes:Sizes, folder:Path)->dict:
     "The update of a GRPO step"
     how = dict(cases=[(sizes.prompt, sizes.group)], length=sizes.length, n=1)
     return _per_model(sizes, folder, lambda where: bench_update(where, **how))
 
-@_part("sampling", "sampling a group against generate", 120)
+@_part("sampling", "sampling a group against generate", 80)
 def sampling_part(sizes:Sizes, folder:Path)->dict:
     "Sampling"
     how = dict(prompt=sizes.prompt, group=sizes.group, length=sizes.length, n=1)
     return _per_model(sizes, folder, lambda where: bench_generate(where, **how))
 
 # %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-018
-@_part("training", "GRPO from the base model, before and after", 240)
+@_part("training", "GRPO from the base model, before and after", 190)
 def training_part(sizes:Sizes, folder:Path)->dict:
     "A short training"
     from ftrl.environments.build import build
@@ -159,7 +161,7 @@ def training_part(sizes:Sizes, folder:Path)->dict:
     levels, start = (0, 1, 2), time.monotonic()
     envs = [e.row() for e in build(sizes.environments, difficulty=levels, seed=1)]
     held = [e.row() for e in build(sizes.held_out, difficulty=levels, seed=2, split="test")]
-    play = {"max_turns": 2, "max_new_tokens": 8} if sizes is TOY else {"max_turns": 8, "max_new_tokens": 256}
+    play = _play(sizes)
     before = _solve_f1(rollout(model, held, **play))
     left = sizes.seconds - 2 * (time.monotonic() - start)
     run = _short_training(model, envs, sizes, left, play, folder)
@@ -170,6 +172,10 @@ def training_part(sizes:Sizes, folder:Path)->dict:
     return {"before": before, "after": after, "metrics": run.metrics, "rows": told}
 
 # %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-019
+def _play(sizes:Sizes)->dict:
+    "How episodes are played"
+    return {"max_turns": 2, "max_new_tokens": 8} if sizes is TOY else {"max_turns": 8, "max_new_tokens": 256}
+
 def _short_training(model:str, envs:list, sizes:Sizes, left:float, play:dict, folder:Path):
     "As many steps as fit into the seconds that are left"
     from ftrl.training.collect import collect
@@ -190,6 +196,24 @@ def _solve_f1(played:list)->float:
     return 100 * sum(t.metrics["solve_f1"] for t in played) / len(played)
 
 # %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-022
+@_part("paper", "the paper's rows before and after", 70, spare=True)
+def paper_part(sizes:Sizes, folder:Path)->dict:
+    "The paper's rows"
+    from ftrl.files import data_dir, load_rows
+    from ftrl.training.rollout import rollout
+    model, policy = os.environ.get("FTRL_GPU_MODEL"), folder/"policy"
+    if not model or not (policy/"model.safetensors").is_file():
+        return {"rows": [["paper", "left out: nothing was trained"]]}
+    if data_dir() is None:
+        return {"rows": [["paper", "left out: the paper's rows are not here (FTRL_DATA)"]]}
+    rows = load_rows(data_dir()/"ftrl/test_a.parquet")
+    some = rows[::max(len(rows) // sizes.paper, 1)][:sizes.paper]
+    specs = {"before": model, "after": str(policy)}
+    found = {name: _solve_f1(rollout(spec, some, **_play(sizes))) for name, spec in specs.items()}
+    said = f"{found['before']:.1f}, {found['after']:.1f} on {len(some)} rows"
+    return found | {"rows": [["Solve-F1 before, after", said]]}
+
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-024
 def run_part(
     name:str, # One of `GPU_PARTS`
     out:Path, # Folder of the results
@@ -208,7 +232,7 @@ def run_part(
         temp.write_text(json.dumps(found, indent=1, default=str) + "\n")
     return found
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-023
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-025
 def gpu_table(out:Path)->str:
     "What all parts say, as Markdown"
     lines = ["| part | | |", "|---|---|---|"]
@@ -221,33 +245,42 @@ def gpu_table(out:Path)->str:
             lines.append(f"| {name} | {' | '.join(str(cell) for cell in row)} |")
     return "\n".join(lines) + "\n"
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-024
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-026
 def run_gpu(
     out:str|Path="results/gpu", # Folder of the results
     toy:bool=False, # Toy sizes, for a CPU
     parts:tuple[str, ...]=(), # Only these; default: all
+    seconds:float=595.0, # For the whole call
 )->str: # The table
-    "The prepared run; parts that are there are kept"
-    out = Path(out).resolve()
+    "The prepared run; parts that are there are kept, and those there is no time for are left to another call"
+    out, end = Path(out).resolve(), time.monotonic() + seconds
     out.mkdir(parents=True, exist_ok=True)
     for name in parts or GPU_PARTS:
         if (out/f"{name}.json").is_file():
             continue
-        command = [sys.executable, "-c", _CALL, name, str(out), str(int(toy))]
-        try:
-            done = subprocess.run(command, timeout=GPU_PARTS[name].seconds, capture_output=True, text=True)
-            said = done.stderr.strip().splitlines()[-1:] if done.returncode else []
-        except subprocess.TimeoutExpired:
-            said = [f"not done in {GPU_PARTS[name].seconds:g} s"]
-        for line in said:
-            print(f"{name}: {line}", file=sys.stderr)
+        said = _within(GPU_PARTS[name], out, toy, end - time.monotonic())
+        if said:
+            print(f"{name}: {said}", file=sys.stderr)
     (out/"table.md").write_text(gpu_table(out))
     return gpu_table(out)
+
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-027
+def _within(part:Part, out:Path, toy:bool, left:float)->str:
+    "Run a part in a process of its own while seconds are left; what went wrong"
+    if left < (part.seconds if part.spare else 1):
+        return f"left out, {max(left, 0):.0f} s are left; call again"
+    command = [sys.executable, "-c", _CALL, part.name, str(out), str(int(toy))]
+    limit = min(part.seconds, left)
+    try:
+        done = subprocess.run(command, timeout=limit, capture_output=True, text=True)
+    except subprocess.TimeoutExpired:
+        return f"not done in {limit:.0f} s"
+    return done.stderr.strip().splitlines()[-1] if done.returncode and done.stderr.strip() else ""
 
 _CALL = ("import sys; from pathlib import Path; from ftrl.training.cluster.gpu import run_part; "
          "run_part(sys.argv[1], Path(sys.argv[2]), sys.argv[3] == '1')")
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-027
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-030
 if __name__ == "__main__" and "__file__" in globals():
     toy = "--toy" in sys.argv
     print(run_gpu("runs/gpu-toy" if toy else "results/gpu", toy))

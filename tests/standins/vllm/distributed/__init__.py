@@ -1,0 +1,1 @@
+"What TRL asks of this package"
