@@ -125,12 +125,13 @@ def message(
     at:int=0, # Position in the conversation, which keeps call ids apart
 )->dict:
     "A turn as a chat message, its arguments as JSON text"
-    calls = []
+    calls, used = [], set()
     for i, c in enumerate(turn.calls):
         # null is no object: read again, the call is as broken as it was
         arguments = None if c.error else c.arguments
         function = {"name": c.name, "arguments": dumps(arguments)}
-        id = c.id or f"call{at:03}{i:02}"
+        id = f"call{at:03}{i:02}" if c.id in ("", *used) else c.id  # a reply belongs to one call
+        used.add(id)
         calls.append({"id": id, "type": "function", "function": function})
     said = {"role": "assistant", "content": turn.content}
     return said | {"tool_calls": calls} if calls else said
@@ -145,16 +146,22 @@ def tool_message(
 # %% ../nbs/03_chat.ipynb #cell-025
 def _native_call(c)->Call:
     "One of a message's `tool_calls`"
-    function = c.get("function") if isinstance(c, dict) else None
-    if not isinstance(function, dict):
+    function = c.get("function", c) if isinstance(c, dict) else None  # some servers leave that level out
+    if not isinstance(function, dict) or function is c and "name" not in c:
         return Call("", {}, error="the call names no function")
-    id, name = c.get("id") or "", function.get("name")
+    id, name = _id_text(c.get("id")), function.get("name")
     if not isinstance(name, str) or not name:
         return Call(dumps(name), {}, id, "the name of the function is no text")
     arguments = _arguments(function.get("arguments"))
     if isinstance(arguments, dict):
         return Call(name, arguments, id)
     return Call(name, {}, id, "the arguments are no JSON object")
+
+def _id_text(id)->str:
+    "A call's id as text, so that a table holds it"
+    if id is None or isinstance(id, str):
+        return id or ""
+    return dumps(id)
 
 def _arguments(x):
     "Arguments as they came, parsed if they are text"
@@ -164,6 +171,8 @@ def _arguments(x):
 
 def _joined(content)->str:
     "The text of a message's content, which may come in parts"
+    if isinstance(content, dict):
+        content = [content]
     if not isinstance(content, list):
         return str(content or "")
     texts = [part.get("text") if isinstance(part, dict) else part for part in content]
@@ -175,6 +184,8 @@ def from_message(
 )->Turn:
     "The turn that a native chat message records"
     calls = message.get("tool_calls") or ()
+    if not calls and message.get("function_call"):  # as servers wrote it before
+        calls = [message["function_call"]]
     calls = map(_native_call, calls) if isinstance(calls, (list, tuple)) else ()
     said = _joined(message.get("content"))
     return Turn(said.strip(), tuple(calls))

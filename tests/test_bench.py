@@ -273,6 +273,19 @@ def test_a_session_that_dies_fails_its_item(tmp_path, monkeypatch):
 
 # Bad input is one line before the first item
 
+def test_an_edited_database_is_read_again(tmp_path):
+    from ftrl.evaluation.benchmarks.taubench import TABLES, domain
+    folder = tmp_path/"retail"
+    folder.mkdir()
+    (folder/"wiki.md").write_text("Be kind.")
+    (folder/"tools.json").write_text("[]")
+    for name in ("codes", *TABLES["retail"]): (folder/f"{name}.json").write_text("{}")
+    before = domain(tmp_path, "retail")
+    assert domain(tmp_path, "retail") is before
+    (folder/"users.json").write_text('{"u1": {}}')
+    assert domain(tmp_path, "retail").data["users"] == {"u1": {}}
+
+
 def test_tasks_without_their_databases(tmp_path, monkeypatch):
     task = {"instruction": "?", "actions": [], "outputs": [], "data_source": "tau-bench/retail"}
     write_json_lines([task] * 3, tmp_path/"tasks.jsonl")

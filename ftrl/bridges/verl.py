@@ -87,9 +87,10 @@ def verl_score(
     messages:Sequence[dict]=(), # And what went before
 )->float:
     "The reward of a turn from what verl hands over"
+    known = answer if isinstance(answer, str) else None  # tables say a missing text by NaN
     row = Row(messages=[*messages], tools="[]", codes=_json_text(codes), env=env,
               unsolved_set=_json_text(unsolved_set),
-              solve_rate=float(solve_rate), data_source="verl", split=split, answer=answer)
+              solve_rate=float(solve_rate or 0), data_source="verl", split=split, answer=known)
     return score(response, row, reward).value
 
 # %% ../../nbs/bridges/03_verl.ipynb #cell-016

@@ -18,7 +18,7 @@ from .journal import Journal, open_journal, recorded
 from .protocol import BENCHMARKS, Bench, Play, Protocol, Selection, plays
 from ..files import claimed, read_json_lines
 from ..models.llm import LLM
-from ..training.rollout import Episode, play, player, playing
+from ..training.rollout import Episode, identity, play, player, playing
 
 # %% ../../nbs/evaluation/03_bench.ipynb #cell-007
 def run_settings(
@@ -109,12 +109,16 @@ class Work:
     data: object
     which: Selection
 
-_kept_model = functools.cache(player)
+@functools.lru_cache(1)
+def _kept_model(name:str, thinking:bool | None, who:str)->LLM:
+    "The model of a process, loaded again when a name holds another"
+    return player(name, thinking)
 
 def _share(work:Work, keys:frozenset)->list[tuple[str, dict]]:
     "Play the items of these keys"
     bench, protocol = BENCHMARKS[work.bench], work.protocol
-    policy, data = _kept_model(work.model, protocol.thinking), bench.where(work.data)
+    policy = _kept_model(work.model, protocol.thinking, identity(work.model))
+    data = bench.where(work.data)
     listed = functools.partial(plays, bench, data, protocol.trials, work.which)
     players = bench.players(policy, protocol)
     _announce(players, _coming(listed()))

@@ -6,7 +6,7 @@
 __all__ = ['duck_name', 'duck_text', 'DuckSession', 'duck_database', 'attached_tables']
 
 # %% ../../../nbs/environments/tabular/05_duck.ipynb #cell-002
-import shutil, tempfile
+import re, shutil, tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -98,10 +98,18 @@ def _keys(session:DuckSession)->dict[str, dict]:
     return found
 
 # %% ../../../nbs/environments/tabular/05_duck.ipynb #cell-012
+# what tells of this machine rather than of the data
+_HOST = re.compile(r"\b(duckdb_\w+|pragma_\w+|current_setting|getenv|which_secret|glob|sniff_csv|read_\w+"
+                   r"|parquet_\w+)\b", re.I)
+
 def _unusable_views(session:DuckSession)->dict[str, str]:
-    "Views that cannot be read, and why"
+    "Views that cannot or may not be read, and why"
     left = {}
-    for (view,) in session.ask(f"select view_name from duckdb_views() {_HERE} and not internal"):
+    for view, sql in session.ask(f"select view_name, sql from duckdb_views() {_HERE} and not internal"):
+        asked = _HOST.search(sql.partition(" AS ")[2])
+        if asked:
+            left[f"table {view}"] = f"is a view that asks for {asked[0]}, not for data"
+            continue
         try:
             session.ask(f"select * from {duck_name(view)} limit 1")
         except Exception as e:  # of whatever its definition does

@@ -6,7 +6,7 @@
 __all__ = ['file_of', 'connect']
 
 # %% ../../../nbs/environments/tabular/07_sources.ipynb #cell-002
-import re, stat
+import os, re, stat
 from pathlib import Path
 from ...core import FtrlError, masked
 from .database import Database, Table, required, sql_table, told, unreadable
@@ -150,7 +150,7 @@ def file_of(
 )->Path | None: # None where it is a server's
     "The file or folder that holds the tables"
     if "://" not in spec:
-        return Path(spec).expanduser()
+        return Path(os.path.expanduser(spec))  # a file may be called ~x: no home of anybody
     url = parsed_address(spec)
     return Path(url.database) if url.drivername in ("sqlite", "duckdb") and url.database else None
 

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ... import chat
 from ...core import FtrlError, bare, clean, dumps
 from ..protocol import Bench, Item, add_benchmark, read_json
-from ...files import data_dir, numbered_lines, parsed
+from ...files import data_dir, file_digest, numbered_lines, parsed
 from ...models.llm import LLM, Reply, Request, answer
 from ...sandbox import sandbox
 from ...training.rollout import Episode
@@ -33,13 +33,18 @@ class Domain:
     codes: dict[str, str]
     data: dict = field(repr=False)
 
-@lru_cache(4)
 def domain(
     folder:Path, # With retail/ and airline/
     name:str, # Which of them
 )->Domain:
-    "A domain, read once"
+    "A domain, read again when one of its files has changed"
     at = Path(folder)/name
+    files = sorted(p for p in at.iterdir() if p.is_file())
+    return _domain(at, name, tuple(map(file_digest, files)))
+
+@lru_cache(4)
+def _domain(at:Path, name:str, holds:tuple[str, ...])->Domain:
+    "A domain whose files have these digests"
     try:
         wiki = (at/"wiki.md").read_text(encoding="utf-8")
     except (OSError, ValueError) as e:
