@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import SCENARIOS, Env, FtrlError, dumps, masked
+from ..core import HARDER, SCENARIOS, Env, FtrlError, dumps, masked
 from .compose import compose
 from .document import shingles
 from .gate import Verdict, check
@@ -49,6 +49,7 @@ class Recipe:
     seed: int = 0                      # Everything follows from it
     split: str = "train"               # "train", "test" or "world"
     difficulty: tuple | int = 0        # 0-4; several take turns
+    strategies: tuple = ()             # Of stage 4, beyond those of the difficulty: see `HARDER`
 
     def __post_init__(self):
         worlds = self.worlds
@@ -60,6 +61,8 @@ class Recipe:
         difficulty = _among("difficulty", self.difficulty, range(5))
         _among("split", self.split, ("train", "test", "world"))
         checked = {"worlds": worlds, "scenarios": scenarios, "difficulty": difficulty}
+        if self.strategies:
+            checked["strategies"] = _among("strategy", self.strategies, HARDER)
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # it is frozen
 
@@ -80,19 +83,29 @@ def views(self:Recipe)->list[View]:
     if not worlds:
         known = ", ".join(world_names())
         raise FtrlError(f"no world for split {self.split!r}; expected names among {known}")
-    return [world.view(self.split) for world in worlds]
+    views = [world.view(self.split) for world in worlds]
+    _may_be_harder(self, views)
+    return views
+
+def _may_be_harder(recipe, views)->None:
+    "Refuse strategies for worlds whose tools are not written by our stages"
+    others = [view.world.name for view in views if not isinstance(view, View)]
+    if recipe.strategies and others:
+        raise FtrlError(f"strategies {', '.join(recipe.strategies)} are for worlds of facts and tables, "
+                        f"not for {others[0]}; build it without them")
 
 @patch
 def told(self:Recipe)->dict:
     "The recipe as plain JSON, without passwords"
     def name(w):
         return masked(w) if isinstance(w, str) else f"{w.name} {getattr(w, 'digest', '')}".strip()
-    return {
+    plain = {
         "worlds": [name(w) for w in self.worlds or ()],
         "scenarios": list(self.scenarios),
         "seed": self.seed,
         "split": self.split,
         "difficulty": list(self.difficulty)}
+    return plain | ({"strategies": list(self.strategies)} if self.strategies else {})
 
 # %% ../../nbs/environments/12_build.ipynb #cell-011
 @patch
@@ -136,7 +149,8 @@ def _drawn(recipe, view, i, attempt, size)->Env | None:
     world = view.world.name
     key = (world, recipe.split, recipe.seed, i, attempt)
     id = f"{world}-{recipe.split}-{recipe.seed}-{i:06d}"
-    return compose(view, scenario, key, id, recipe.seed, level, size)
+    harder = {"beyond": recipe.strategies} if recipe.strategies else {}
+    return compose(view, scenario, key, id, recipe.seed, level, size, **harder)
 
 def _judged(env, sandbox)->tuple[Verdict | None, tuple[str, ...]]:
     "The first verdict against an environment, and all gates that looked at it"
@@ -337,7 +351,8 @@ def build(
     rejected:Counter | None=None, # Rejections by gate; changed in place
     start:int=0, # The first number
     sandbox=None, # A `Sandbox` for a single process; the shared one when None
+    strategies:tuple[str, ...]=(), # Of stage 4, beyond those of the difficulty: see `HARDER`
 )->Iterator[Env]:
     "A stream of environments that passed every gate; the same arguments give the same bytes"
-    recipe = Recipe(worlds, scenarios, seed, split, difficulty)
+    recipe = Recipe(worlds, scenarios, seed, split, difficulty, strategies)
     return stream_envs(recipe, n, workers, engine, start, None, rejected, sandbox)

@@ -11,7 +11,7 @@ from ..core import Env, rng
 from .deploy import deploy
 from .document import document
 from .integrate import integrate
-from .scale import scale
+from .scale import scale, strategies
 from .scenario import decompose
 from .world import View
 
@@ -25,6 +25,7 @@ def compose(
     seed:int=0, # Told in the environment
     difficulty:int=0, # 0-4
     size:int | None=None, # Of the question: that of this difficulty; the same one when None
+    beyond:tuple[str, ...]=(), # Strategies of stage 4 beyond those of the difficulty
 )->Env | None: # None where this world has no such question
     "All five stages, without gates"
     plan = decompose(view, scenario, rng("decompose", *key), difficulty if size is None else size)
@@ -33,5 +34,5 @@ def compose(
     documents = rng("document", *key)
     tools = [document(hop, view, documents) for hop in plan.hops]
     tools = integrate(tools, view, rng("integrate", *key))
-    tools = scale(tools, plan, view, rng("scale", *key), difficulty)
+    tools = scale(tools, plan, view, rng("scale", *key), difficulty, (*strategies(difficulty), *beyond))
     return deploy(tools, plan, view, rng("deploy", *key), id, seed, difficulty)

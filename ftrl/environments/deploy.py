@@ -10,6 +10,7 @@ import random
 from .compute import OPERATIONS, Operation
 from ..core import Call, Env, FtrlError, SubQuestion, bare, dumps
 from .document import Tool, extras_of
+from .harder.twist import marking
 from .integrate import choice
 from .scale import OPTIONS
 from .scenario import Plan
@@ -246,17 +247,24 @@ def _lookup(tool, facts, view)->list[str]:
         only = choice(tool.asks[0])
         what = repr(table_of(tool.asks[0], view))
         told = only.replace("_", " ")
-    given = tool.key
-    if tool.wrap:
-        given = f"{given}[{tool.wrap!r}]"
     tables, lines = _tables(tool, view), []
     if tables:
         lines, what = [f"tables = {tables!r}"], f"tables.get({what}, {what})"
-    lines += _lines(_WANTED, given=given, what=what)
-    if tool.wrap:
-        lines += _lines(_EXACT, key=tool.key, given=given)
+    table = f"facts[{what}]"
+    lines += _hooks(tool, "select", table) or _by_name(tool, what)
     noun = view.kinds[tool.theme[0]].noun
-    return lines + _lines(_FOUND, told=told, noun=noun, what=what)
+    return [*lines, *_lines(_FOUND, told=told, noun=noun, what=what), *_hooks(tool, "after", table)]
+
+def _by_name(tool, what)->list[str]:
+    "Lines that find the subject by its name"
+    if not tool.wrap:
+        return _lines(_WANTED, given=tool.key, what=what)
+    given = f"{tool.key}[{tool.wrap!r}]"
+    return _lines(_WANTED, given=given, what=what) + _lines(_EXACT, key=tool.key, given=given)
+
+def _hooks(tool, place, *args)->list[str]:
+    "What the twists of a tool do at a place of its code"
+    return [line for twist in tool.twists for line in getattr(twist, place)(tool, *args)]
 
 # %% ../../nbs/environments/07_deploy.ipynb #cell-034
 _USELESS = """
@@ -373,6 +381,11 @@ def _signature(tool)->str:
             given.append(f"{name}={schema.get('default')!r}")
     return f"def {tool.name}({', '.join(given)}):"
 
+def _marking(tool)->list[str]:
+    "The function that makes record numbers, where a tool needs it"
+    salts = [twist.salt for twist in tool.twists if twist.salt is not None]
+    return marking(salts[0]) if salts else []
+
 def source(
     tool:Tool, # The tool
     facts:dict, # Its table; empty for a computing tool
@@ -382,13 +395,15 @@ def source(
     body = [f'"""{tool.doc.description}"""']
     if facts:
         body += _literal(facts)
-    body += checks(tool.doc.parameters)
+    body += [*_marking(tool), *checks(tool.doc.parameters), *_hooks(tool, "start")]
     if tool.key:
         body += [*_useless(tool, view), *_lookup(tool, facts, view), *_worked_out(tool, view)]
     else:
         body += _formula(tool)
+    body += _hooks(tool, "told")
     for option in tool.options:
         body += OPTIONS[option].code.split("\n")
+    body += _hooks(tool, "end")
     indented = [f"    {line}" for line in [*body, "return value"]]
     return "\n".join([_signature(tool), *indented]) + "\n"
 
@@ -396,12 +411,27 @@ def source(
 def _code(tool, plan, view, r, difficulty)->str:
     "The source of a tool, with its facts if it looks something up"
     facts = facts_for(tool, plan, view, r, 20 + 4 * difficulty) if tool.key else {}
-    return source(tool, facts, view)
+    telling, more = _Telling(plan), {}
+    for twist in tool.twists:
+        more |= twist.kept(facts, plan, view, telling)
+    return source(tool, facts | more, view)
 
-def _subquestion(hop, tool)->SubQuestion:
-    "A hop with its tool and gold call"
-    return SubQuestion(hop.id, hop.question, tool.name, tool.calls[hop.id], hop.answer, hop.depends_on,
-                       _source_of(hop))
+def _subquestions(hop, tool)->list[SubQuestion]:
+    "A hop with its tool and gold call, behind the call that has to come before it"
+    answer, before, out = tool.answers.get(hop.id, hop.answer), hop.depends_on, []
+    step, hard = tool.steps.get(hop.id), _hardened(tool)
+    if step:
+        id = f"{hop.id}a"
+        where = f"{tool.name}: what comes before {hop.id}"
+        out.append(SubQuestion(id, step.question, tool.name, step.arguments, step.answer, before,
+                               where, hard))
+        before = (id,)
+    return [*out, SubQuestion(hop.id, hop.question, tool.name, tool.calls[hop.id], answer, before,
+                              _source_of(hop), hard)]
+
+def _hardened(tool)->tuple[str, ...]:
+    "The strategies beyond the paper's that a call meets"
+    return tuple(sorted({twist.strategy for twist in tool.twists}))
 
 def _source_of(hop)->str:
     "Where the answer of a hop comes from"
@@ -422,7 +452,7 @@ def deploy(
     "Stage 5: every tool as code, and all of it as an environment"
     codes = {tool.name: _code(tool, plan, view, r, difficulty) for tool in tools}
     home = {hop: tool for tool in tools for hop in tool.calls}
-    subquestions = [_subquestion(hop, home[hop.id]) for hop in plan.hops]
+    subquestions = [s for hop in plan.hops for s in _subquestions(hop, home[hop.id])]
     docs = tuple(tool.doc for tool in tools)
     distractors = tuple(tool.name for tool in tools if not tool.calls)
     return Env(id, plan.scenario, view.world.name, seed, difficulty, view.split, plan.question, plan.answer,

@@ -6,14 +6,15 @@
 __all__ = ['GATES', 'gate', 'Verdict', 'judge', 'form', 'shape', 'check', 'passed']
 
 # %% ../../nbs/environments/10_gate.ipynb #cell-002
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ..chat import chat_mark
 from ..core import Call, Env, Row, FtrlError, SubQuestion, dumps, solve, verify
 from .document import alike, said
 from .inspection import misfits, signature, unsafe, unstable
-from .trial import Trial, attempt, beyond, trial
-from .world import amount, verifiable
+from .trial import Trial, attempt, beyond, carried, trial
+from .world import verifiable
 
 # %% ../../nbs/environments/10_gate.ipynb #cell-007
 GATES:dict[str, Callable] = {}
@@ -188,19 +189,33 @@ def _meant(t:Trial)->str:
     return ""
 
 # %% ../../nbs/environments/10_gate.ipynb #cell-033
+@gate("naive")
+def _reshaped(t:Trial)->str:
+    "An answer that has to be reshaped is not taken as it came"
+    if not t.env:
+        return ""
+    answer = {s.id: s.answer for s in t.env.subquestions}
+    for _, call, reply in _replies(t, "naive"):
+        if verify(reply, answer[call.id]):
+            return f"{call.id}: {dumps(call.arguments)} returns the sub-answer too"
+    return ""
+
+# %% ../../nbs/environments/10_gate.ipynb #cell-035
 @gate("errors")
 def _telling_errors(t:Trial)->str:
     "Errors are informative and never contain an answer"
+    gold = {(s.tool, dumps(s.arguments)): s.answer for s in t.env.subquestions} if t.env else {}
     for _, call, reply in _replies(t, "empty", "dummy", "changed"):
         if "error" not in reply.lower():
             continue
         if len(reply) < 20:
             return f"{call.name}: the error says too little: {reply!r}"
-        if _tells(reply, t.answers):
+        own = gold.get((call.name, dumps(call.arguments)))  # of a call that has to meet this error
+        if _reveals(call, reply, [answer for answer in t.answers if answer != own]):
             return f"{call.name}: an error contains an answer"
     return ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-036
+# %% ../../nbs/environments/10_gate.ipynb #cell-038
 @gate("hidden")
 def _hidden(t:Trial)->str:
     "No answer in question, documents or distractors"
@@ -215,7 +230,7 @@ def _hidden(t:Trial)->str:
             return f"distractor {call.name} returns a sub-answer"
     return ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-039
+# %% ../../nbs/environments/10_gate.ipynb #cell-041
 def form(
     before:list[int], # Of every hop, how many others it waits for
 )->str:
@@ -231,37 +246,43 @@ def shape(env:Env)->str:
     "The scenario that the dependency graph has"
     return form([len(s.depends_on) for s in env.subquestions])
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-040
-def _numbers(x)->list:
-    "All numbers inside a JSON value"
-    if isinstance(x, (int, float)):
-        return [x]
-    inner = x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
-    return [number for value in inner for number in _numbers(value)]
+# %% ../../nbs/environments/10_gate.ipynb #cell-043
+def _leaves(x)->list[str]:
+    "All values inside a JSON value, as text"
+    if isinstance(x, (dict, list)):
+        return [text for inner in (x.values() if isinstance(x, dict) else x) for text in _leaves(inner)]
+    return [] if isinstance(x, bool) or x is None else [str(x)]
 
-def _carries(arguments, answer)->bool:
-    "Do the arguments hold this answer, as text or as its number?"
-    if verify(dumps(arguments), answer):
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+
+def _handed_on(arguments, answer, reply)->bool:
+    "Do the arguments hold something of this answer, or of the reply it stood in, in another form?"
+    given = _leaves(arguments)
+    if any(len(text) > 5 and text in reply for text in given):
         return True
-    try:
-        return amount(answer) in _numbers(arguments)
-    except ValueError:
-        return False
+    numbers = {float(text) for text in given if _NUMBER.fullmatch(text)}
+    said = [float(text) for text in _NUMBER.findall(answer.replace(",", ""))]
+    if said and set(said) <= numbers:
+        return True
+    years = [text for text in _NUMBER.findall(answer) if len(text) == 4]
+    return any(_DAY.fullmatch(text) and text[:4] in years for text in given)
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-042
-def _unused(env)->str:
+# %% ../../nbs/environments/10_gate.ipynb #cell-045
+def _unused(t)->str:
     "The first dependency that is none"
-    before = {}
-    for s in env.subquestions:
+    before, replies = {}, {hop.asked.id: hop.reply for hop in _hops(t)}
+    for s in t.env.subquestions:
         for d in s.depends_on:
             if d not in before:
                 return f"{s.id} depends on {d}, which does not come before it"
-            if not _carries(s.arguments, before[d].answer):
+            answer, reply = before[d].answer, replies.get(d, "")
+            if not carried(s.arguments, answer) and not _handed_on(s.arguments, answer, reply):
                 return f"{s.id} does not use the answer of {d}"
         before[s.id] = s
     return ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-043
+# %% ../../nbs/environments/10_gate.ipynb #cell-046
 @gate("needed")
 def _needed(t:Trial)->str:
     "No hop and no gold tool can be left out"
@@ -269,7 +290,7 @@ def _needed(t:Trial)->str:
         return ""
     if shape(t.env) != t.env.scenario:
         return f"the dependency graph is {shape(t.env)}, not {t.env.scenario}"
-    unused = _unused(t.env)
+    unused = _unused(t)
     if unused:
         return unused
     for hop in _hops(t):
@@ -278,14 +299,14 @@ def _needed(t:Trial)->str:
             return f"{hop.asked.id} also returns another sub-answer"
     return ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-046
+# %% ../../nbs/environments/10_gate.ipynb #cell-049
 @gate("typed")
 def _typed(t:Trial)->str:
     "Sub-answers are long or typed enough to verify"
     short = [answer for answer in t.answers if not verifiable(answer)]
     return f"sub-answer {short[0]!r} is too short to be searched for" if short else ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-049
+# %% ../../nbs/environments/10_gate.ipynb #cell-052
 def _written(t)->Iterator[tuple[str, object]]:
     "What a policy reads and has to write: where it stands, and a JSON value"
     yield "the question", t.question
@@ -298,7 +319,7 @@ def _written(t)->Iterator[tuple[str, object]]:
     for s in t.env.subquestions:
         yield f"a gold argument of {s.id}", s.arguments
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-050
+# %% ../../nbs/environments/10_gate.ipynb #cell-053
 @gate("writable")
 def _writable(t:Trial)->str:
     "No mark of a chat or call in what is read and written"
@@ -308,7 +329,7 @@ def _writable(t:Trial)->str:
             return f"{where} holds {mark}, which ends or opens a turn or call"
     return ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-053
+# %% ../../nbs/environments/10_gate.ipynb #cell-056
 @gate("distinct")
 def _distinct(t:Trial)->str:
     "No two tools are near-duplicates"
@@ -321,7 +342,7 @@ def _distinct(t:Trial)->str:
         before.append((doc.name, words))
     return ""
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-056
+# %% ../../nbs/environments/10_gate.ipynb #cell-059
 _BROKEN = (LookupError, TypeError, AttributeError, ArithmeticError, ValueError, RecursionError)
 
 def _tried(x, sandbox)->tuple[Trial | None, str]:
@@ -341,7 +362,7 @@ def _tried(x, sandbox)->tuple[Trial | None, str]:
         return None, _said_by(e)
     return (None, t.overdue) if t.overdue else (t, "")
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-058
+# %% ../../nbs/environments/10_gate.ipynb #cell-061
 def _said_by(e)->str:
     "What went wrong, in a line"
     return str(e)[:200] if isinstance(e, FtrlError) else f"{type(e).__name__}: {str(e)[:100]}"
@@ -353,7 +374,7 @@ def _verdict(name, t)->Verdict:
     except _BROKEN as e:
         return Verdict(name, False, _said_by(e))
 
-# %% ../../nbs/environments/10_gate.ipynb #cell-059
+# %% ../../nbs/environments/10_gate.ipynb #cell-062
 def check(
     x:Env | Row, # An environment, or any row
     sandbox=None, # A `Sandbox`; the shared one when None
