@@ -51,8 +51,13 @@ def table_command(
     paths: Annotated[list[str], Arg(help="Result files")],
     format: Annotated[str, Opt(help="md, csv or json")] = "md",
     paper: Annotated[bool, Opt(help="Also the paper's rows")] = False,
+    tags: Annotated[bool, Opt("--tags", help="Split by what makes calls hard")] = False,
 ):
     "The results table, averaged as the paper does."
+    if tags:
+        from ftrl.evaluation.tags import by_tag
+        print(by_tag([input_file(path) for path in paths]).round(3).to_string(index=False))
+        return
     from ftrl.evaluation.table import table
     print(table([input_file(path) for path in paths], format, paper))
 

@@ -118,6 +118,11 @@ def origin(self:Bench, line:dict)->str:
     return ""
 
 @patch
+def tags(self:Bench, item:Item)->tuple[str, ...]:
+    "What makes an item hard, for results that are split by it"
+    return ()
+
+@patch
 def hollow(self:Bench, metric:str, metrics:dict[str, float])->bool:
     "Is this full mark one for having done nothing?"
     return False

@@ -9,7 +9,7 @@ __all__ = ['TYPES', 'Usage', 'usage_of', 'usage_table']
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ...core import Env, Row
+from ...core import HARDER, Env, Row
 from ..scale import OPTIONS
 from ..trial import trial
 
@@ -21,17 +21,22 @@ def _types(schema)->list[str]:
     kind = schema.get("type", "string") if isinstance(schema, dict) else "string"
     return kind if isinstance(kind, list) else [kind]
 
+_SEQUEL = {"page_token", "record_number"}  # taken from an earlier reply: no choice of the caller
+
 @dataclass
 class Usage:
     "Counts over environments"
     calls: Counter = field(default_factory=Counter)  # Gold calls by how many optional parameters they set
     types: Counter = field(default_factory=Counter)  # Parameters by type
     names: Counter = field(default_factory=Counter)  # Parameters by name
+    hard: Counter = field(default_factory=Counter)   # Gold calls by strategy beyond the paper's
+    tools: int = 0
 
     def add(self, x:Env | Row)->None:
         "Count one"
         t = trial(x)
         required = {}
+        self.tools += len(t.docs)
         for doc in t.docs:
             properties = doc.parameters.get("properties", {})
             required[doc.name] = set(doc.parameters.get("required", ()))
@@ -39,11 +44,14 @@ class Usage:
             for schema in properties.values():
                 self.types.update(_types(schema)[:1])
         for s in t.env.subquestions if t.env else ():
-            self.calls[len(set(s.arguments) - required.get(s.tool, set()))] += 1
+            must = required.get(s.tool, set()) | _SEQUEL
+            self.calls[len(set(s.arguments) - must)] += 1
+            self.hard.update(s.strategies)
 
 # %% ../../../nbs/environments/qualifiers/10_usage.ipynb #cell-005
 def _share(part:float, whole:float)->float:
-    return round(100 * part / whole, 1) if whole else 0.0
+    "In percent; of nothing it is unknown"
+    return round(100 * part / whole, 1) if whole else float("nan")
 
 def usage_of(
     environments:Iterable[Env | Row], # Environments, or any rows
@@ -65,8 +73,10 @@ def usage_table(
         cosmetic = sum(usage.names[option] for option in OPTIONS)
         several = sum(k for sets, k in usage.calls.items() if sets > 1)
         columns[name] = {
+            "parameters of a tool": round(n / max(1, usage.tools), 1),
             "distinct parameter names": len(usage.names), "text shaping only, %": _share(cosmetic, n),
             **{f"{kind}, %": _share(usage.types[kind], n) for kind in TYPES},
             "gold calls": calls, "that set an optional parameter, %": _share(calls - usage.calls[0], calls),
-            "that set two or more, %": _share(several, calls)}
+            "that set two or more, %": _share(several, calls),
+            **{f"that meet {name}, %": _share(usage.hard[name], calls) for name in HARDER}}
     return pd.DataFrame(columns)

@@ -41,5 +41,10 @@ class Ftrl(Bench):
     def origin(self, line):
         return "" if re.fullmatch("[0-9a-f]{12}", str(line["id"])) else "own"
 
+    def tags(self, item):
+        meta = item.data.meta
+        found = meta.get("strategies") if isinstance(meta, dict) else None
+        return tuple(map(str, found)) if isinstance(found, list) else ()
+
     def hollow(self, metric, metrics):
         return metric == "solve_p" and metrics.get("solve_p") == 1 and metrics.get("solve_r") == 0
