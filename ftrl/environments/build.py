@@ -66,12 +66,14 @@ class Recipe:
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # it is frozen
 
-    def turn(self, i:int)->tuple[str, int]:
-        "Scenario and difficulty of environment i: scenarios take turns, then difficulties"
-        n = len(self.scenarios)
-        return self.scenarios[i % n], self.difficulty[i // n % len(self.difficulty)]
+# %% ../../nbs/environments/12_build.ipynb #cell-008
+@patch
+def turn(self:Recipe, i:int)->tuple[str, int]:
+    "Scenario and difficulty of environment i: scenarios take turns, then difficulties"
+    n = len(self.scenarios)
+    return self.scenarios[i % n], self.difficulty[i // n % len(self.difficulty)]
 
-# %% ../../nbs/environments/12_build.ipynb #cell-010
+# %% ../../nbs/environments/12_build.ipynb #cell-011
 @patch
 def views(self:Recipe)->list[View]:
     "The worlds as this split sees them"
@@ -94,6 +96,7 @@ def _may_be_harder(recipe, views)->None:
         raise FtrlError(f"strategies {', '.join(recipe.strategies)} are for worlds of facts and tables, "
                         f"not for {others[0]}; build it without them")
 
+# %% ../../nbs/environments/12_build.ipynb #cell-013
 @patch
 def told(self:Recipe)->dict:
     "The recipe as plain JSON, without passwords"
@@ -107,12 +110,12 @@ def told(self:Recipe)->dict:
         "difficulty": list(self.difficulty)}
     return plain | ({"strategies": list(self.strategies)} if self.strategies else {})
 
-# %% ../../nbs/environments/12_build.ipynb #cell-011
+# %% ../../nbs/environments/12_build.ipynb #cell-014
 @patch
 def __repr__(self:Recipe):
     return f"Recipe({', '.join(f'{k}={v!r}' for k, v in self.told().items())})"
 
-# %% ../../nbs/environments/12_build.ipynb #cell-014
+# %% ../../nbs/environments/12_build.ipynb #cell-017
 def _why_not(views)->str:
     "What questions of several hops lack"
     leads_on = any(view.out.get(x.range) for view in views for x in view.relations.values())
@@ -133,7 +136,7 @@ def askable(
     allowed = ", ".join(s for s in able if able[s]) or "none of the scenarios asked for"
     raise FtrlError(f"{names} cannot be asked {lacking}: {_why_not(views)}; these facts allow {allowed}")
 
-# %% ../../nbs/environments/12_build.ipynb #cell-017
+# %% ../../nbs/environments/12_build.ipynb #cell-020
 _TRIES = 200
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def _judged(env, sandbox)->tuple[Verdict | None, tuple[str, ...]]:
     against = next((verdict for verdict in verdicts if not verdict.ok), None)
     return against, tuple(verdict.gate for verdict in verdicts)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-018
+# %% ../../nbs/environments/12_build.ipynb #cell-021
 def _proposed(recipe, views, i, attempt=0, sandbox=None, lost=None)->_Proposal:
     "The first draw of environment i, from this attempt on, that passes every gate"
     scenario, level = recipe.turn(i)
@@ -180,7 +183,7 @@ def _proposed(recipe, views, i, attempt=0, sandbox=None, lost=None)->_Proposal:
         f"environment {i} ({scenario}): {_TRIES} draws gave nothing new and sound ({dict(lost)}{last}); "
         "expected more facts: add worlds, ask for fewer, or name the scenarios that these facts allow")
 
-# %% ../../nbs/environments/12_build.ipynb #cell-021
+# %% ../../nbs/environments/12_build.ipynb #cell-024
 def _short(data:bytes)->int:
     "A hash of eight bytes"
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
@@ -189,7 +192,7 @@ def _of_change(env:Env)->set[int]:
     "Requests that change something read alike: what tells them apart are the tables and what is to be done"
     return {_short(dumps([env.question, env.state.goal]).encode())}
 
-# %% ../../nbs/environments/12_build.ipynb #cell-022
+# %% ../../nbs/environments/12_build.ipynb #cell-025
 class Seen:
     "What has been asked so far"
     def __init__(self):
@@ -216,7 +219,7 @@ class Seen:
         self.keys |= keys
         return True
 
-# %% ../../nbs/environments/12_build.ipynb #cell-025
+# %% ../../nbs/environments/12_build.ipynb #cell-028
 _CHUNK = 8   # proposals that a worker makes before it reports
 _mine = {}   # in a worker: what it works on
 
@@ -237,7 +240,7 @@ def _chunk(numbers:range)->list[_Proposal]:
     "Proposals for a few numbers, in a worker"
     return [_proposed(_mine["recipe"], _mine["views"], i) for i in numbers]
 
-# %% ../../nbs/environments/12_build.ipynb #cell-026
+# %% ../../nbs/environments/12_build.ipynb #cell-029
 def _from_pool(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     "Chunks of proposals from local processes, in order"
     from concurrent.futures import ProcessPoolExecutor
@@ -257,7 +260,7 @@ def _from_pool(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-028
+# %% ../../nbs/environments/12_build.ipynb #cell-031
 def _ray_chunk(key:str, refs:list, numbers:range)->list[_Proposal]:
     "Proposals for a few numbers, in a process of the cluster"
     import ray
@@ -285,7 +288,7 @@ def _from_ray(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     while ahead:
         yield ray.get(ahead.popleft())
 
-# %% ../../nbs/environments/12_build.ipynb #cell-030
+# %% ../../nbs/environments/12_build.ipynb #cell-033
 def _from_here(recipe, chunks, sandbox)->Iterator[list[_Proposal]]:
     "Proposals made in this process"
     views = recipe.views()
@@ -305,7 +308,7 @@ def _proposals(recipe, start, n, workers, engine, sandbox)->Iterator[_Proposal]:
     for part in parts:
         yield from part
 
-# %% ../../nbs/environments/12_build.ipynb #cell-033
+# %% ../../nbs/environments/12_build.ipynb #cell-036
 def stream_envs(
     recipe:Recipe, # What is built
     n:int, # How many environments
@@ -328,7 +331,7 @@ def stream_envs(
     rejected = Counter() if rejected is None else rejected
     return _novel(recipe, views, made, start, seen, rejected, sandbox)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-034
+# %% ../../nbs/environments/12_build.ipynb #cell-037
 def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
     "Those that were not asked before, each number once"
     for i, p in enumerate(made, start):
@@ -338,7 +341,7 @@ def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
         rejected.update(p.rejected)
         yield p.env
 
-# %% ../../nbs/environments/12_build.ipynb #cell-036
+# %% ../../nbs/environments/12_build.ipynb #cell-039
 def build(
     n:int, # How many environments
     worlds=None, # Names, files, addresses or worlds; all of the split when None

@@ -386,6 +386,7 @@ def _marking(tool)->list[str]:
     salts = [twist.salt for twist in tool.twists if twist.salt is not None]
     return marking(salts[0]) if salts else []
 
+# %% ../../nbs/environments/07_deploy.ipynb #cell-045
 def source(
     tool:Tool, # The tool
     facts:dict, # Its table; empty for a computing tool
@@ -407,7 +408,7 @@ def source(
     indented = [f"    {line}" for line in [*body, "return value"]]
     return "\n".join([_signature(tool), *indented]) + "\n"
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-047
+# %% ../../nbs/environments/07_deploy.ipynb #cell-048
 def _code(tool, plan, view, r, difficulty)->str:
     "The source of a tool, with its facts if it looks something up"
     facts = facts_for(tool, plan, view, r, 20 + 4 * difficulty) if tool.key else {}
@@ -416,6 +417,7 @@ def _code(tool, plan, view, r, difficulty)->str:
         more |= twist.kept(facts, plan, view, telling)
     return source(tool, facts | more, view)
 
+# %% ../../nbs/environments/07_deploy.ipynb #cell-050
 def _subquestions(hop, tool)->list[SubQuestion]:
     "A hop with its tool and gold call, behind the call that has to come before it"
     answer, before, out = tool.answers.get(hop.id, hop.answer), hop.depends_on, []
@@ -433,6 +435,7 @@ def _hardened(tool)->tuple[str, ...]:
     "The strategies beyond the paper's that a call meets"
     return tuple(sorted({twist.strategy for twist in tool.twists}))
 
+# %% ../../nbs/environments/07_deploy.ipynb #cell-051
 def _source_of(hop)->str:
     "Where the answer of a hop comes from"
     if isinstance(hop.ask, Operation):
@@ -458,7 +461,7 @@ def deploy(
     return Env(id, plan.scenario, view.world.name, seed, difficulty, view.split, plan.question, plan.answer,
                tuple(subquestions), docs, codes, distractors)
 
-# %% ../../nbs/environments/07_deploy.ipynb #cell-050
+# %% ../../nbs/environments/07_deploy.ipynb #cell-054
 def gold(
     env:Env, # An environment
 )->list[list[Call]]: # One list of parallel calls per turn; the final answer is `env.answer`

@@ -8,8 +8,8 @@ __all__ = ['closest', 'Indexed', 'Served', 'clarify']
 # %% ../../../nbs/environments/harder/03_clarify.ipynb #cell-002
 import random
 from bisect import bisect
-from ..document import Step, Tool
-from .twist import Twist, asked_by, mark, preceded, stepped
+from ..document import FirstCall, Tool
+from .twist import Twist, asked_by, serial, preceded, stepped
 from .twist import subjects_of, twisted, what_of
 from .reshape import Coded
 from ..scenario import Plan
@@ -65,9 +65,9 @@ def _indexed(tool, plan, salt)->Tool:
     "The tool with an index of names"
     subjects = {hop.id: hop.given for hop in plan.hops}
     def step(hop):
-        number = mark(salt, asked_by(tool, hop), subjects[hop])
+        number = serial(salt, asked_by(tool, hop), subjects[hop])
         asked = f"What is the number of the record of {subjects[hop]} among those that come close?"
-        return Step(asked, _required(tool, hop), str(number), "clarify")
+        return FirstCall(asked, _required(tool, hop), str(number), "clarify")
     def fixed(hop, step):
         return {"record_number": int(step.answer)}
     says = ("A name that other names come close to is answered by an error that lists the numbers of the "
@@ -96,7 +96,7 @@ class Served(Twist):
 
     def code(self, what:str, subject:str, word:str)->str:
         "The code of a word"
-        return f"{self.name[0].upper()}{mark(self.salt, what, subject, word)}"
+        return f"{self.name[0].upper()}{serial(self.salt, what, subject, word)}"
 
     def after(self, tool, table):
         return _SERVED.strip("\n").format(what=what_of(tool), name=self.name, default=self.default,
@@ -122,7 +122,7 @@ def _served(tool, plan, name, salt)->Tool:
         word, subject = tool.calls[hop][name], subjects[hop]
         asked = f"Which code has {word!r} for {subject}?"
         code = twist.code(asked_by(tool, hop), subject, word)
-        return Step(asked, {**_required(tool, hop), name: word}, code, "clarify")
+        return FirstCall(asked, {**_required(tool, hop), name: word}, code, "clarify")
     def fixed(hop, step):
         return {name: step.answer}
     text = f"{before['description']} Goes by codes; a word is answered by the list of those that are served."

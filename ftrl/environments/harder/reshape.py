@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from ..compute import Given
 from ..document import Tool, with_article
-from .twist import Twist, mark, twisted
+from .twist import Twist, serial, twisted
 from ..integrate import choice
 from ..scenario import Plan
 from ..world import Kind, View
@@ -35,7 +35,7 @@ class Codes:
 
     def of(self, thing:str)->str | int:
         "What a call says of a thing"
-        n = mark(self.salt, self.kind.name, thing)
+        n = serial(self.salt, self.kind.name, thing)
         return f"{self.prefix}-{n}" if self.form == "code" else n
 
     @property
@@ -203,7 +203,7 @@ class Itemized(Twist):
             lines += _UNITS.strip("\n").split("\n")
         return [*lines, f"{self.plain} = [{python} for item in {name}]"]
 
-# %% ../../../nbs/environments/harder/01_reshape.ipynb #cell-020
+# %% ../../../nbs/environments/harder/01_reshape.ipynb #cell-021
 def _item(plain, text)->dict | None:
     "An answer as an item; None where it is none"
     given = Given("number", text)
@@ -222,6 +222,7 @@ def _items_schema(plain, before)->dict:
         text = "Two places, in degrees; south and west are negative."
     return {**before, "description": text, "items": items}
 
+# %% ../../../nbs/environments/harder/01_reshape.ipynb #cell-022
 def _itemized(tool, plan)->Tool:
     "The tool with a list of records, where it takes a list"
     plain = next((name for name in _ITEMS if not tool.key and name in tool.properties), None)
@@ -240,7 +241,7 @@ def _itemized(tool, plan)->Tool:
     required = [name if p == plain else p for p in tool.doc.parameters["required"]]
     return replace(twisted(tool, Itemized(plain), properties, "", required), calls=calls)
 
-# %% ../../../nbs/environments/harder/01_reshape.ipynb #cell-022
+# %% ../../../nbs/environments/harder/01_reshape.ipynb #cell-024
 def reshape(
     tools:list[Tool], # Of stage 4
     plan:Plan, # What is asked

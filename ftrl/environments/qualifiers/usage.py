@@ -21,7 +21,8 @@ def _types(schema)->list[str]:
     kind = schema.get("type", "string") if isinstance(schema, dict) else "string"
     return kind if isinstance(kind, list) else [kind]
 
-_SEQUEL = {"page_token", "record_number"}  # taken from an earlier reply: no choice of the caller
+# %% ../../../nbs/environments/qualifiers/10_usage.ipynb #cell-006
+_SEQUEL = {"page_token", "record_number"}
 
 @dataclass
 class Usage:
@@ -48,7 +49,7 @@ class Usage:
             self.calls[len(set(s.arguments) - must)] += 1
             self.hard.update(s.strategies)
 
-# %% ../../../nbs/environments/qualifiers/10_usage.ipynb #cell-005
+# %% ../../../nbs/environments/qualifiers/10_usage.ipynb #cell-007
 def _share(part:float, whole:float)->float:
     "In percent; of nothing it is unknown"
     return round(100 * part / whole, 1) if whole else float("nan")
@@ -62,6 +63,7 @@ def usage_of(
         found.add(x)
     return found
 
+# %% ../../../nbs/environments/qualifiers/10_usage.ipynb #cell-008
 def usage_table(
     usages:dict[str, Usage], # Under the names of the columns: {"ours": …, "paper": …}
 ): # A data frame; percentages of all parameters or calls

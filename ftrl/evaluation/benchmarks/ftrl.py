@@ -7,6 +7,7 @@ __all__ = ['Ftrl']
 
 # %% ../../../nbs/evaluation/benchmarks/00_ftrl.ipynb #cell-002
 import re
+from fastcore.basics import patch
 from ...core import SCENARIOS, FtrlError
 from ..protocol import Bench, Item, add_benchmark
 from ...files import as_rows, stream_rows
@@ -41,10 +42,13 @@ class Ftrl(Bench):
     def origin(self, line):
         return "" if re.fullmatch("[0-9a-f]{12}", str(line["id"])) else "own"
 
-    def tags(self, item):
-        meta = item.data.meta
-        found = meta.get("strategies") if isinstance(meta, dict) else None
-        return tuple(map(str, found)) if isinstance(found, list) else ()
-
     def hollow(self, metric, metrics):
         return metric == "solve_p" and metrics.get("solve_p") == 1 and metrics.get("solve_r") == 0
+
+# %% ../../../nbs/evaluation/benchmarks/00_ftrl.ipynb #cell-007
+@patch
+def tags(self:Ftrl, item:Item)->tuple[str, ...]:
+    "The strategies beyond the paper's that a row was built with"
+    meta = item.data.meta
+    found = meta.get("strategies") if isinstance(meta, dict) else None
+    return tuple(map(str, found)) if isinstance(found, list) else ()
