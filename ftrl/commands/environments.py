@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 from .app import (
     Arg, EngineName, Force, Opt, Out, Rows, Seed, app, input_file, listed, output_file)
-from ..core import SCENARIOS, FtrlError, dumps, in_range
+from ..core import HARDER, SCENARIOS, FtrlError, dumps, in_range
 from ..environments.world import STATE_WORLDS, world_names
 from ..files import stream_rows
 
@@ -51,6 +51,11 @@ def _from_facts(out:str, n:int, recipe, **how)->None:
     print(report["table"].to_string(), f"\nrejected: {report['rejected'] or 'none'}")
     print(f"{out}: {report['built']} environments, {report['rate']:.0f} a second")
 
+def _worlds_alone(strategy)->None:
+    "Refuse strategies that a model, as the author, does not know"
+    if strategy:
+        raise FtrlError(f"--strategy {strategy[0]} is for environments built from facts; leave out --author")
+
 def _idle(**given)->None:
     "Refuse options that say nothing without an author"
     for name, value in given.items():
@@ -66,6 +71,7 @@ def _from_model(author:str, questions:str | None, n:int, worlds, seed:int, **how
         plain = islice(seed_questions(input_file(questions)), n)
     else:
         plain = world_questions(n, worlds, kinds, seed, how["split"], how["difficulty"])
+    how["scenario"] = tuple(how["scenario"]) if how["scenario"] else None
     run = build_from_questions(list(plain), author, seed=seed, **how)
     for env in run:
         print(env)
@@ -79,6 +85,9 @@ _Worlds = Annotated[Optional[list[str]],
                     Opt("--world", help=f"{listed(world_names())}; {listed(STATE_WORLDS)}, whose tables "
                                         "change; a file of tables; a database URL; openapi:FILE")]
 _Author = Annotated[str, Opt(help="world (facts, no language model), or a model as for --model elsewhere")]
+_Strategies = Annotated[Optional[list[str]],
+                        Opt("--strategy", help=f"{listed(HARDER)}: makes calls harder, beyond those of the "
+                                               "difficulty; several may be named")]
 _Questions = Annotated[Optional[str], Opt(help="Seed questions for a model that is the author, one a line")]
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-012
@@ -90,7 +99,7 @@ def build_command(
     scenario: Annotated[Optional[list[str]], Opt(help=listed(SCENARIOS))] = None,
     difficulty: Annotated[str, Opt(help="0 to 4, or several, such as 0,2,4")] = "0",
     split: Annotated[str, Opt(help="train, test, or world (held-out worlds)")] = "train",
-    author: _Author = "world", questions: _Questions = None,
+    strategy: _Strategies = None, author: _Author = "world", questions: _Questions = None,
     budget: Annotated[Optional[int], Opt(help="Tokens that the author may spend")] = None,
     workers: Annotated[int, Opt(help="Processes")] = 1,
     engine: EngineName = "local", seed: Seed = 0, force: Force = False,
@@ -100,12 +109,12 @@ def build_command(
     in_range(n=n, workers=workers, budget=budget, seed=seed)
     levels, worlds = _levels(difficulty), tuple(map(_opened, world)) if world else None
     if author != "world":
-        kinds = tuple(scenario) if scenario else None
-        return _from_model(author, questions, n, worlds, seed, out=out, scenario=kinds, difficulty=levels,
+        _worlds_alone(strategy)
+        return _from_model(author, questions, n, worlds, seed, out=out, scenario=scenario, difficulty=levels,
                            budget=budget, split=split, force=force)
     _idle(questions=questions, budget=budget)
     from ftrl.environments.build import Recipe
-    recipe = Recipe(worlds, tuple(scenario or SCENARIOS), seed, split, levels)
+    recipe = Recipe(worlds, tuple(scenario or SCENARIOS), seed, split, levels, tuple(strategy or ()))
     _from_facts(out, n, recipe, workers=workers, engine=engine, force=force)
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-017

@@ -62,7 +62,9 @@ def _diagnosed(bench:Bench, episode:Episode)->dict[str, int]:
 def result_line(bench:Bench, played:Play, episode:Episode, run:dict)->dict:
     "The result line of a finished episode"
     metrics = _scored(bench, episode)
-    return {
+    tags = bench.tags(played.item)
+    told = {"tags": list(tags)} if tags else {}
+    return told | {
         "id": played.item.id, "benchmark": bench.name, "scenario": played.item.scenario,
         "metrics": metrics,
         "messages": episode.messages,
