@@ -7,14 +7,15 @@ __all__ = ['JOINS', 'SIZES', 'Hop', 'Plan', 'listing', 'sound', 'asked_of', 'dec
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-002
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from itertools import permutations
 from ..core import FtrlError, SCENARIOS, rng, verify
 from .compute import OPERATIONS, Given, Operation, compute, fits
-from .planning.chain import QUALIFIED, once, preferred, walks
+from .planning.chain import QUALIFIED, once, one_of_many, preferred, walks
 from .planning.narrative import OPENERS, ask, called, is_long, oddity, phrase, plainly
 from .planning.narrative import phrase_of, recounted, that
+from .planning.reason import reason
 from .qualifiers.rule import near
 from .world import Relation, View, verifiable
 
@@ -48,19 +49,22 @@ class Plan:
 # %% ../../nbs/environments/03_scenario.ipynb #cell-007
 JOINS = {
     "list": ("What are {x}?", "Find {x}.", "Tell me {x}.", "I need {x}.", "Give me {x}."),
-    "larger": ("What is the larger of {x}?", "Compare {x}: which value is larger? Give the value."),
-    "smaller": ("What is the smaller of {x}?", "Compare {x}: which value is smaller? Give the value."),
+    "larger": ("Which is larger, {or}? Give the figure.", "Compare {x}, and give me the larger figure."),
+    "smaller": ("Which is smaller, {or}? Give the figure.", "Compare {x}, and give me the smaller figure."),
     "sum": ("What is the sum of {x}?", "Add up {x}.", "What do {x} come to in total?"),
     "difference": ("What is the difference between {x}?", "By how much do {x} differ?"),
     "average": ("What is the average of {x}?",)}
 
-def listing(parts:list[str])->str:
+def listing(
+    parts:list[str], # Noun phrases
+    last:str="and", # Or "or"
+)->str:
     "Phrases joined as English joins them; long or many ones get letters"
     if len(parts) == 2 and sum(map(len, parts)) < 160:
-        return " and ".join(parts)
+        return f" {last} ".join(parts)
     lettered = [f"({letter}) {part}" for letter, part in zip("abcd", parts)]
     first = ", ".join(lettered[:-1])
-    return f"{first}, and {lettered[-1]}"
+    return f"{first}, {last} {lettered[-1]}"
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-010
 def _hops(view, chains)->list[Hop]:
@@ -93,7 +97,8 @@ def _meet(chains, how)->str | None:
     if len(set(numbers)) < len(ends):
         return None  # equal values: no larger one, no difference
     if not compared:
-        return f"{compute(operation, given)} {ends[0].unit}".strip()
+        found = f"{compute(operation, given)} {ends[0].unit}".strip()
+        return None if one_of_many(found) else found
     chosen = max(numbers) if how == "larger" else min(numbers)
     return ends[numbers.index(chosen)].text
 
@@ -227,13 +232,15 @@ def _last(view, how, n, r, difficulty)->Relation | None:
 # %% ../../nbs/environments/03_scenario.ipynb #cell-033
 _CLOSINGS = {
     "list": ("Give me the {n} results.", "What are the {n} results?", "List the {n} results."),
-    "larger": ("Which of the {n} values is {larger}? Give the value.", "Give {larger} of the {n} values."),
-    "smaller": ("Which of the {n} values is {smaller}? Give the value.", "Give {smaller} of the {n} values."),
-    "sum": ("What is the sum of the {n} values?", "What do the {n} values come to in total?"),
-    "difference": ("By how much do the {n} values differ?", "What is the difference between the {n} values?"),
-    "average": ("What is the average of the {n} values?",)}
+    "larger": ("Which of the {n} figures is {larger}? Give that figure.", "Give me {larger} of the {n} figures."),
+    "smaller": ("Which of the {n} figures is {smaller}? Give that figure.",
+                "Give me {smaller} of the {n} figures."),
+    "sum": ("What is the sum of the {n} figures?", "What do the {n} figures come to in total?"),
+    "difference": ("By how much do the {n} figures differ?", "What is the difference between the {n} figures?"),
+    "average": ("What is the average of the {n} figures?",)}
 _COUNTED = {2: "two", 3: "three", 4: "four"}
-_NOTE = ("Note {p}.", "Write down {p}.", "There, find {p}.")
+_OPENINGS = ("There are {n} things to find out.", "I have to look up {n} things.", "I need {n} results.")
+_NOTE = ("Note {p}.", "Write down {p}.", "Find out {p}.")
 
 def _branches(view, chains, r)->str:
     "Several chains, told one after the other"
@@ -242,17 +249,17 @@ def _branches(view, chains, r)->str:
         sentences, x = recounted(view, chain, r)
         last = phrase_of(chain[-1], x, r)
         parts.append(" ".join([f"({i})", *sentences, r.choice(_NOTE).format(p=last)]))
-    return " ".join([f"There are {_COUNTED[len(chains)]} things to find out.", *parts])
+    return " ".join([r.choice(_OPENINGS).format(n=_COUNTED[len(chains)]), *parts])
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-035
 def _about_end(view, chain, r)->str:
     "A question about the end of one chain"
     if is_long(chain):
         sentences, x = recounted(view, chain, r)
-        return " ".join([*sentences, ask(chain[-1], x, r)])
+        return " ".join([*sentences, ask(view, chain[-1], x, r)])
     *before, end = chain
     subject = phrase(view, before, r) if before else called(view, end.relation, end.subject)
-    return ask(end, subject, r)
+    return ask(view, end, subject, r)
 
 def _about_branches(view, chains, how, r)->str:
     "A question about where branches meet"
@@ -261,11 +268,12 @@ def _about_branches(view, chains, how, r)->str:
         larger, smaller = (f"the {word}" for word in ends)
         closing = r.choice(_CLOSINGS[how]).format(n=_COUNTED[len(chains)], larger=larger, smaller=smaller)
         return f"{_branches(view, chains, r)} {closing}"
-    what = listing([phrase(view, chain, r) for chain in chains])
-    return r.choice(JOINS[how]).format(x=what)
+    parts = [phrase(view, chain, r) for chain in chains]
+    wording = r.choice(JOINS[how])
+    return wording.replace("{or}", listing(parts, "or")).replace("{x}", listing(parts))
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-037
-_THOSE = {"calculator": "these values", "date_calculator": "these dates",
+_THOSE = {"calculator": "these figures", "date_calculator": "these dates",
           "distance_calculator": "these points"}
 
 def _about_work(view, chains, words, service, r)->str:
@@ -327,6 +335,13 @@ def _may_ask(view, plan)->bool:
     return any(hop.ask.id in view.held for hop in plan.hops)
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-044
+def _with_reason(view, plan, difficulty, r)->Plan:
+    "The plan with a sentence that says why, if that gives nothing away"
+    why = reason(view, plan.hops[0].ask.domain, difficulty, r)
+    told = replace(plan, question=f"{why} {plan.question}".strip())
+    return told if sound(told) else plan
+
+# %% ../../nbs/environments/03_scenario.ipynb #cell-047
 def decompose(
     view:View, # What may be asked
     scenario:str, # One of the four
@@ -342,10 +357,10 @@ def decompose(
     for _ in range(tries):
         plan = _draw(view, scenario, r, difficulty)
         if plan and sound(plan) and _may_ask(view, plan):
-            return plan
+            return _with_reason(view, plan, difficulty, r)
     return None
 
-# %% ../../nbs/environments/03_scenario.ipynb #cell-049
+# %% ../../nbs/environments/03_scenario.ipynb #cell-052
 def _plans(view, scenario, difficulty)->bool:
     "Does one in a dozen plans succeed?"
     name = ("holds", view.world.name, view.split, scenario, difficulty)

@@ -29,10 +29,12 @@ class Kind:
     plural: str     # "countries"
     note: str = ""  # What a caller gives: "its English short name, such as 'Kenya'"
     named: str = "{x}"  # How a question calls one by its name: "the time zone {x}"
+    said: str = ""      # How a question calls one without its name, if not by the kind's name
+    who: bool = False   # Is it a person?
 
     @property
     def noun(self)->str:
-        return self.name.replace("_", " ")
+        return self.said or self.name.replace("_", " ")
 
 # %% ../../nbs/environments/00_world.ipynb #cell-008
 VALUES = ("number", "date", "text")
@@ -199,8 +201,10 @@ class World:
                  kinds:Iterable[Kind], # What there is
                  relations:Iterable[Relation], # What is known about it
                  source:str="", # Where the facts come from, and their licence
-                 held_out:bool=False): # Only for the split `world`
+                 held_out:bool=False, # Only for the split `world`
+                 reasons:tuple[str, ...]=()): # Why somebody asks: "I am preparing a geography quiz."
         self.name, self.title, self.source, self.held_out = name, title, source, held_out
+        self.reasons = tuple(reasons)
         self.kinds = {k.name: k for k in kinds}
         self.relations = {r.id: r for r in relations}
         for r in self.relations.values():

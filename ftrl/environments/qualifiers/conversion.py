@@ -18,7 +18,7 @@ FACTORS = {
     "m": {"feet": 3.280840, "yards": 1.093613, "centimetres": 100},
     "ft": {"metres": 0.3048, "yards": 1 / 3, "fathoms": 1 / 6},
     "kg": {"pounds": 2.204623, "grams": 1000, "ounces": 35.27396},
-    "days": {"hours": 24, "weeks": 1 / 7, "minutes": 1440},
+    "days": {"hours": 24, "weeks": 1 / 7, "years": 1 / 365.25},
     "years": {"months": 12, "weeks": 52.1775},
     "degrees": {"arcminutes": 60, "arcseconds": 3600},
     "million km": {"million miles": 0.621371, "astronomical units": 0.00668459, "light minutes": 0.0555940},
@@ -83,4 +83,4 @@ def phrase(self:Conversion, settings:dict, phrases:tuple[str, ...], r:random.Ran
     if unit is None:
         return said
     asked = self.words.get(unit, f"in {unit}")
-    return f"{said} {asked}" if short else said.replace("{x}", f"{{x}}, {asked}")
+    return f"{said} {asked}" if short and said.endswith("{x}") else f"{said}, {asked}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from .conversion import FACTORS, Conversion
 from .listing import Field, Filter, bounds, dates_of, kinds_of
 from .member import MEMBERS, belonging, rows_by
-from .selection import Listing
+from .speech import Listing
 from .version import Key, Version
 from ..world import Kind, Relation, amount
 
@@ -25,6 +25,7 @@ class Words:
     called: dict[str, str] = field(default_factory=dict)  # Field -> "list price"
     most: dict[str, tuple[str, str]] = field(default_factory=dict)  # Field -> its two superlatives
     verbs: dict[str, str] = field(default_factory=dict)   # Date -> "founded"
+    nouns: dict[str, tuple[str, str]] = field(default_factory=dict)  # Kind -> ("named star", "named stars")
     totals: tuple[str, ...] = ()                          # Fields that add up to something
     units: dict[str,
                 tuple[str, dict]] = field(default_factory=dict)  # "crowns" -> ("currency", {"florins": 4})
@@ -55,7 +56,7 @@ def _number_field(r:Relation, words:Words)->tuple[Field, tuple[Filter, ...]]:
     total = ""
     if r.id in words.totals:
         total = f"the {label}" if label.startswith("total") else f"the total {label}"
-    if unit and unit in label:  # a number of pieces of 5 pieces
+    if unit and label.endswith(f" {unit}"):  # a number of pieces of 5 pieces
         both = f"with {{v[from]:,}} to {{v[to]:,}} {unit}"
         return Field(r.name, most, least, unit, total), bounds(r.name, f"with at least {v}",
                                                                f"with at most {v}", both,
@@ -151,8 +152,9 @@ def _listings(group:Relation, relations, kinds, words, sizes)->list[Relation]:
     if len(rivals) > 1:
         name = f"{name}_by_{group.name}"
     of = words.of.get(group.id, f"whose {words.label(group)} is {{x}}")
-    made = belonging(group.range, group.domain, kind.noun, kind.plural, of, fields, filters, entries,
-                     name=name)
+    one, several = words.nouns.get(kind.name, (kind.noun, kind.plural))
+    made = belonging(group.range, group.domain, one, several, of, fields, filters, entries, name=name,
+                     unit=kind.plural)
     return [replace(r, origin=f"{r.origin}; {group.id}".strip("; ")) for r in made]
 
 # %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-014
@@ -178,7 +180,8 @@ def _convertible(r:Relation, words:Words)->Relation:
     if unit in words.units:
         name, factors = words.units[unit]
         return replace(r, rule=Conversion(unit, name, factors))
-    if unit not in FACTORS or "number of" in r.phrases[0]:
+    whole_years = re.search(r"\bage\b", r.phrases[0])  # 65 years are not 780 months
+    if unit not in FACTORS or "number of" in r.phrases[0] or whole_years:
         return r
     plain = tuple(p for p in r.phrases if unit not in p)
     return replace(r, rule=Conversion(unit, f"{r.name}_unit"), phrases=plain or r.phrases)

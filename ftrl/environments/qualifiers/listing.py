@@ -65,7 +65,7 @@ def kinds_of(
 # %% ../../../nbs/environments/qualifiers/01_listing.ipynb #cell-008
 def dates_of(
     field:str, # "founded"
-    verb:str="", # "founded": "founded after 31 December 1999"; the field's name when empty
+    verb:str="", # "founded": "founded after 1999"; the field's name when empty
     years:bool=True, # Offer whole years, too
 )->tuple[Filter, ...]:
     "After and before a day or a year"
@@ -144,9 +144,10 @@ class Listing(Qualifier):
                  whole:frozenset[str]=frozenset(), # Fields that hold whole numbers
                  order:str="descending", # By default
                  unit:str="", # Of a count: the plural when empty
-                 table:str=""): # What other listings of the same members name, too
+                 table:str="", # What other listings of the same members name, too
+                 floor:Filter | None=None): # What all members keep; said where nothing narrower is
         self.noun, self.plural, self.of, self.result, self.order = noun, plural, of, result, order
-        self.unit, self.table = unit or plural, table
+        self.unit, self.table, self.floor = unit or plural, table, floor
         self.fields = {f.name: f for f in fields}
         self.filters = {f.name: f for f in filters if f.field != result or f.how in _LIMITS}
         self.sorts = [f.name for f in fields if f.most]

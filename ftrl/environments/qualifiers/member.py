@@ -8,7 +8,7 @@ __all__ = ['MEMBERS', 'rows_by', 'belonging']
 # %% ../../../nbs/environments/qualifiers/05_member.ipynb #cell-002
 import random
 from .listing import Field, Filter
-from .selection import Listing  # where it learns to draw and to speak
+from .speech import Listing  # where it learns to draw and to speak
 from .rule import answered
 from ..world import Relation, verifiable
 
@@ -73,14 +73,17 @@ def belonging(
     count:bool=True, # Is their number asked, too?
     name:str="", # What tools call the members; the plural when empty
     unit:str="", # Of their number; the plural when empty
+    floor:Filter | None=None, # What all members keep, such as a size
+    pick:bool=True, # Is one of them asked for, too?
     **kwargs, # More fields of the relations
 )->list[Relation]:
     "Relations to one member, to the number of members, and to totals"
     name, whole = name or plural.replace(" ", "_"), _whole(entries)
     kwargs = {"family": name, **kwargs}
     def listing(result):
-        return Listing(noun, plural, of, fields, filters, result, whole, order, unit, f"{domain}.{name}")
-    made = [_relation(name, domain, range, listing("pick"), entries, **kwargs)]
+        table = f"{domain}.{name}"
+        return Listing(noun, plural, of, fields, filters, result, whole, order, unit, table, floor)
+    made = [_relation(name, domain, range, listing("pick"), entries, **kwargs)] if pick else []
     if count:
         made.append(_relation(f"number_of_{name}", domain, "number", listing("count"), entries, **kwargs))
     for f in fields:

@@ -51,11 +51,22 @@ def unpacked(self:Qualifier, names:tuple[str, ...])->list[str]:
     return []
 
 @patch
+def narrows(self:Qualifier, settings:dict)->bool:
+    "Do these settings take several words to ask for? Then nothing is nested in them"
+    return False
+
+@patch
+def questions(self:Qualifier, settings:dict)->tuple[str, ...]:
+    "Whole questions with {x} for these settings, beside those made of the phrase"
+    return ()
+
+# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-008
+@patch
 def told(self:Qualifier, settings:dict)->str:
     "How the answer was found, for who asks where it comes from"
     return ", ".join(f"{name} = {value}" for name, value in settings.items())
 
-# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-009
+# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-010
 @lru_cache(4096)
 def _function(text:str):
     "A function from its source: ours, never a stranger's"
@@ -82,7 +93,7 @@ def answered(
     names = tuple(name for name in rule.parameters if name in settings)
     return _function(_source(rule, names))(entry, **settings)
 
-# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-012
+# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-013
 def _step(x:float)->float:
     "One of the last digit that is not zero"
     if not x:
@@ -103,7 +114,7 @@ def _is_day(x)->bool:
 def _years_beside(day:str)->list[str]:
     return [f"{int(day[:4]) + step:04}{day[4:]}" for step in (-1, 1)]
 
-# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-014
+# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-015
 def near(
     value, # Of a parameter
     schema:dict, # Its JSON Schema
@@ -129,7 +140,7 @@ def _tidy(x:float)->float:
     x = round(x, 6)
     return int(x) if isinstance(x, int) or x == math.floor(x) and abs(x) > 1e6 else x
 
-# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-016
+# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-017
 def needed(
     rule:Qualifier, # Of the relation
     entry, # What is known of the subject
@@ -147,7 +158,7 @@ def needed(
                 return False
     return True
 
-# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-019
+# %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-020
 def joint(
     a:dict, # A parameter's schema
     b:dict, # Another's, of the same name

@@ -51,4 +51,4 @@ def phrase(self:AsOf, settings:dict, phrases:tuple[str, ...], r:random.Random, s
     year = settings.get(self.name, "")[:4]
     if not year:
         return said
-    return f"{said} at the end of {year}" if short else said.replace("{x}", f"{{x}}, at the end of {year},")
+    return f"{said} at the end of {year}" if short else f"{said}, as of the end of {year}"

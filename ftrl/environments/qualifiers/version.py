@@ -83,7 +83,7 @@ def phrase(self:Version, settings:dict, phrases:tuple[str, ...], r:random.Random
                 asked.append(words)
     if not asked:
         return said
-    return " ".join([said, *asked]) if short else said.replace("{x}", "{x}, " + " ".join(asked))
+    return " ".join([said, *asked]) if short else f"{said}, {' '.join(asked)}"
 
 # %% ../../../nbs/environments/qualifiers/04_version.ipynb #cell-013
 _KEPT = 8

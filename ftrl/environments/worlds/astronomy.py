@@ -37,7 +37,7 @@ def _of_stars(stars:dict)->list[Relation]:
         declination[name] = str(star.a_dec)
     return [
         relation("constellation", range="constellation", facts=constellation,
-                 phrases=("the constellation of {x}", "the constellation in which {x} lies"),
+                 phrases=("the constellation of {x}", "the constellation in which {x} lies", "the constellation that {x} belongs to"),
                  questions=("In which constellation is {x}?",)),
         relation("magnitude", range="number", facts=magnitude,
                  phrases=("the apparent magnitude of {x}",)),
@@ -78,7 +78,7 @@ def _next_fainter(stars:dict)->Relation:
         if alone and magnitude[name] < magnitude[following]:
             fainter[name] = following
     return Relation("next_fainter", "star", "star", facts=fainter, cardinality="1:1",
-                    phrases=("the named star next in faintness after {x}",))
+                    phrases=("the next fainter named star after {x}",))
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-017
 # name, mean radius in km, sidereal year in days, distance from the Sun in million km
@@ -134,15 +134,15 @@ def _of_planets()->list[Relation]:
     relation = partial(Relation, domain="planet")
     return [
         relation("radius", range="number", facts=_measured(1, "km"),
-                 phrases=("the mean radius of {x}",)),
+                 phrases=("the mean radius of {x}", "the average radius of {x}")),
         relation("year_length", range="number", facts=_measured(2, "days"),
-                 phrases=("the length of a sidereal year on {x}",)),
+                 phrases=("the length of a sidereal year on {x}", "the time one orbit of {x} around the Sun takes")),
         relation("sun_distance", range="number", facts=_measured(3, "million km"),
-                 phrases=("the mean distance of {x} from the Sun",)),
+                 phrases=("the mean distance of {x} from the Sun", "the average distance between {x} and the Sun")),
         relation("next_outward", range="planet", facts=_following(3), cardinality="1:1",
-                 phrases=("the next planet outward from {x}",)),
+                 phrases=("the next planet outward from {x}", "the planet that follows {x} outward from the Sun")),
         relation("next_larger", range="planet", facts=_following(1), cardinality="1:1",
-                 phrases=("the next larger planet after {x}",))]
+                 phrases=("the next larger planet after {x}", "the smallest planet that is larger than {x}"))]
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-026
 def _of_moons()->list[Relation]:
@@ -154,18 +154,18 @@ def _of_moons()->list[Relation]:
         turn[moon] = quantity(float(days), "days", 6)
     return [
         relation("planet", range="planet", facts=planet,
-                 phrases=("the planet that {x} orbits",),
+                 phrases=("the planet that {x} orbits", "the planet of {x}"),
                  questions=("Which planet does {x} orbit?",)),
         relation("orbital_period", range="number", facts=turn,
-                 phrases=("the orbital period of {x}",)),
+                 phrases=("the orbital period of {x}", "the time one orbit of {x} takes")),
         relation("discoverer", range="astronomer", facts=discoverer, family="discovery",
-                 phrases=("the discoverer of {x}",),
+                 phrases=("the discoverer of {x}", "the astronomer who discovered {x}"),
                  questions=("Who discovered {x}?",)),
         relation("discovered", range="text", facts=year, family="discovery",
                  phrases=("the year in which {x} was discovered",))]
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-028
-_BIRTHS = Relation("born", "astronomer", "date", ("the date of birth of {x}",), _BORN)
+_BIRTHS = Relation("born", "astronomer", "date", ("the date of birth of {x}", "the date on which {x} was born"), _BORN)
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-031
 _FIRST_DAY, _DAYS = date(2026, 1, 1), 730
@@ -225,16 +225,20 @@ _MOONS_OF_MONTH = {"full moon": "next_full_moon", "new moon": "next_new_moon",
                    "first quarter": "next_first_quarter_moon",
                    "last quarter": "next_last_quarter_moon"}
 
+def _moon(phase:str)->str:
+    "'first quarter' alone could be one of a year"
+    return f"{phase} of the Moon" if "quarter" in phase else phase
+
 def _phases()->list[Relation]:
     "The relation from a day to the next moon of a phase"
     import ephem
     by = {}
     for phase, find in _MOONS_OF_MONTH.items():
-        asked = f"the UTC date of the next {phase} after 0h UTC on {{x}}"
+        asked = f"the UTC date of the next {_moon(phase)} after 0h UTC on {{x}}"
         by[phase] = Relation("next_moon", "day", "day", (asked,), _moon_dates(getattr(ephem, find)),
                              family="phases")
     phase = Key("phase", "Full moon, new moon, first quarter or last quarter.", "full moon",
-                "the UTC date of the next {v} after 0h UTC on {x}")
+                "the UTC date of the next {v} after 0h UTC on {x}", _moon)
     return [versions_of("next_moon", phase, by)]
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-038
@@ -261,10 +265,12 @@ _WORDS = Words(
     of={"star.constellation": "in {x}", "moon.planet": "of {x}", "moon.discoverer": "discovered by {x}"},
     called={"star.magnitude": "apparent magnitude", "star.altitude": "declination",
             "moon.orbital_period": "orbital period"},
-    most={"star.magnitude": ("{n}faintest named {noun}", "{n}brightest named {noun}"),
-          "star.altitude": ("{n}northernmost named {noun}", "{n}southernmost named {noun}"),
-          "moon.orbital_period": ("{n}outermost major {noun}", "{n}innermost major {noun}"),
-          "moon.year": ("{n}most recently discovered major {noun}", "{n}earliest discovered major {noun}")},
+    most={"star.magnitude": ("{n}faintest {noun}", "{n}brightest {noun}"),
+          "star.altitude": ("{n}northernmost {noun}", "{n}southernmost {noun}"),
+          "moon.orbital_period": ("{noun} with the {n}longest orbital period",
+                                  "{noun} with the {n}shortest orbital period"),
+          "moon.year": ("{n}most recently discovered {noun}", "{n}earliest discovered {noun}")},
+    nouns={"star": ("named star", "named stars"), "moon": ("major moon", "major moons")},
     verbs={"moon.year": "discovered"}, hidden=("star.separation",),
     only=("star.constellation", "moon.planet", "moon.discoverer"))
 
@@ -272,7 +278,7 @@ def _as_numbers(stars:dict)->list[Relation]:
     "What only ranks and filters: declinations, and years of discovery as dates"
     height = {name: quantity(float(star.a_dec) * _DEGREES, "degrees", 2) for name, star in stars.items()}
     found = {moon: f"{facts[2]}-01-01" for moon, *facts in _MOONS}
-    return [Relation("altitude", "star", "number", ("the angle between {x} and the celestial equator",),
+    return [Relation("altitude", "star", "number", ("the angle of {x} north of the celestial equator (negative to the south)",),
                      height,
                      family="position"),
             Relation("year", "moon", "date", ("{x}",), found)]
@@ -282,7 +288,7 @@ _KINDS = (Kind("star", "stars", "its proper name, such as 'Sirius'"),
           Kind("constellation", "constellations", "its Latin name, such as 'Orion'"),
           Kind("planet", "planets", "its English name, such as 'Saturn'"),
           Kind("moon", "moons", "its English name, such as 'Titan'"),
-          Kind("astronomer", "astronomers", "first and last name, such as 'Asaph Hall'"),
+          Kind("astronomer", "astronomers", "first and last name, such as 'Asaph Hall'", who=True),
           Kind("day", "days", "its ISO date, such as '2026-01-26'"),
           Kind("year", "years", "its four digits, such as '2026'"))
 
@@ -297,4 +303,7 @@ def astronomy()->World:
     relations = [r for r in relations if r.id != found.id]  # it only ranks: the year is asked as a text
     return World("astronomy", "Stars, planets, moons and the sky of a day", _KINDS, relations,
                  "ephem (MIT), NASA planetary fact sheets, JPL satellite tables (public domain)",
-                 held_out=True)
+                 held_out=True,
+                 reasons=("I am writing a column on astronomy.",
+                          "I am preparing an evening of astronomy at our school.",
+                          "I am checking the captions of an exhibition at a planetarium."))

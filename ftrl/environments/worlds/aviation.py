@@ -76,14 +76,14 @@ def _compared(airports:dict)->list[dict]:
 
 # %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-016
 _RADIUS = 250  # km
-_HEIGHTS = bounds("elevation", "at least {v} ft above the sea", "at most {v} ft above the sea",
-                  "between {v[from]:,} and {v[to]:,} ft above the sea", "elevation in feet")
+_HEIGHTS = bounds("elevation", "at least {v} ft above sea level", "at most {v} ft above sea level",
+                  "between {v[from]:,} and {v[to]:,} ft above sea level", "elevation in feet")
 _SORTS = (Field("elevation", "{n}highest {noun}", "{n}lowest {noun}"),
           Field("latitude", "{n}northernmost {noun}", "{n}southernmost {noun}"),
           Field("longitude", "{n}easternmost {noun}", "{n}westernmost {noun}"))
 _OFFICIAL = (Filter("international_only", "international", "only", "with 'International' in its name",
                     "Whether to keep to airports whose name says that they are international."),
-             Filter("exclude_time_zones", "time_zone", "not", "outside the time zone {v}",
+             Filter("exclude_time_zones", "time_zone", "not", "not counting those in the time zone {v}",
                     "IANA time zones to leave out."))
 
 # %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-017
@@ -93,7 +93,7 @@ def _nearby(every:list[dict])->list[Relation]:
     for rows in entries.values():
         for row in rows:
             row["abroad"] = row["country"] != row.pop("home")["country"]
-    fields = (Field("distance", "{n}farthest {noun}", "{n}nearest {noun}"), _SORTS[0])
+    fields = (Field("distance", "{n}farthest {noun}", "{n}nearest {noun} to {x}"), _SORTS[0])
     filters = (Filter("radius", "distance", "most", "", "How far away they may be, in km.", _RADIUS),
                Filter("min_distance", "distance", "least", "at least {v} km away",
                       "How far away they must be, in km."),
@@ -118,10 +118,10 @@ def _places(airports:dict)->list[Relation]:
             city[name] = airport["city"]
     return [
         relation("city", range="city", facts=city,
-                 phrases=("the city served by {x}", "the city that {x} belongs to"),
+                 phrases=("the city served by {x}", "the city that {x} serves"),
                  questions=("Which city does {x} serve?",)),
         relation("country", range="country", facts=country,
-                 phrases=("the country of {x}", "the country in which {x} lies"),
+                 phrases=("the country in which {x} lies", "the country of {x}"),
                  questions=("In which country is {x}?",)),
         relation("time_zone", range="time_zone", facts=time_zone,
                  phrases=("the time zone of {x}", "the IANA time zone that {x} uses"),
@@ -159,12 +159,12 @@ def _of_codes(airports:dict)->list[Relation]:
         by_icao[airport["icao"]] = name
     return [
         relation("airport", "iata_code", "airport", facts=by_iata,
-                 phrases=("the airport with the IATA code {x}",),
+                 phrases=("the airport with the IATA code {x}", "the airport whose IATA code is {x}"),
                  questions=("Which airport has the IATA code {x}?",)),
-        relation("icao_code", "iata_code", "icao_code", facts=icao_of,
-                 phrases=("the ICAO code that goes with the IATA code {x}",)),
+        relation("icao_code", "iata_code", "text", facts=icao_of,
+                 phrases=("the ICAO code that goes with the IATA code {x}", "the ICAO code of the airport with the IATA code {x}")),
         relation("airport", "icao_code", "airport", facts=by_icao,
-                 phrases=("the airport whose ICAO code is {x}",),
+                 phrases=("the airport whose ICAO code is {x}", "the airport that has the ICAO code {x}"),
                  questions=("Which airport has the ICAO code {x}?",))]
 
 # %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-029
@@ -180,9 +180,9 @@ def _of_cities(airports:dict, city:Relation)->list[Relation]:
             (country[name], time_zone[name]), = places
     only = {name: airport for airport, name in city.facts.items() if name in country and served[name] == 1}
     return [
-        relation("country", range="country", facts=country, phrases=("the country to which {x} belongs",)),
-        relation("time_zone", range="time_zone", facts=time_zone, phrases=("the time zone used in {x}",)),
-        relation("airport", range="airport", facts=only, phrases=("the airport that serves {x}",))]
+        relation("country", range="country", facts=country, phrases=("the country to which {x} belongs", "the country in which {x} lies")),
+        relation("time_zone", range="time_zone", facts=time_zone, phrases=("the time zone used in {x}", "the time zone of {x}")),
+        relation("airport", range="airport", facts=only, phrases=("the airport that serves {x}", "the airport of {x}"))]
 
 # %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-031
 _MONTHS = (None,
@@ -201,11 +201,11 @@ def _of_zones(airports:dict)->list[Relation]:
     zones = [zone for zone, n in used.items() if n > 1]
     by = {}
     for month in range(1, 13):
-        said = f"the UTC offset on the first of {_MONTHS[month]} 2026 of {{x}}"
+        said = f"the UTC offset of {{x}} on 1 {_MONTHS[month]} 2026"
         by[month] = Relation("utc_offset", "time_zone", "text", (said,), _offsets(zones, month),
                              family="clock")
     month = Key("month", "The month of 2026 on whose first day the offset is asked, as a number.", 1,
-                "the UTC offset on the first of {v} 2026 of {x}", _month)
+                "the UTC offset of {x} on 1 {v} 2026", _month)
     return [versions_of("utc_offset", month, by)]
 
 # %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-034
@@ -220,9 +220,9 @@ def _airports_of(every:list[dict])->list[Relation]:
     "Relations from a country, or a time zone, to its airports"
     of = partial(belonging, range="airport", noun="airport", plural="airports with an IATA code", of="in {x}",
                  fields=_SORTS, name="airports", unit="airports")
-    others = (Filter("exclude_countries", "country", "not", "outside {v}",
+    others = (Filter("exclude_countries", "country", "not", "not counting those in {v}",
                      "Countries to leave out, by English name."),)
-    north = (Filter("north_of", "latitude", "above", "north of {v} degrees of northern latitude",
+    north = (Filter("north_of", "latitude", "above", "north of latitude {lat}",
                     "Only airports north of this latitude, in degrees."),)
     return [*of("country", filters=(*_HEIGHTS, *_OFFICIAL, *north), entries=_grouped(every, "country")),
             *of("time_zone", filters=(*_HEIGHTS, _OFFICIAL[0], *others, *north),
@@ -247,4 +247,7 @@ def aviation()->World:
     relations = derived(_KINDS, sourced(relations, "airportsdata", "airports by IATA code"),
                         Words(only=("none",)))
     return World("aviation", "Airports and the places they serve", _KINDS, relations,
-                 "airportsdata (MIT), pycountry (iso-codes, LGPL-2.1), IANA time zones")
+                 "airportsdata (MIT), pycountry (iso-codes, LGPL-2.1), IANA time zones",
+                 reasons=("I am checking the entries of an airport directory.",
+                          "I am writing an article about airports.",
+                          "I am preparing a training course for pilots."))

@@ -72,7 +72,7 @@ def _holiday_dates(listed:dict)->list[Relation]:
                  phrases=("the date of {x}", "the day on which {x} falls"),
                  questions=("On which date is {x}?",)),
         relation("weekday", range="text", facts=weekdays,
-                 phrases=("the day of the week of {x}",),
+                 phrases=("the day of the week on which {x} falls", "the weekday of {x}"),
                  questions=("On which day of the week does {x} fall?",))]
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-014
@@ -97,11 +97,11 @@ def _neighbours(calendars:dict, listed:dict)->list[Relation]:
                 wait |= dict.fromkeys(named.get(this, ()), quantity(gap.days, "days"))
     return [
         relation("next_holiday", range="holiday", facts=after,
-                 phrases=("the next public holiday of the same country after {x}",)),
+                 phrases=("the next public holiday of the same country after {x}", "the public holiday that follows {x} in the same country")),
         relation("previous_holiday", range="holiday", facts=before,
-                 phrases=("the last public holiday of the same country before {x}",)),
+                 phrases=("the last public holiday of the same country before {x}", "the public holiday that comes before {x} in the same country")),
         relation("days_to_next", range="number", facts=wait,
-                 phrases=("the number of days between {x} and its country's next public holiday",))]
+                 phrases=("the number of days from {x} to the next public holiday of its country",))]
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-017
 def _iso_week(day:date)->str:
@@ -164,12 +164,12 @@ def _of_days(more:set[date])->list[Relation]:
         return {day.isoformat(): value(day) for day in days}
     return [
         relation("weekday", range="text", facts=facts("{:%A}".format),
-                 phrases=("the day of the week of {x}",),
+                 phrases=("the day of the week of {x}", "the weekday of {x}"),
                  questions=("Which day of the week is {x}?",)),
         relation("iso_week", range="text", facts=facts(_iso_week),
                  phrases=("the ISO week of {x}", "the ISO 8601 calendar week that contains {x}")),
         relation("days_left", range="number", facts=facts(_days_left),
-                 phrases=("the number of days left in the year after {x}",)),
+                 phrases=("the number of days left in the year after {x}", "the number of days from {x} to the end of its year")),
         relation("julian_day", range="number", facts=facts(_julian),
                  phrases=("the Julian day number of {x}",)),
         relation("later", range="day", facts=facts(_hundred_later), rule=_LATER, entries=facts(str),
@@ -193,9 +193,9 @@ def _free_days(calendars:dict)->list[Relation]:
             several[day.isoformat()] = quantity(len(countries), "countries")
     return [
         relation("only_country", range="country", facts=only,
-                 phrases=("the only country with a public holiday on {x}",)),
+                 phrases=("the only country with a public holiday on {x}", "the one country that has a public holiday on {x}")),
         relation("holiday_countries", range="number", facts=several,
-                 phrases=("the number of countries with a public holiday on {x}",))]
+                 phrases=("the number of countries with a public holiday on {x}", "the number of countries that have a public holiday on {x}"))]
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-027
 _LISTED_YEARS = range(1950, 2100)
@@ -218,7 +218,7 @@ def _feasts()->list[Relation]:
         if days:
             gap[str(year)] = quantity(days, "days")
     return [
-        relation("easter", range="day", facts=western, phrases=("the date of Easter Sunday in {x}",)),
+        relation("easter", range="day", facts=western, phrases=("the date of Easter Sunday in {x}", "the day on which Easter Sunday falls in {x}")),
         relation("orthodox_easter", range="date", facts=orthodox,
                  phrases=("the date of Orthodox Easter in {x}",)),
         relation("thanksgiving", range="date", facts=thanksgiving,
@@ -249,7 +249,7 @@ def _of_years()->list[Relation]:
         relation("new_year_weekday", range="text", facts=weekday,
                  phrases=("the day of the week of 1 January {x}",)),
         relation("thirteenths", range="number", facts=fridays,
-                 phrases=("the number of Fridays the 13th in {x}",))]
+                 phrases=("the number of Fridays in {x} that are the 13th of a month",))]
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-033
 def _of_countries(calendars:dict, listed:dict)->list[Relation]:
@@ -271,19 +271,19 @@ def _of_countries(calendars:dict, listed:dict)->list[Relation]:
         relation("last_holiday", range="holiday", facts=last,
                  phrases=(f"the last public holiday of {year} in {{x}}",)),
         relation("free_days", range="number", facts=free,
-                 phrases=(f"the number of public holidays in {year} in {{x}}",)),
+                 phrases=(f"the number of public holidays in {{x}} in {year}",)),
         relation("working_days", range="number", facts=working,
-                 phrases=(f"the number of working days in {year} in {{x}}",))]
+                 phrases=(f"the number of working days in {{x}} in {year}",))]
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-036
 _HOLIDAY = (Field("date", "{last} {noun}", "{nth} {noun}"),)
-_HOLIDAYS = (Filter("after", "date", "after", "after {v}", "Only holidays after this day."),
-             Filter("before", "date", "before", "before {v}", "Only holidays before this day."),
-             Filter("on_weekday", "weekday", "is", "on a {v}", "The day of the week to keep to."),
-             Filter("exclude_weekdays", "weekday", "not", "not on a {v}", "Days of the week to leave out."),
-             Filter("include_weekends", "weekend", "without", "outside weekends",
+_HOLIDAYS = (Filter("after", "date", "after", "after {day}", "Only holidays after this day."),
+             Filter("before", "date", "before", "before {day}", "Only holidays before this day."),
+             Filter("on_weekday", "weekday", "is", "that fall on a {v}", "The day of the week to keep to."),
+             Filter("exclude_weekdays", "weekday", "not", "that do not fall on a {v}", "Days of the week to leave out."),
+             Filter("include_weekends", "weekend", "without", "that do not fall on a weekend",
                     "Whether those on weekends count too."),
-             Filter("own_only", "own", "only", "that no other country has on that day",
+             Filter("own_only", "own", "only", "that fall on a day when no other country has one",
                     "Whether to keep to days on which no other country has a holiday."))
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-037
@@ -348,7 +348,7 @@ def _of_occasions(calendars:dict, listed:dict)->list[Relation]:
         relation("countries", range="number", facts=several,
                  phrases=("the number of countries where {x} is a public holiday",)),
         relation("date", range="date", facts=on,
-                 phrases=(f"the date on which {{x}} is kept in {_YEARS[0]}",))]
+                 phrases=(f"the date on which {{x}} is kept in {_YEARS[0]}", f"the date of {{x}} in {_YEARS[0]}"))]
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-044
 _KINDS = (Kind("holiday", "holidays",
@@ -372,4 +372,6 @@ def calendar()->World:
     relations = sourced(relations, "holidays", "public holidays, and the calendar itself")
     return World("calendar", "Public holidays, days and years", _KINDS,
                  derived(_KINDS, relations, Words(only=("none",))),
-                 "holidays (MIT), python-dateutil (Apache-2.0, BSD), pycountry (iso-codes, LGPL-2.1)")
+                 "holidays (MIT), python-dateutil (Apache-2.0, BSD), pycountry (iso-codes, LGPL-2.1)",
+                 reasons=("I am setting up a calendar for our offices.", "I am testing a calendar programme.",
+                          "I am preparing an almanac."))

@@ -60,14 +60,14 @@ def _in_table(elements:list)->list[Relation]:
             position[element.name] = f"period {period}, group {group}"
     return [
         relation("successor", range="element", facts=_beside(elements, 1),
-                 phrases=("the next element of the periodic table after {x}",)),
+                 phrases=("the element that follows {x} in the periodic table", "the next element of the periodic table after {x}")),
         relation("predecessor", range="element", facts=_beside(elements, -1),
-                 phrases=("the element of the periodic table just before {x}",)),
+                 phrases=("the element just before {x} in the periodic table", "the element that precedes {x} in the periodic table")),
         relation("element_below", range="element", facts=_in_column(elements, 1),
-                 phrases=("the element of its group directly below {x}",)),
+                 phrases=("the element directly below {x} in its group", "the element that stands right below {x} in the periodic table")),
         relation("element_above", range="element", facts=_in_column(elements, -1),
-                 phrases=("the element of its group directly above {x}",)),
-        relation("atomic_number", range="number", facts=protons, phrases=("the atomic number of {x}",)),
+                 phrases=("the element directly above {x} in its group", "the element that stands right above {x} in the periodic table")),
+        relation("atomic_number", range="number", facts=protons, phrases=("the atomic number of {x}", "the number of protons in an atom of {x}")),
         relation("position", range="text", facts=position, phrases=("the period and group of {x}",),
                  questions=("In which period and group does {x} stand?",))]
 
@@ -100,7 +100,7 @@ def _of_elements(elements:list)->list[Relation]:
         relation("liquid_density", facts=_densities(elements, True),
                  phrases=("the density of liquid {x} at its boiling point",)),
         relation("covalent_radius", facts=_measured(elements, "covalent_radius", "angstrom", 2),
-                 phrases=("the covalent radius of {x}",))]
+                 phrases=("the covalent radius of {x}", "the radius of {x} in covalent bonds"))]
 
 # %% ../../../nbs/environments/worlds/03_chemistry.ipynb #cell-017
 def _isotopes(elements:list)->dict[str, list]:
@@ -149,9 +149,9 @@ def _of_isotopes(natural:dict[str, list])->list[Relation]:
             if n > 0:
                 neutrons[name] = quantity(n, "neutrons")  # hydrogen-1 has none
     return [
-        relation("abundance", range="number", facts=abundance, phrases=("the natural abundance of {x}",)),
+        relation("abundance", range="number", facts=abundance, phrases=("the natural abundance of {x}", "the share of {x} in the natural element")),
         relation("isotope_mass", range="number", facts=mass, phrases=("the atomic mass of {x}",)),
-        relation("neutrons", range="number", facts=neutrons, phrases=("the number of neutrons in {x}",)),
+        relation("neutrons", range="number", facts=neutrons, phrases=("the number of neutrons in {x}", "the number of neutrons in a nucleus of {x}")),
         relation("element", range="element", facts=home,
                  phrases=("the element of which {x} is an isotope",))]
 
@@ -197,7 +197,7 @@ def _of_compounds()->list[Relation]:
     return [
         relation("formula", range="text", facts=_COMPOUNDS, cardinality="1:1",
                  phrases=("the chemical formula of {x}", "the molecular formula of {x}")),
-        relation("molar_mass", range="number", facts=mass, phrases=("the molar mass of {x}",)),
+        relation("molar_mass", range="number", facts=mass, phrases=("the molar mass of {x}", "the mass of one mole of {x}")),
         relation("atom_count", range="number", facts=atoms,
                  phrases=("the number of atoms in one formula unit of {x}",)),
         relation("heaviest_element", range="element", facts=heaviest,
@@ -209,14 +209,20 @@ def _of_compounds()->list[Relation]:
 _REPLACED = ("commonest_isotope", "rarest_isotope", "isotope_count", "heaviest_element", "position")
 _WORDS = Words(
     of={"isotope.element": "of {x}", "element.period": "in {x}", "element.column": "in {x}",
-        "compound.main_element": "made for the most part of {x}"},
+        "compound.main_element": "made mostly of {x} by mass"},
     called={"isotope.abundance": "natural abundance", "isotope.isotope_mass": "mass",
             "element.covalent_radius": "covalent radius",
-            "compound.atom_count": "number of atoms", "isotope.neutrons": "number of neutrons"},
-    most={"isotope.abundance": ("{n}most abundant natural {noun}", "{n}least abundant natural {noun}"),
-          "isotope.isotope_mass": ("{n}heaviest natural {noun}", "{n}lightest natural {noun}"),
+            "compound.atom_count": "number of atoms", "isotope.neutrons": "number of neutrons",
+            "element.atomic_number": "number of protons"},
+    most={"isotope.abundance": ("{n}most abundant {noun}", "{n}least abundant {noun}"),
+          "isotope.isotope_mass": ("{n}heaviest {noun}", "{n}lightest {noun}"),
           "element.atomic_mass": ("{n}heaviest {noun}", "{n}lightest {noun}"),
-          "element.density": ("{n}densest {noun}", "{noun} of {n}lowest density")},
+          "element.atomic_number": ("{noun} with the {n}highest atomic number",
+                                    "{noun} with the {n}lowest atomic number"),
+          "element.density": ("{n}densest {noun}", "{n}least dense {noun}"),
+          "compound.molar_mass": ("{noun} with the {n}highest molar mass", "{noun} with the {n}lowest molar mass"),
+          "compound.atom_count": ("{noun} with the {n}most atoms", "{noun} with the {n}fewest atoms")},
+    nouns={"isotope": ("natural isotope", "natural isotopes")},
     hidden=("element.column", "element.period"),
     only=("isotope.element", "element.period", "element.column", "compound.main_element"))
 
@@ -245,9 +251,9 @@ _CONTAINED = (*bounds("share", "with at least {v} percent of the mass",
                       "with at most {v} percent of the mass", "",
                       "share of the mass in percent"),
               *bounds("atoms", "with at least {v} atoms", "with at most {v} atoms", "", "number of atoms"),
-              Filter("include_hydrogen", "hydrogen", "without", "other than hydrogen",
+              Filter("include_hydrogen", "hydrogen", "without", "not counting hydrogen",
                      "Whether hydrogen counts too."),
-              Filter("metals_only", "metal", "only", "that is a metal", "Whether to keep to metals."))
+              Filter("metals_only", "metal", "only", "that are metals", "Whether to keep to metals."))
 _NONMETALS = set("hydrogen helium boron carbon nitrogen oxygen fluorine neon silicon phosphorus sulfur "
                  "chlorine argon arsenic selenium bromine krypton tellurium iodine xenon radon".split())
 
@@ -270,7 +276,7 @@ def _contained()->list[Relation]:
 _KINDS = (Kind("element", "elements", "its English name, such as 'iron'"),
           Kind("period", "periods", "its number, such as 'period 4'", "{x} of the periodic table"),
           Kind("column", "columns", "the number of the group, such as 'group 11'",
-               "{x} of the periodic table"),
+               "{x} of the periodic table", "group"),
           Kind("isotope", "isotopes", "element name and mass number, such as 'iron-56'"),
           Kind("compound", "compounds", "its common English name, such as 'ethanol'"))
 
@@ -285,4 +291,6 @@ def chemistry()->World:
     relations += [*_rows_and_columns(elements), *_contained()]
     relations = sourced(relations, "periodictable", "elements and formulas (IUPAC, NIST)")
     return World("chemistry", "Elements, isotopes and compounds", _KINDS, derived(_KINDS, relations, _WORDS),
-                 "periodictable (public domain; IUPAC, NIST)")
+                 "periodictable (public domain; IUPAC, NIST)",
+                 reasons=("I am preparing a chemistry quiz.", "I am studying for an exam in chemistry.",
+                          "I am checking the labels in our laboratory.", "I am writing a worksheet on the elements."))

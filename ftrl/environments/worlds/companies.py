@@ -133,10 +133,10 @@ def _trade(economy:Economy)->list[Relation]:
     relation, companies = partial(Relation, domain="company"), economy.companies
     return [
         relation("main_supplier", range="company", facts=economy.some(companies, companies), family="trade",
-                 phrases=("the main supplier of {x}",),
+                 phrases=("the main supplier of {x}", "the company that supplies {x} most"),
                  questions=("Which company is the main supplier of {x}?",)),
         relation("largest_customer", range="company", facts=economy.some(companies, companies),
-                 phrases=("the largest customer of {x}",), family="trade"),
+                 phrases=("the largest customer of {x}", "the company that buys most from {x}"), family="trade"),
         relation("flagship", range="product", facts=economy.each(companies, economy.products),
                  phrases=("the flagship product of {x}",), cardinality="1:1", family="trade"),
         relation("employees", range="number", facts=economy.number(companies, 20, 60_000, "employees"),
@@ -156,15 +156,15 @@ def _of_people(economy:Economy)->list[Relation]:
         relation("home_town", range="town", facts=economy.some(people, economy.towns),
                  phrases=("the town where {x} lives",), questions=("Where does {x} live?",)),
         relation("mentor", range="person", facts=economy.some(people, people), family="career",
-                 phrases=("the mentor of {x}",)),
+                 phrases=("the mentor of {x}", "the person who mentors {x}")),
         relation("employer", range="company", facts=economy.some(people, economy.companies), family="career",
-                 phrases=("the company that {x} works for",)),
+                 phrases=("the company that {x} works for", "the employer of {x}")),
         relation("staff_number", range="text", facts=economy.code(people, "{1}{0:06}"), family="career",
                  phrases=("the staff number of {x}",), cardinality="1:1"),
         relation("salary", range="number", facts=economy.number(people, 20_000, 400_000, "crowns"),
-                 phrases=("the yearly salary of {x}",), family="career"),
+                 phrases=("the yearly salary of {x}", "the salary that {x} gets a year"), family="career"),
         relation("born", range="date", facts=economy.years(people, 1940, 1970),
-                 phrases=("the date of birth of {x}",))]
+                 phrases=("the date of birth of {x}", "the date on which {x} was born"))]
 
 # %% ../../../nbs/environments/worlds/04_companies.ipynb #cell-023
 def _of_products(economy:Economy)->list[Relation]:
@@ -172,15 +172,15 @@ def _of_products(economy:Economy)->list[Relation]:
     relation, products = partial(Relation, domain="product"), economy.products
     return [
         relation("maker", range="company", facts=economy.some(products, economy.companies),
-                 phrases=("the company that makes {x}",), questions=("Who makes {x}?",)),
+                 phrases=("the company that makes {x}", "the maker of {x}"), questions=("Who makes {x}?",)),
         relation("designer", range="person", facts=economy.some(products, economy.people),
-                 phrases=("the designer of {x}",), questions=("Who designed {x}?",)),
+                 phrases=("the designer of {x}", "the person who designed {x}"), questions=("Who designed {x}?",)),
         relation("price", range="number", facts=economy.number(products, 5, 20_000, "crowns", 2),
-                 phrases=("the list price of {x}",), family="data"),
+                 phrases=("the list price of {x}", "the price of {x} in the catalogue"), family="data"),
         relation("weight", range="number", facts=economy.number(products, 0.1, 900, "kg", 2),
                  phrases=("the weight of {x}",), family="data"),
         relation("launched", range="date", facts=economy.years(products, 1990, 2025),
-                 phrases=("the launch date of {x}",), family="data"),
+                 phrases=("the launch date of {x}", "the date on which {x} was launched"), family="data"),
         relation("replacement", range="product", facts=economy.some(products, products),
                  phrases=("the product that replaces {x}",))]
 
@@ -190,15 +190,15 @@ def _of_towns(economy:Economy)->list[Relation]:
     relation, towns = partial(Relation, domain="town"), economy.towns
     return [
         relation("region", range="region", facts=economy.some(towns, economy.regions),
-                 phrases=("the region of {x}",), questions=("In which region is {x}?",)),
+                 phrases=("the region of {x}", "the region in which {x} lies"), questions=("In which region is {x}?",)),
         relation("mayor", range="person", facts=economy.each(towns, economy.people), cardinality="1:1",
                  phrases=("the mayor of {x}",), questions=("Who is the mayor of {x}?",)),
         relation("twin_town", range="town", facts=economy.some(towns, towns),
                  phrases=("the twin town of {x}",)),
         relation("population", range="number", facts=economy.number(towns, 900, 800_000, "people"),
-                 phrases=("the population of {x}",), family="figures"),
+                 phrases=("the population of {x}", "the number of inhabitants of {x}"), family="figures"),
         relation("altitude", range="number", facts=economy.number(towns, 100, 2900, "m"),
-                 phrases=("the altitude of {x}",), family="figures"),
+                 phrases=("the altitude of {x}", "the height of {x} above sea level"), family="figures"),
         relation("postal_code", range="text", facts=economy.code(towns, "{1}-{0:06}"), cardinality="1:1",
                  phrases=("the postal code of {x}",), family="figures")]
 
@@ -215,7 +215,7 @@ def _of_regions(economy:Economy)->list[Relation]:
 def _kinds(economy:Economy)->list[Kind]:
     "The kinds of things, each with an example"
     return [Kind("company", "companies", f"its full name, such as '{economy.companies[0]}'"),
-            Kind("person", "people", f"first and last name, such as '{economy.people[0]}'"),
+            Kind("person", "people", f"first and last name, such as '{economy.people[0]}'", who=True),
             Kind("product", "products", f"its model name, such as '{economy.products[0]}'"),
             Kind("town", "towns", f"its name, such as '{economy.towns[0]}'"),
             Kind("region", "regions", f"its name, such as '{economy.regions[0]}'")]
@@ -263,4 +263,6 @@ def companies(
     known += _ways_back({r.id: r for r in known})
     known = sourced(known, "invented", f"companies, seed {seed}")
     return World("companies", "Invented companies, people, products and towns", _kinds(economy),
-                 derived(_kinds(economy), known, _WORDS), "invented, seeded", held_out=True)
+                 derived(_kinds(economy), known, _WORDS), "invented, seeded", held_out=True,
+                 reasons=("I am writing a profile for a trade journal.", "I am preparing a sales call.",
+                          "I am checking a report on these companies.", "I am doing research for an investor."))

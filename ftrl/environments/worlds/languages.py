@@ -109,7 +109,7 @@ def _likely_homes()->list[Relation]:
                  phrases=("the script in which {x} is usually written",),
                  questions=("In which script is {x} usually written?",)),
         relation("likely_country", range="country", facts=country,
-                 phrases=("the country where {x} is most at home",))]
+                 phrases=("the country with which the Unicode data associates {x} first",))]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-020
 def _strongholds(spoken:dict)->dict[str, str]:
@@ -132,11 +132,11 @@ def _of_languages(spoken:dict)->list[Relation]:
     several = {name: quantity(n, "countries") for name, n in sorted(official.items()) if n > 1}
     return [
         relation("strongest_country", range="country", facts=_strongholds(spoken),
-                 phrases=("the country with the largest share of speakers of {x}",)),
+                 phrases=("the country with the largest share of speakers of {x}", "the country in which the largest share of people speaks {x}")),
         relation("official_countries", range="number", facts=several,
                  phrases=("the number of countries in which {x} is an official language",)),
         relation("locale", range="text", facts={name: "_".join(tags) for name, tags in _likely().items()},
-                 phrases=("the full locale identifier of {x}",))]
+                 phrases=("the likely locale identifier of {x}, with script and territory",))]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-023
 def _tender()->dict[str, list[tuple]]:
@@ -180,14 +180,14 @@ def _of_money()->list[Relation]:
     since = {country: "{}-{:02}-{:02}".format(*currencies[-1][1]) for country, currencies in tender.items()}
     return [
         relation("currency", range="currency", facts=_paid(tender, 1),
-                 phrases=("the present currency of {x}",)),
+                 phrases=("the present currency of {x}", "the currency used in {x} today")),
         relation("former_currency", range="currency", facts=_paid(tender, 2),
-                 phrases=("the previous currency of {x}",)),
+                 phrases=("the previous currency of {x}", "the currency of {x} before the present one")),
         relation("currency_since", range="date", facts=since,
                  phrases=("the date on which {x} introduced its present currency",)),
         relation("legal_tender", range="currency",
                  facts={c: held[-1][1] for c, held in _held(tender).items()},
-                 rule=AsOf(), entries=_held(tender), phrases=("the legal tender of {x}",))]
+                 rule=AsOf(), entries=_held(tender), phrases=("the legal tender of {x}", "the official currency of {x}"))]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-027
 def _foreign_names(code:str)->dict[str, str]:
@@ -231,22 +231,22 @@ def _of_speech(spoken:dict)->list[Relation]:
     number = {country: quantity(len(ls), "languages") for country, ls in spoken.items() if len(ls) > 1}
     return [
         relation("main_language", range="language", facts=_ranking(spoken, 0),
-                 phrases=("the most widely spoken language of {x}",)),
+                 phrases=("the most widely spoken language of {x}", "the language that most people in {x} speak")),
         relation("second_language", range="language", facts=_ranking(spoken, 1),
-                 phrases=("the second most widely spoken language of {x}",)),
+                 phrases=("the second most widely spoken language of {x}", "the language with the second most speakers in {x}")),
         relation("main_share", range="number", facts=share,
                  phrases=("the share of people in {x} who speak its main language",)),
         relation("listed_languages", range="number", facts=number,
-                 phrases=("the number of languages listed for {x}",))]
+                 phrases=("the number of languages of {x} in the Unicode data",))]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-033
-_NAMED = Field("alphabet", "{last} {noun} of the alphabet", "{nth} {noun} in alphabetical order")
+_NAMED = Field("alphabet", "{last} {noun} in alphabetical order", "{nth} {noun} in alphabetical order")
 _SHARE = Field("share", "{n}most widely spoken {noun}", "{n}least widely spoken {noun}")
-_SHARES = (*bounds("share", "spoken by at least {v} percent", "spoken by at most {v} percent", "",
+_SHARES = (*bounds("share", "spoken by at least {v} percent of the people", "spoken by at most {v} percent of the people", "",
                    "share of the people in percent"),
            Filter("official_only", "official", "only", "with official status",
                   "Whether to keep to official languages."),
-           *kinds_of("script", "scripts", "written in {v}", "not written in {v}",
+           *kinds_of("script", "scripts", "written in the {v} script", "not counting those written in the {v} script",
                      "usual script, by its English name"))
 
 def _languages_of(spoken:dict, script:Relation)->list[Relation]:
@@ -274,7 +274,7 @@ _SPREAD = Field("countries", "{noun} spoken in the {n}most countries",
                 "{noun} spoken in the {n}fewest countries")
 _USED = (*bounds("countries", "spoken in at least {v} countries", "spoken in at most {v} countries", "",
                  "number of countries where it is spoken"),
-         Filter("official_only", "official", "only", "that is official somewhere",
+         Filter("official_only", "official", "only", "that are official somewhere",
                 "Whether to keep to official languages."))
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-037
@@ -323,9 +323,9 @@ def _of_codes()->list[Relation]:
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-046
 _KINDS = (Kind("language", "languages", "its English name, such as 'Swahili'"),
-          Kind("script", "scripts", "its English name, such as 'Cyrillic'"),
+          Kind("script", "scripts", "its English name, such as 'Cyrillic'", "the {x} script"),
           Kind("country", "countries", "its English name, such as 'Kenya'"),
-          Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'"),
+          Kind("currency", "currencies", "its English name, such as 'Kenyan Shilling'", "the {x}"),
           Kind("language_code", "language codes", "two or three letters, such as 'sw'"),
           Kind("script_code", "script codes", "four letters, such as 'Cyrl'"),
           Kind("currency_code", "currency codes", "three letters, such as 'KES'"))
@@ -341,4 +341,6 @@ def languages()->World:
                  *_of_scripts(script, spoken), *_of_currencies(currency), *_of_codes()]
     return World("languages", "Languages, scripts and currencies", _KINDS,
                  sourced(relations, "babel", "Unicode CLDR"),
-                 "babel (BSD; Unicode CLDR)")
+                 "babel (BSD; Unicode CLDR)",
+                 reasons=("I am localising an app.", "I am preparing a quiz about languages.",
+                          "I am checking a table of languages and scripts.", "I am writing about the languages of the world."))

@@ -149,7 +149,7 @@ def _of_factors()->list[Relation]:
     relation = partial(Relation, domain="integer")
     return [
         relation("next_prime", range="prime", facts=_facts(_next_prime), family="primes", rule=_NEXT,
-                 entries=_facts(str), phrases=("the smallest prime greater than {x}",)),
+                 entries=_facts(str), phrases=("the smallest prime greater than {x}", "the next prime after {x}")),
         relation("largest_factor", range="text", facts=_facts(_largest_factor), family="primes",
                  phrases=("the largest prime factor of {x}",)),
         relation("factorisation", range="text", facts=_facts(_factorisation), family="primes",
@@ -189,7 +189,7 @@ def _of_digits()->list[Relation]:
         relation("mirror", range="integer", facts=_facts(_mirror), cardinality="1:1",
                  phrases=("the number made by writing the digits of {x} backwards",)),
         relation("digit_sum", range="number", facts=_facts(_digit_sum),
-                 phrases=("the sum of the digits of {x}",)),
+                 phrases=("the sum of the digits of {x}", "the digit sum of {x}")),
         relation("collatz_steps", range="number", facts=_facts(_collatz_steps),
                  phrases=("the number of Collatz steps from {x} to 1",))]
 
@@ -232,8 +232,8 @@ def _of_primes()->list[Relation]:
         relation("following", range="prime", facts=following, rule=_NEXT, entries={p: p for p in following},
                  phrases=("the prime that follows {x}",)),
         relation("place", range="text", facts=place, cardinality="1:1",
-                 phrases=("the place of {x} among the primes",)),
-        relation("gap", range="number", facts=gap, phrases=("the gap between {x} and the next prime",)),
+                 phrases=("the place of {x} among the primes", "the position of {x} in the sequence of primes")),
+        relation("gap", range="number", facts=gap, phrases=("the gap between {x} and the next prime", "the difference between {x} and the prime that follows it")),
         relation("numeral", range="numeral", facts=_facts(_long_roman, listed), cardinality="1:1",
                  phrases=("the Roman numeral for {x}",)),
         relation("in_words", range="number_name", facts=_facts(_english, listed), cardinality="1:1",
@@ -252,7 +252,7 @@ def _of_numerals()->list[Relation]:
         relation("value", range="integer", facts=_facts(str, name=_roman), cardinality="1:1",
                  phrases=("the value of {x}",)),
         relation("successor", range="numeral", facts=_facts(_next_numeral, name=_roman), cardinality="1:1",
-                 phrases=("the Roman numeral of the number after {x}",)),
+                 phrases=("the Roman numeral that follows {x}", "the Roman numeral of the number after {x}")),
         relation("signs", range="number", facts=_facts(_signs, name=_roman),
                  phrases=("the number of signs in {x}",))]
 
@@ -270,14 +270,14 @@ def _of_words()->list[Relation]:
     relation = partial(Relation, domain="number_name")
     return [
         relation("letters", range="number", facts=_facts(_letters, name=_english),
-                 phrases=("the number of letters in {x}",)),
+                 phrases=("the number of letters in {x}", "the number of letters needed to write {x}")),
         relation("initials", range="text", facts=_facts(_initials, name=_english),
-                 phrases=("the initials of the words of {x}",)),
+                 phrases=("the first letters of the words of {x}, as one word",)),
         relation("value", range="integer", facts=_facts(str, name=_english), cardinality="1:1",
                  phrases=("the value of {x}",))]
 
 # %% ../../../nbs/environments/worlds/07_numbers.ipynb #cell-039
-_KINDS = (Kind("integer", "integers", "its four digits, such as '2026'"),
+_KINDS = (Kind("integer", "integers", "its four digits, such as '2026'", said="number"),
           Kind("prime", "primes", "its four digits, such as '2027'"),
           Kind("numeral", "Roman numerals", "capital letters, such as 'MMXXVI'"),
           Kind("number_name", "numbers in words", "as in English, such as 'two thousand and twenty-six'"))
@@ -287,4 +287,6 @@ def numbers()->World:
     "The numbers world"
     relations = [*_of_factors(), *_of_digits(), *_notations(), *_of_primes(), *_of_numerals(), *_of_words()]
     return World("numbers", "Whole numbers, primes and numerals", _KINDS,
-                 sourced(relations, "computed", "by this world's own functions"), "computed")
+                 sourced(relations, "computed", "by this world's own functions"), "computed",
+                 reasons=("I am writing exercises for a maths class.", "I am testing a calculator.",
+                          "I am checking the solutions of a number puzzle."))

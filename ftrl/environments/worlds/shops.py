@@ -57,14 +57,14 @@ def _of_orders(records:Records, price:dict[str, str])->list[Relation]:
     tax = {order: quantity(x * .2, "florins") for order, x in sums.items()}
     return [
         relation("customer", range="person", facts=records.some(orders, records.people),
-                 phrases=("the customer who placed {x}",), questions=("Who placed {x}?",)),
+                 phrases=("the customer who placed {x}", "the person who placed {x}"), questions=("Who placed {x}?",)),
         relation("shop", range="shop", facts=records.some(orders, records.shops),
                  phrases=("the shop that received {x}",), questions=("Which shop received {x}?",)),
         relation("article", range="article", facts=article, phrases=("the article bought with {x}",),
                  questions=("Which article was bought with {x}?",)),
         relation("pieces", range="number", facts=pieces, phrases=("the number of pieces in {x}",),
                  family="amounts"),
-        relation("total", range="number", facts=total, phrases=("the total of {x} before tax",),
+        relation("total", range="number", facts=total, phrases=("the total before tax of {x}", "the net total of {x}"),
                  questions=("How much does {x} come to before tax?",), family="amounts"),
         relation("tax", range="number", facts=tax, phrases=("the sales tax of 20 percent on {x}",),
                  family="amounts")]
@@ -82,13 +82,13 @@ def _of_dates(records:Records)->list[Relation]:
         payable[order] = str(arrived + timedelta(30))
         waiting[order] = quantity(days, "days")
     return [
-        relation("placed", range="date", facts=placed, phrases=("the date on which {x} was placed",)),
+        relation("placed", range="date", facts=placed, phrases=("the date on which {x} was placed", "the order date of {x}")),
         relation("delivered", range="date", facts=delivered,
-                 phrases=("the date on which {x} was delivered",)),
+                 phrases=("the date on which {x} was delivered", "the delivery date of {x}")),
         relation("payable", range="date", facts=payable,
-                 phrases=("the date 30 days after delivery of {x}",)),
+                 phrases=("the date 30 days after the delivery of {x}",)),
         relation("waiting", range="number", facts=waiting,
-                 phrases=("the number of days between placing and delivery of {x}",))]
+                 phrases=("the delivery time of {x}", "the time that {x} took from placing to delivery"))]
 
 # %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-015
 def _of_articles(records:Records, price:dict[str, str])->list[Relation]:
@@ -102,9 +102,9 @@ def _of_articles(records:Records, price:dict[str, str])->list[Relation]:
         relation("weight", range="number", facts=records.number(goods, 0.2, 40, "kg", 2), family="data",
                  phrases=("the weight of {x}",)),
         relation("maker", range="maker", facts=records.some(goods, records.makers),
-                 phrases=("the maker of {x}",), questions=("Who makes {x}?",)),
+                 phrases=("the maker of {x}", "the firm that makes {x}"), questions=("Who makes {x}?",)),
         relation("accessory", range="article", facts=records.some(goods, goods),
-                 phrases=("the article recommended with {x}",))]
+                 phrases=("the article recommended with {x}", "the article that is suggested to buyers of {x}"))]
 
 # %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-017
 def _of_shops(records:Records)->list[Relation]:
@@ -114,11 +114,11 @@ def _of_shops(records:Records)->list[Relation]:
         relation("manager", range="person", facts=records.each(shops, records.people), cardinality="1:1",
                  phrases=("the manager of {x}",), questions=("Who manages {x}?",), family="people"),
         relation("best_customer", range="person", facts=records.some(shops, records.people),
-                 phrases=("the best customer of {x}",), family="people"),
+                 phrases=("the best customer of {x}", "the person who spends most at {x}"), family="people"),
         relation("city", range="city", facts=records.some(shops, records.cities),
-                 phrases=("the city of {x}",), questions=("In which city is {x}?",)),
+                 phrases=("the city of {x}", "the city in which {x} is located"), questions=("In which city is {x}?",)),
         relation("opened", range="date", facts=records.day(shops, date(1980, 1, 1), 16000),
-                 phrases=("the opening date of {x}",)),
+                 phrases=("the opening date of {x}", "the date on which {x} opened")),
         relation("floor_space", range="number", facts=records.number(shops, 40, 4000, "sq m"),
                  phrases=("the floor space of {x}",))]
 
@@ -130,9 +130,9 @@ def _of_people(records:Records)->list[Relation]:
         relation("favourite_shop", range="shop", facts=records.some(people, records.shops),
                  phrases=("the favourite shop of {x}",)),
         relation("residence", range="city", facts=records.some(people, records.cities),
-                 phrases=("the city where {x} lives",), questions=("Where does {x} live?",)),
+                 phrases=("the city where {x} lives", "the home city of {x}"), questions=("Where does {x} live?",)),
         relation("points", range="number", facts=records.number(people, 10, 90_000, "points"),
-                 phrases=("the loyalty points of {x}",), family="account"),
+                 phrases=("the loyalty points of {x}", "the loyalty balance of {x}"), family="account"),
         relation("joined", range="date", facts=records.day(people, date(2010, 1, 1), 5000),
                  phrases=("the date on which {x} became a customer",), family="account")]
 
@@ -168,7 +168,7 @@ def _kinds(records:Records)->list[Kind]:
     return [Kind("order", "orders", f"its number, such as '{records.orders[0]}'"),
             Kind("article", "articles", f"its name, such as '{records.goods[0]}'"),
             Kind("shop", "shops", f"its name, such as '{records.shops[0]}'"),
-            Kind("person", "people", f"first and last name, such as '{records.people[0]}'"),
+            Kind("person", "people", f"first and last name, such as '{records.people[0]}'", who=True),
             Kind("maker", "makers", f"its name, such as '{records.makers[0]}'"),
             Kind("city", "cities", f"its name, such as '{records.cities[0]}'")]
 
@@ -178,14 +178,16 @@ _WORDS = Words(
         "shop.city": "in {x}", "article.maker": "made by {x}", "person.residence": "living in {x}"},
     called={"order.total": "total before tax", "order.waiting": "delivery time",
             "shop.floor_space": "floor space",
-            "person.points": "loyalty balance", "order.pieces": "number of pieces"},
+            "person.points": "loyalty balance", "order.tax": "sales tax", "order.pieces": "number of pieces"},
     most={"order.total": ("{n}largest {noun} by total", "{n}smallest {noun} by total"),
-          "order.waiting": ("{noun} that took {n}longest to deliver", "{noun} delivered {n}fastest"),
+          "order.waiting": ("{noun} that took the {n}longest to deliver", "{noun} that was delivered {n}fastest"),
           "article.price": ("{n}most expensive {noun}", "{n}cheapest {noun}"),
           "article.weight": ("{n}heaviest {noun}", "{n}lightest {noun}"),
           "shop.floor_space": ("{n}largest {noun}", "{n}smallest {noun}"),
           "person.joined": ("{noun} who joined {last}", "{noun} who joined {nth}"),
-          "shop.opened": ("{n}newest {noun}", "{n}oldest {noun}")},
+          "shop.opened": ("{n}newest {noun}", "{n}oldest {noun}"),
+          "order.pieces": ("{noun} with the {n}most pieces", "{noun} with the {n}fewest pieces"),
+          "order.tax": ("{noun} with the {n}highest sales tax", "{noun} with the {n}lowest sales tax")},
     verbs={"order.placed": "placed", "order.delivered": "delivered", "shop.opened": "opened",
            "person.joined": "who joined"},
     totals=("order.total", "order.pieces", "article.stock", "shop.floor_space", "person.points"),
@@ -210,4 +212,6 @@ def shops(
     known += _ways_back({r.id: r for r in known})
     known = sourced(known, "invented", f"shops, seed {seed}")
     return World("shops", "Invented shops, customers, orders and goods", _kinds(records),
-                 derived(_kinds(records), known, _WORDS), "invented, seeded")
+                 derived(_kinds(records), known, _WORDS), "invented, seeded",
+                 reasons=("I am going through our accounts.", "I am preparing a meeting with our shops.",
+                          "I am preparing a report to our owners.", "I am checking last year's figures."))

@@ -96,7 +96,7 @@ def _age(born:date, died:date)->int:
 def _named_after()->list[Relation]:
     "Relations between what bears a name and whose it is"
     relation = partial(Relation, "named_after", range="scientist", cardinality="1:1", family="origin",
-                       phrases=("the scientist after whom {x} is named",),
+                       phrases=("the scientist after whom {x} is named", "the scientist who gave {x} its name"),
                        questions=("After which scientist is {x} named?",))
     unit = {unit.replace("_", " "): name for name, *_, unit in _OF_UNITS}
     constant = relation(domain="constant", facts={constant: name for name, *_, constant in _OF_CONSTANTS})
@@ -121,12 +121,12 @@ def _of_scientists()->list[Relation]:
     birthplace = {name: place for name, _, _, place, _ in _SCIENTISTS}
     return [
         relation("next_born", range="scientist", facts=_following(lives, 0), cardinality="1:1",
-                 phrases=("the scientist born next after {x} of those whose name a unit or constant bears",)),
-        relation("born", range="date", facts=born, phrases=("the date of birth of {x}",)),
-        relation("died", range="date", facts=died, phrases=("the date of death of {x}",)),
-        relation("age", range="number", facts=age, phrases=("the age at death of {x}",)),
+                 phrases=("the next scientist born after {x} of those with a unit or constant named after them",)),
+        relation("born", range="date", facts=born, phrases=("the date of birth of {x}", "the date on which {x} was born")),
+        relation("died", range="date", facts=died, phrases=("the date of death of {x}", "the date on which {x} died")),
+        relation("age", range="number", facts=age, phrases=("the age in full years at which {x} died", "the age at death of {x} in full years")),
         relation("days_lived", range="number", facts=lived, phrases=("the lifespan of {x}",)),
-        relation("birthplace", range="text", facts=birthplace, phrases=("the birthplace of {x}",))]
+        relation("birthplace", range="text", facts=birthplace, phrases=("the birthplace of {x}", "the place where {x} was born"))]
 
 # %% ../../../nbs/environments/worlds/09_units.ipynb #cell-020
 def _registry():
@@ -174,7 +174,7 @@ def _of_sizes(sizes:dict)->list[Relation]:
                 exact[name] = _scientific(size, symbol)
     return [
         relation("quantity", range="physical_quantity", facts=measures, family="origin",
-                 phrases=("the physical quantity that {x} measures",),
+                 phrases=("the physical quantity that {x} measures", "the physical quantity of which {x} is a unit"),
                  questions=("Which physical quantity does {x} measure?",)),
         relation("exact_size", range="text", facts=exact, family="size",
                  phrases=("the scientific notation of the SI size of {x}",))]
@@ -194,19 +194,19 @@ def _steps(sizes:dict)->list[Relation]:
     smaller = {following: name for name, following in larger.items()}
     return [
         relation("next_larger", range="measurement_unit", facts=larger, cardinality="1:1",
-                 phrases=("the next larger common unit after {x}",)),
+                 phrases=("the next larger common unit after {x}", "the smallest common unit that is larger than {x}")),
         relation("next_smaller", range="measurement_unit", facts=smaller, cardinality="1:1",
-                 phrases=("the next smaller common unit before {x}",)),
+                 phrases=("the next smaller common unit before {x}", "the largest common unit that is smaller than {x}")),
         relation("step", range="number", facts=step,
                  phrases=("the factor between {x} and the next larger common unit",))]
 
 # %% ../../../nbs/environments/worlds/09_units.ipynb #cell-030
-_SIZES = (Field("size", "{n}largest common {noun}", "{n}smallest common {noun}"),)
-_NARROWED = (Filter("min_size", "size", "least", "of at least {v} SI units",
+_SIZES = (Field("size", "{n}largest {noun}", "{n}smallest {noun}"),)
+_NARROWED = (Filter("min_size", "size", "least", "of at least {v} times the SI unit",
                     "The smallest size to consider, in the SI unit."),
-             Filter("max_size", "size", "most", "of at most {v} SI units",
+             Filter("max_size", "size", "most", "of at most {v} times the SI unit",
                     "The largest size to consider, in the SI unit."),
-             Filter("include_si", "si", "without", "other than the SI unit",
+             Filter("include_si", "si", "without", "not counting the SI unit",
                     "Whether the SI unit counts too."),
              Filter("named_after_people_only", "person", "only", "named after a person",
                     "Whether to keep to units named after people."))
@@ -225,13 +225,13 @@ def _of_quantities(sizes:dict)->list[Relation]:
     return [
         Relation("si_unit", "physical_quantity", "measurement_unit", facts=si, cardinality="1:1",
                  family="units",
-                 phrases=("the SI unit of {x}",)),
-        *belonging("physical_quantity", "measurement_unit", "unit", "common units", "of {x}", _SIZES,
+                 phrases=("the SI unit of {x}", "the SI unit in which {x} is measured")),
+        *belonging("physical_quantity", "measurement_unit", "common unit", "common units", "of {x}", _SIZES,
                    _NARROWED, entries,
                    name="units", unit="units", count=False)]
 
 _TO_UNIT = Key("to_unit", "The unit in which to give the size, such as 'yard'.", "SI",
-               "the size of {x} in the unit {v}")
+               "the size of {x} expressed in the unit {v}")
 
 # %% ../../../nbs/environments/worlds/09_units.ipynb #cell-032
 def _in_units(sizes:dict)->Relation:
@@ -299,10 +299,10 @@ def _of_constants()->list[Relation]:
 
 # %% ../../../nbs/environments/worlds/09_units.ipynb #cell-041
 _KINDS = (Kind("measurement_unit", "units of measurement",
-               "its English name in the singular, such as 'furlong'", "the {x}"),
+               "its English name in the singular, such as 'furlong'", "the {x}", "unit"),
           Kind("physical_quantity", "physical quantities", "its English name, such as 'length'"),
           Kind("constant", "physical constants", "its CODATA name, such as 'Planck constant'", "the {x}"),
-          Kind("scientist", "scientists", "first and last name, such as 'Nikola Tesla'"))
+          Kind("scientist", "scientists", "first and last name, such as 'Nikola Tesla'", who=True))
 
 @WORLDS.register("units")
 def units()->World:
@@ -313,4 +313,6 @@ def units()->World:
                  *_named_after(), *_of_scientists()]
     relations = sourced(relations, "pint", "units; scipy's CODATA constants; dates of birth and death")
     return World("units", "Units of measurement, constants, and whom they are named after", _KINDS,
-                 derived(_KINDS, relations, Words(only=("none",))), "pint (BSD), scipy (BSD; CODATA)")
+                 derived(_KINDS, relations, Words(only=("none",))), "pint (BSD), scipy (BSD; CODATA)",
+                 reasons=("I am preparing a physics lesson.", "I am proofreading a physics textbook.",
+                          "I am writing an entry for an encyclopedia."))
