@@ -101,21 +101,30 @@ def audit(
 # %% ../../nbs/environments/14_report.ipynb #cell-022
 def _about(env)->list[str]:
     "Where an environment comes from"
-    parts = [f"scenario  {env.scenario}", f"world {env.world}",
-             f"difficulty {env.difficulty}", f"split {env.split}"]
+    parts = [f"world {env.world}", env.scenario.replace("_", " "), f"difficulty {env.difficulty}",
+             f"split {env.split}"]
     return [", ".join(parts)]
+
+def _wrapped(text:str, by:str="  ")->list[str]:
+    "A text as lines of a hundred signs, moved to the right"
+    import textwrap
+    lines = []
+    for part in text.splitlines():
+        lines += textwrap.wrap(part, 100, initial_indent=by, subsequent_indent=by) or [""]
+    return lines
 
 def _asked(env)->Iterator[str]:
     "The sub-questions, with call, answer and where it comes from"
-    yield "sub-questions"
+    yield "To answer that, one finds out:"
     for s in env.subquestions:
-        before = ", ".join(s.depends_on)
-        after = f"  (after {before})" if before else ""
-        given = dumps(s.arguments)
-        yield f"  {s.id}  {s.question}{after}"
-        yield f"      {s.tool}({given}) -> {s.answer}"
-        if s.source:
-            yield f"      from {s.source}"
+        before = " and ".join(s.depends_on)
+        first = f"with {before}: " if before else ""
+        yield from _wrapped(f"{s.id}  {first}{s.question}")
+        yield f"      {s.tool}({dumps(s.arguments)})"
+        source = f"  ({s.source})" if s.source else ""
+        yield f"      says {s.answer}{source}"
+    yield ""
+    yield f"So the answer is {env.answer}."
 
 # %% ../../nbs/environments/14_report.ipynb #cell-024
 def _open(unsolved)->Iterator[str]:
@@ -127,7 +136,7 @@ def _open(unsolved)->Iterator[str]:
 
 def _tools(t)->Iterator[str]:
     "The tools, two lines each"
-    yield "tools"
+    yield "The tools there are:"
     for doc in t.docs:
         mark = " " if doc.name in t.unsolved else "-"
         given = doc.parameters.get("properties") if isinstance(doc.parameters, dict) else None
@@ -138,7 +147,7 @@ def _tools(t)->Iterator[str]:
 # %% ../../nbs/environments/14_report.ipynb #cell-026
 def _around(state)->Iterator[str]:
     "The rules, the tables, what a rule forbids, and what has to be said"
-    yield "rules"
+    yield "The rules:"
     yield from (f"  {line}" for line in state.rules.splitlines())
     yield "tables    " + ", ".join(f"{len(table)} {name}" for name, table in state.data.items())
     for call in state.forbidden:
@@ -152,9 +161,10 @@ def describe(
 )->str:
     "An environment as readable text"
     t = trial(x)
-    lines = [t.id, f"question  {t.question}", *(_about(t.env) if t.env else ()), f"answer    {x.answer}", ""]
+    about = _about(t.env) if t.env else ()
+    lines = [t.id, *about, "", "Somebody asks:", *_wrapped(t.question), ""]
     lines += _around(t.env.state) if t.env and t.env.state else ()
-    lines += _asked(t.env) if t.env else _open(t.unsolved)
+    lines += _asked(t.env) if t.env else [*_open(t.unsolved), f"answer    {x.answer}"]
     lines += ["", *_tools(t), "", "- a distractor" if t.env else "- solves nothing"]
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ from itertools import permutations
 from ..core import FtrlError, SCENARIOS, rng, verify
 from .compute import OPERATIONS, Given, Operation, compute, fits
 from .planning.chain import QUALIFIED, once, one_of_many, preferred, walks
+from .planning.idiom import TOLERATED, unidiomatic
 from .planning.narrative import OPENERS, ask, called, is_long, oddity, phrase, plainly
 from .planning.narrative import phrase_of, recounted, that
 from .planning.reason import reason
@@ -232,11 +233,13 @@ def _last(view, how, n, r, difficulty)->Relation | None:
 # %% ../../nbs/environments/03_scenario.ipynb #cell-033
 _CLOSINGS = {
     "list": ("Give me the {n} results.", "What are the {n} results?", "List the {n} results."),
-    "larger": ("Which of the {n} figures is {larger}? Give that figure.", "Give me {larger} of the {n} figures."),
+    "larger": ("Which of the {n} figures is {larger}? Give that figure.",
+               "Give me {larger} of the {n} figures."),
     "smaller": ("Which of the {n} figures is {smaller}? Give that figure.",
                 "Give me {smaller} of the {n} figures."),
     "sum": ("What is the sum of the {n} figures?", "What do the {n} figures come to in total?"),
-    "difference": ("By how much do the {n} figures differ?", "What is the difference between the {n} figures?"),
+    "difference": ("By how much do the {n} figures differ?",
+                   "What is the difference between the {n} figures?"),
     "average": ("What is the average of the {n} figures?",)}
 _COUNTED = {2: "two", 3: "three", 4: "four"}
 _OPENINGS = ("There are {n} things to find out.", "I have to look up {n} things.", "I need {n} results.")
@@ -328,6 +331,10 @@ def _draw(view, scenario, r, difficulty)->Plan | None:
     chains = walks(view, r, n, length, alike, last, difficulty)
     return _question(view, scenario, chains, how, r, difficulty) if chains else None
 
+def _spoken(view, plan)->bool:
+    "Are the words put together as in questions that were read?"
+    return len(unidiomatic(view, plan.question)) <= TOLERATED
+
 def _may_ask(view, plan)->bool:
     "Is it a question of this split? The test split asks at least one held-out thing"
     if view.split != "test" or not view.held:
@@ -356,7 +363,7 @@ def decompose(
         raise FtrlError(f"difficulty {difficulty!r}; expected 0, 1, 2, 3 or 4")
     for _ in range(tries):
         plan = _draw(view, scenario, r, difficulty)
-        if plan and sound(plan) and _may_ask(view, plan):
+        if plan and sound(plan) and _may_ask(view, plan) and _spoken(view, plan):
             return _with_reason(view, plan, difficulty, r)
     return None
 

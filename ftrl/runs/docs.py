@@ -249,6 +249,8 @@ pymdownx.superfences = {{}}
 CSS = """.output{overflow-x:auto;font-size:.66rem}
 .output table td,.output table th{padding:.2rem .6rem;text-align:right}
 .md-typeset h3{margin-top:2rem}
+.md-typeset details.env{font-size:.7rem;overflow-wrap:anywhere}
+.md-typeset details.env pre{white-space:pre-wrap;margin:.3rem 0}
 """
 
 def _nav(books:dict[str, str], folders:dict[str, str])->str:

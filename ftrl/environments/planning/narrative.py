@@ -55,7 +55,8 @@ def phrase(
     return text
 
 # %% ../../../nbs/environments/planning/01_narrative.ipynb #cell-009
-_HEAD = re.compile(r"^the ([\w' -]+?) (?:of|in|on|at|for|between|from|to|that|which|who|whose|with|within|by)\b")
+_HEAD = re.compile(r"^the ([\w' -]+?) "
+                   r"(?:of|in|on|at|for|between|from|to|that|which|who|whose|with|within|by)\b")
 _ONE = re.compile(r"(ss|us|is|series|species|news)$")
 
 def is_plural(phrase:str)->bool:
@@ -87,6 +88,7 @@ def _is_person(view, fact)->bool:
     kind = view.kinds.get(fact.relation.range)
     return kind is not None and kind.who
 
+# %% ../../../nbs/environments/planning/01_narrative.ipynb #cell-014
 def plainly(
     view:View, # The world
     fact:Fact, # What is asked
@@ -113,7 +115,7 @@ def ask(
         wordings.append(opened(opener, phrase_of(fact, x, r), _is_person(view, fact)))
     return r.choice(wordings)
 
-# %% ../../../nbs/environments/planning/01_narrative.ipynb #cell-015
+# %% ../../../nbs/environments/planning/01_narrative.ipynb #cell-017
 _FIRST = ("Take {p}.", "Start with {p}.", "Consider {p}.", "Look up {p}.")
 _THEN = ("Then find {p}.", "From there, go on to {p}.", "Next, look up {p}.", "Now take {p}.")
 
@@ -136,7 +138,7 @@ def that(view:View, kind:str)->str:
         return f"that {view.kinds[kind].noun}"
     return f"that {kind}" if kind in ("date", "number") else "that value"
 
-# %% ../../../nbs/environments/planning/01_narrative.ipynb #cell-016
+# %% ../../../nbs/environments/planning/01_narrative.ipynb #cell-018
 def recounted(
     view:View, # The world
     chain:list[Fact], # What is walked
@@ -158,7 +160,7 @@ def is_long(chain:list[Fact])->bool:
     on_the_way = any(fact.settings for fact in chain[:-1])
     return len(chain) > 3 or (len(chain) > 1 and narrowed) or (len(chain) > 2 and on_the_way)
 
-# %% ../../../nbs/environments/planning/01_narrative.ipynb #cell-019
+# %% ../../../nbs/environments/planning/01_narrative.ipynb #cell-021
 _ODDITIES = {
     "a word twice": re.compile(r"\b([a-z]+) \1\b"),
     "a plural after one": re.compile(r"(?<![\d,.])1 (?!(?:[A-Z]|January|is\b|was\b))[a-z]+s\b"),

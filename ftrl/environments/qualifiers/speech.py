@@ -46,7 +46,8 @@ def _said(f:Filter, value)->str:
     return f.words.format(v=number, lat=_globe(value, "N", "S"), lon=_globe(value, "E", "W"))
 
 # %% ../../../nbs/environments/qualifiers/02_speech.ipynb #cell-009
-_PARTICIPLE = re.compile(r"(usually |mostly )?(\w+(ed|ing)|made|born|sold|spoken|written|built|held|bought|kept|led)\b")
+_PARTICIPLE = re.compile(r"(usually |mostly )?"
+                         r"(\w+(ed|ing)|made|born|sold|spoken|written|built|held|bought|kept|led)\b")
 _SORTS = {"with": 3, "whose": 4, "that": 5, "who": 5, "not counting": 6}
 
 def _sort(words:str, subject:bool)->int:

@@ -241,7 +241,9 @@ def _booking(s:Scene, fits)->tuple:
 
 def _seen(s:Scene, booking:str, called:str, tells:str, found)->object:
     "The deed that looks at a booking"
-    return s.look("show_booking", f"What is known of {called}?", tells, found, booking_id=booking)
+    is_day = tells.count("-") == 2
+    asked = f"On which day is the flight of {called}?" if is_day else f"What was paid for {called}?"
+    return s.look("show_booking", asked, tells, found, booking_id=booking)
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-029
 @AIRLINE.errand(refusable=True)

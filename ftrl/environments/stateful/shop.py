@@ -328,20 +328,20 @@ def give_back(s:Scene, refused:bool):
     back = f"{pieces * s.now['goods'][good]['price']:.2f} EUR"
     paid = s.now["orders"][order]["paid_with"]
     delivered = s.now["orders"][order]["delivered"]
-    seen = s.look("show_order", f"What is in {called}?", delivered if refused else good, found,
-                  order_id=order)
+    asked = f"When was {called} delivered?" if refused else f"What is in {called}, and how was it paid?"
+    seen = s.look("show_order", asked, delivered if refused else good, found, order_id=order)
     if refused:
         s.refuse(rule, "take_back", order_id=order, good_id=good, refund_to=paid)
         s.say(delivered)
     else:
-        seen = s.look("show_order", f"What is in {called}?", paid, found, order_id=order)
+        seen = s.look("show_order", asked, paid, found, order_id=order)
         s.do("take_back", f"Take back the {name}.", seen, order_id=order, good_id=good, refund_to=paid)
         s.say(back)
     whose = "that I ordered" if s.deep else f"from {called}"
     s.ask(f"take back the {name} {whose}, the money going to where it came from, and tell me how much that "
           "is; if that cannot be, tell me which rule forbids it and on which day it was delivered",
-          f"give me my money for the {name} {whose} back the way I paid, and say what I get; if it is not "
-          "allowed, say by which rule, and when it was delivered")
+          f"give me back my money for the {name} {whose}, the way I paid it, and say what I get; if it is "
+          "not allowed, say by which rule, and when it was delivered")
 
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-041
 def _other_colour(s:Scene, order:str, good:str, dear:bool)->str:

@@ -272,7 +272,7 @@ def make_urgent(s:Scene, refused:bool):
         s.do("set_priority", f"Make {called} {given}.", found, ticket_id=ticket, priority=given)
         s.say(desk)
     wish = f"give {called} the priority {priority}"
-    if far:
+    if far and priority == "urgent":
         s.ask(f"{wish}, or, if a rule forbids it, the priority high, and tell me on which desk it lies, and "
               "the rule if there was one")
     else:

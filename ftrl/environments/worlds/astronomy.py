@@ -37,7 +37,8 @@ def _of_stars(stars:dict)->list[Relation]:
         declination[name] = str(star.a_dec)
     return [
         relation("constellation", range="constellation", facts=constellation,
-                 phrases=("the constellation of {x}", "the constellation in which {x} lies", "the constellation that {x} belongs to"),
+                 phrases=("the constellation of {x}", "the constellation in which {x} lies",
+                          "the constellation that {x} belongs to"),
                  questions=("In which constellation is {x}?",)),
         relation("magnitude", range="number", facts=magnitude,
                  phrases=("the apparent magnitude of {x}",)),
@@ -136,11 +137,14 @@ def _of_planets()->list[Relation]:
         relation("radius", range="number", facts=_measured(1, "km"),
                  phrases=("the mean radius of {x}", "the average radius of {x}")),
         relation("year_length", range="number", facts=_measured(2, "days"),
-                 phrases=("the length of a sidereal year on {x}", "the time one orbit of {x} around the Sun takes")),
+                 phrases=("the length of a sidereal year on {x}",
+                          "the time one orbit of {x} around the Sun takes")),
         relation("sun_distance", range="number", facts=_measured(3, "million km"),
-                 phrases=("the mean distance of {x} from the Sun", "the average distance between {x} and the Sun")),
+                 phrases=("the mean distance of {x} from the Sun",
+                          "the average distance between {x} and the Sun")),
         relation("next_outward", range="planet", facts=_following(3), cardinality="1:1",
-                 phrases=("the next planet outward from {x}", "the planet that follows {x} outward from the Sun")),
+                 phrases=("the next planet outward from {x}",
+                          "the planet that follows {x} outward from the Sun")),
         relation("next_larger", range="planet", facts=_following(1), cardinality="1:1",
                  phrases=("the next larger planet after {x}", "the smallest planet that is larger than {x}"))]
 
@@ -165,7 +169,8 @@ def _of_moons()->list[Relation]:
                  phrases=("the year in which {x} was discovered",))]
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-028
-_BIRTHS = Relation("born", "astronomer", "date", ("the date of birth of {x}", "the date on which {x} was born"), _BORN)
+_BIRTHS = Relation("born", "astronomer", "date", ("the date of birth of {x}",
+                                                  "the date on which {x} was born"), _BORN)
 
 # %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-031
 _FIRST_DAY, _DAYS = date(2026, 1, 1), 730
@@ -229,6 +234,7 @@ def _moon(phase:str)->str:
     "'first quarter' alone could be one of a year"
     return f"{phase} of the Moon" if "quarter" in phase else phase
 
+# %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-036
 def _phases()->list[Relation]:
     "The relation from a day to the next moon of a phase"
     import ephem
@@ -241,7 +247,7 @@ def _phases()->list[Relation]:
                 "the UTC date of the next {v} after 0h UTC on {x}", _moon)
     return [versions_of("next_moon", phase, by)]
 
-# %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-038
+# %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-039
 def _of_years()->list[Relation]:
     "Relations from a year to the beginnings of its seasons"
     import ephem
@@ -260,7 +266,7 @@ def _of_years()->list[Relation]:
                 "the UTC date of the {v} of {x}")
     return [versions_of("season", event, by)]
 
-# %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-041
+# %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-042
 _WORDS = Words(
     of={"star.constellation": "in {x}", "moon.planet": "of {x}", "moon.discoverer": "discovered by {x}"},
     called={"star.magnitude": "apparent magnitude", "star.altitude": "declination",
@@ -278,12 +284,13 @@ def _as_numbers(stars:dict)->list[Relation]:
     "What only ranks and filters: declinations, and years of discovery as dates"
     height = {name: quantity(float(star.a_dec) * _DEGREES, "degrees", 2) for name, star in stars.items()}
     found = {moon: f"{facts[2]}-01-01" for moon, *facts in _MOONS}
-    return [Relation("altitude", "star", "number", ("the angle of {x} north of the celestial equator (negative to the south)",),
+    return [Relation("altitude", "star", "number",
+                     ("the angle of {x} north of the celestial equator (negative to the south)",),
                      height,
                      family="position"),
             Relation("year", "moon", "date", ("{x}",), found)]
 
-# %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-044
+# %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-045
 _KINDS = (Kind("star", "stars", "its proper name, such as 'Sirius'"),
           Kind("constellation", "constellations", "its Latin name, such as 'Orion'"),
           Kind("planet", "planets", "its English name, such as 'Saturn'"),
@@ -292,6 +299,10 @@ _KINDS = (Kind("star", "stars", "its proper name, such as 'Sirius'"),
           Kind("day", "days", "its ISO date, such as '2026-01-26'"),
           Kind("year", "years", "its four digits, such as '2026'"))
 
+_REASONS = ("I am writing a column on astronomy.", "I am preparing an evening of astronomy at our school.",
+            "I am checking the captions of an exhibition at a planetarium.")
+
+# %% ../../../nbs/environments/worlds/00_astronomy.ipynb #cell-046
 @WORLDS.register("astronomy")
 def astronomy()->World:
     "The astronomy world"
@@ -303,7 +314,4 @@ def astronomy()->World:
     relations = [r for r in relations if r.id != found.id]  # it only ranks: the year is asked as a text
     return World("astronomy", "Stars, planets, moons and the sky of a day", _KINDS, relations,
                  "ephem (MIT), NASA planetary fact sheets, JPL satellite tables (public domain)",
-                 held_out=True,
-                 reasons=("I am writing a column on astronomy.",
-                          "I am preparing an evening of astronomy at our school.",
-                          "I am checking the captions of an exhibition at a planetarium."))
+                 held_out=True, reasons=_REASONS)

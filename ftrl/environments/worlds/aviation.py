@@ -162,7 +162,8 @@ def _of_codes(airports:dict)->list[Relation]:
                  phrases=("the airport with the IATA code {x}", "the airport whose IATA code is {x}"),
                  questions=("Which airport has the IATA code {x}?",)),
         relation("icao_code", "iata_code", "text", facts=icao_of,
-                 phrases=("the ICAO code that goes with the IATA code {x}", "the ICAO code of the airport with the IATA code {x}")),
+                 phrases=("the ICAO code that goes with the IATA code {x}",
+                          "the ICAO code of the airport with the IATA code {x}")),
         relation("airport", "icao_code", "airport", facts=by_icao,
                  phrases=("the airport whose ICAO code is {x}", "the airport that has the ICAO code {x}"),
                  questions=("Which airport has the ICAO code {x}?",))]
@@ -180,9 +181,12 @@ def _of_cities(airports:dict, city:Relation)->list[Relation]:
             (country[name], time_zone[name]), = places
     only = {name: airport for airport, name in city.facts.items() if name in country and served[name] == 1}
     return [
-        relation("country", range="country", facts=country, phrases=("the country to which {x} belongs", "the country in which {x} lies")),
-        relation("time_zone", range="time_zone", facts=time_zone, phrases=("the time zone used in {x}", "the time zone of {x}")),
-        relation("airport", range="airport", facts=only, phrases=("the airport that serves {x}", "the airport of {x}"))]
+        relation("country", range="country", facts=country, phrases=("the country to which {x} belongs",
+                                                                     "the country in which {x} lies")),
+        relation("time_zone", range="time_zone", facts=time_zone, phrases=("the time zone used in {x}",
+                                                                           "the time zone of {x}")),
+        relation("airport", range="airport", facts=only, phrases=("the airport that serves {x}",
+                                                                  "the airport of {x}"))]
 
 # %% ../../../nbs/environments/worlds/01_aviation.ipynb #cell-031
 _MONTHS = (None,

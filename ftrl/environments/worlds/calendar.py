@@ -80,6 +80,7 @@ def _alone(calendar:dict, named:dict)->dict[date, str]:
     "Days with one name, and that name is listed"
     return {day: names[0] for day, names in named.items() if len(_occasions(calendar[day])) == 1}
 
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-015
 def _neighbours(calendars:dict, listed:dict)->list[Relation]:
     "Relations from a holiday to the one before and after it"
     relation = partial(Relation, domain="holiday")
@@ -97,13 +98,15 @@ def _neighbours(calendars:dict, listed:dict)->list[Relation]:
                 wait |= dict.fromkeys(named.get(this, ()), quantity(gap.days, "days"))
     return [
         relation("next_holiday", range="holiday", facts=after,
-                 phrases=("the next public holiday of the same country after {x}", "the public holiday that follows {x} in the same country")),
+                 phrases=("the next public holiday of the same country after {x}",
+                          "the public holiday that follows {x} in the same country")),
         relation("previous_holiday", range="holiday", facts=before,
-                 phrases=("the last public holiday of the same country before {x}", "the public holiday that comes before {x} in the same country")),
+                 phrases=("the last public holiday of the same country before {x}",
+                          "the public holiday that comes before {x} in the same country")),
         relation("days_to_next", range="number", facts=wait,
                  phrases=("the number of days from {x} to the next public holiday of its country",))]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-017
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-018
 def _iso_week(day:date)->str:
     year, week, _ = day.isocalendar()
     return f"{year}-W{week:02}"
@@ -122,7 +125,7 @@ def _listed_days(more:set[date])->list[date]:
     of_years = {date(year, 1, 1) + timedelta(i) for year in _YEARS for i in range(365)}
     return sorted(of_years | more)
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-019
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-020
 _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
 def _days_later(settings:dict)->str:
@@ -133,7 +136,7 @@ def _weekday_after(settings:dict)->str:
     nth = {2: "second", 3: "third", 4: "fourth"}.get(settings.get("nth"), "first")
     return f"the {nth} {settings.get('weekday', 'Monday')} after {{x}}"
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-020
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-021
 _LATER = Formula("""
 import datetime
 day, left = datetime.date.fromisoformat(entry), days
@@ -155,7 +158,7 @@ value = str(day)
       "nth": option("integer", "Which of them: 1 is the next one.", 1, minimum=1, maximum=50)},
     {"weekday": tuple(_DAYS[1:]), "nth": (2, 3, 4)}, _weekday_after)
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-022
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-023
 def _of_days(more:set[date])->list[Relation]:
     "Relations from a day to its place in the calendar"
     relation = partial(Relation, domain="day")
@@ -169,7 +172,8 @@ def _of_days(more:set[date])->list[Relation]:
         relation("iso_week", range="text", facts=facts(_iso_week),
                  phrases=("the ISO week of {x}", "the ISO 8601 calendar week that contains {x}")),
         relation("days_left", range="number", facts=facts(_days_left),
-                 phrases=("the number of days left in the year after {x}", "the number of days from {x} to the end of its year")),
+                 phrases=("the number of days left in the year after {x}",
+                          "the number of days from {x} to the end of its year")),
         relation("julian_day", range="number", facts=facts(_julian),
                  phrases=("the Julian day number of {x}",)),
         relation("later", range="day", facts=facts(_hundred_later), rule=_LATER, entries=facts(str),
@@ -177,7 +181,7 @@ def _of_days(more:set[date])->list[Relation]:
         relation("next_weekday", range="date", facts=facts(_next_monday), rule=_WEEKDAY, entries=facts(str),
                  phrases=("the first Monday after {x}",), family="arithmetic")]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-024
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-025
 def _free_days(calendars:dict)->list[Relation]:
     "Relations from a day to the countries that are free on it"
     relation = partial(Relation, domain="day", family="holidays")
@@ -193,11 +197,13 @@ def _free_days(calendars:dict)->list[Relation]:
             several[day.isoformat()] = quantity(len(countries), "countries")
     return [
         relation("only_country", range="country", facts=only,
-                 phrases=("the only country with a public holiday on {x}", "the one country that has a public holiday on {x}")),
+                 phrases=("the only country with a public holiday on {x}",
+                          "the one country that has a public holiday on {x}")),
         relation("holiday_countries", range="number", facts=several,
-                 phrases=("the number of countries with a public holiday on {x}", "the number of countries that have a public holiday on {x}"))]
+                 phrases=("the number of countries with a public holiday on {x}",
+                          "the number of countries that have a public holiday on {x}"))]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-027
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-028
 _LISTED_YEARS = range(1950, 2100)
 
 def _fourth_thursday(year:int)->date:
@@ -205,6 +211,7 @@ def _fourth_thursday(year:int)->date:
     earliest = date(year, 11, 22)
     return earliest + timedelta((3 - earliest.weekday()) % 7)
 
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-029
 def _feasts()->list[Relation]:
     "Relations from a year to its feasts"
     from dateutil.easter import EASTER_ORTHODOX, easter
@@ -218,7 +225,9 @@ def _feasts()->list[Relation]:
         if days:
             gap[str(year)] = quantity(days, "days")
     return [
-        relation("easter", range="day", facts=western, phrases=("the date of Easter Sunday in {x}", "the day on which Easter Sunday falls in {x}")),
+        relation("easter", range="day", facts=western,
+                 phrases=("the date of Easter Sunday in {x}",
+                          "the day on which Easter Sunday falls in {x}")),
         relation("orthodox_easter", range="date", facts=orthodox,
                  phrases=("the date of Orthodox Easter in {x}",)),
         relation("thanksgiving", range="date", facts=thanksgiving,
@@ -226,7 +235,7 @@ def _feasts()->list[Relation]:
         relation("easter_gap", range="number", facts=gap,
                  phrases=("the number of days between Easter Sunday and Orthodox Easter in {x}",))]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-030
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-032
 _STEMS = "Wood Fire Earth Metal Water".split()
 _ANIMALS = "Rat Ox Tiger Rabbit Dragon Snake Horse Goat Monkey Rooster Dog Pig".split()
 
@@ -251,7 +260,7 @@ def _of_years()->list[Relation]:
         relation("thirteenths", range="number", facts=fridays,
                  phrases=("the number of Fridays in {x} that are the 13th of a month",))]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-033
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-035
 def _of_countries(calendars:dict, listed:dict)->list[Relation]:
     "Relations whose subject is a country"
     relation = partial(Relation, domain="country", family="holidays")
@@ -275,18 +284,19 @@ def _of_countries(calendars:dict, listed:dict)->list[Relation]:
         relation("working_days", range="number", facts=working,
                  phrases=(f"the number of working days in {{x}} in {year}",))]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-036
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-038
 _HOLIDAY = (Field("date", "{last} {noun}", "{nth} {noun}"),)
 _HOLIDAYS = (Filter("after", "date", "after", "after {day}", "Only holidays after this day."),
              Filter("before", "date", "before", "before {day}", "Only holidays before this day."),
              Filter("on_weekday", "weekday", "is", "that fall on a {v}", "The day of the week to keep to."),
-             Filter("exclude_weekdays", "weekday", "not", "that do not fall on a {v}", "Days of the week to leave out."),
+             Filter("exclude_weekdays", "weekday", "not", "that do not fall on a {v}",
+                    "Days of the week to leave out."),
              Filter("include_weekends", "weekend", "without", "that do not fall on a weekend",
                     "Whether those on weekends count too."),
              Filter("own_only", "own", "only", "that fall on a day when no other country has one",
                     "Whether to keep to days on which no other country has a holiday."))
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-037
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-039
 def _holidays_of(calendars:dict, listed:dict)->list[Relation]:
     "Relations from a country to its holidays of both years"
     free = Counter(day for calendar in calendars.values() for day in calendar)
@@ -306,7 +316,7 @@ def _holidays_of(calendars:dict, listed:dict)->list[Relation]:
                      _HOLIDAY, _HOLIDAYS,
                      entries, "ascending", name="holidays", unit="holidays")
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-040
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-042
 def _keepers(calendars:dict)->dict[str, set[str]]:
     "Occasion -> countries that keep it"
     found = {}
@@ -326,7 +336,7 @@ def _kept_on(listed:dict)->dict[str, set[str]]:
                 found.setdefault(name, set()).add(day.isoformat())
     return found
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-041
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-043
 def _of_occasions(calendars:dict, listed:dict)->list[Relation]:
     "Relations whose subject is an occasion"
     relation = partial(Relation, domain="occasion", family="observance")
@@ -348,9 +358,10 @@ def _of_occasions(calendars:dict, listed:dict)->list[Relation]:
         relation("countries", range="number", facts=several,
                  phrases=("the number of countries where {x} is a public holiday",)),
         relation("date", range="date", facts=on,
-                 phrases=(f"the date on which {{x}} is kept in {_YEARS[0]}", f"the date of {{x}} in {_YEARS[0]}"))]
+                 phrases=(f"the date on which {{x}} is kept in {_YEARS[0]}",
+                          f"the date of {{x}} in {_YEARS[0]}"))]
 
-# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-044
+# %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-046
 _KINDS = (Kind("holiday", "holidays",
                "its occasion, year and country, such as 'Republic Day 2026 in India'"),
           Kind("day", "days", "its ISO date, such as '2026-01-26'"),

@@ -60,14 +60,18 @@ def _in_table(elements:list)->list[Relation]:
             position[element.name] = f"period {period}, group {group}"
     return [
         relation("successor", range="element", facts=_beside(elements, 1),
-                 phrases=("the element that follows {x} in the periodic table", "the next element of the periodic table after {x}")),
+                 phrases=("the element that follows {x} in the periodic table",
+                          "the next element of the periodic table after {x}")),
         relation("predecessor", range="element", facts=_beside(elements, -1),
-                 phrases=("the element just before {x} in the periodic table", "the element that precedes {x} in the periodic table")),
+                 phrases=("the element just before {x} in the periodic table",)),
         relation("element_below", range="element", facts=_in_column(elements, 1),
-                 phrases=("the element directly below {x} in its group", "the element that stands right below {x} in the periodic table")),
+                 phrases=("the element directly below {x} in its group",
+                          "the element that stands right below {x} in the periodic table")),
         relation("element_above", range="element", facts=_in_column(elements, -1),
-                 phrases=("the element directly above {x} in its group", "the element that stands right above {x} in the periodic table")),
-        relation("atomic_number", range="number", facts=protons, phrases=("the atomic number of {x}", "the number of protons in an atom of {x}")),
+                 phrases=("the element directly above {x} in its group",
+                          "the element that stands right above {x} in the periodic table")),
+        relation("atomic_number", range="number", facts=protons,
+                 phrases=("the atomic number of {x}", "the number of protons in an atom of {x}")),
         relation("position", range="text", facts=position, phrases=("the period and group of {x}",),
                  questions=("In which period and group does {x} stand?",))]
 
@@ -149,9 +153,13 @@ def _of_isotopes(natural:dict[str, list])->list[Relation]:
             if n > 0:
                 neutrons[name] = quantity(n, "neutrons")  # hydrogen-1 has none
     return [
-        relation("abundance", range="number", facts=abundance, phrases=("the natural abundance of {x}", "the share of {x} in the natural element")),
+        relation("abundance", range="number", facts=abundance,
+                 phrases=("the natural abundance of {x}",
+                          "the share of {x} in the natural element")),
         relation("isotope_mass", range="number", facts=mass, phrases=("the atomic mass of {x}",)),
-        relation("neutrons", range="number", facts=neutrons, phrases=("the number of neutrons in {x}", "the number of neutrons in a nucleus of {x}")),
+        relation("neutrons", range="number", facts=neutrons,
+                 phrases=("the number of neutrons in {x}",
+                          "the number of neutrons in a nucleus of {x}")),
         relation("element", range="element", facts=home,
                  phrases=("the element of which {x} is an isotope",))]
 
@@ -197,7 +205,8 @@ def _of_compounds()->list[Relation]:
     return [
         relation("formula", range="text", facts=_COMPOUNDS, cardinality="1:1",
                  phrases=("the chemical formula of {x}", "the molecular formula of {x}")),
-        relation("molar_mass", range="number", facts=mass, phrases=("the molar mass of {x}", "the mass of one mole of {x}")),
+        relation("molar_mass", range="number", facts=mass, phrases=("the molar mass of {x}",
+                                                                    "the mass of one mole of {x}")),
         relation("atom_count", range="number", facts=atoms,
                  phrases=("the number of atoms in one formula unit of {x}",)),
         relation("heaviest_element", range="element", facts=heaviest,
@@ -220,7 +229,8 @@ _WORDS = Words(
           "element.atomic_number": ("{noun} with the {n}highest atomic number",
                                     "{noun} with the {n}lowest atomic number"),
           "element.density": ("{n}densest {noun}", "{n}least dense {noun}"),
-          "compound.molar_mass": ("{noun} with the {n}highest molar mass", "{noun} with the {n}lowest molar mass"),
+          "compound.molar_mass": ("{noun} with the {n}highest molar mass",
+                                  "{noun} with the {n}lowest molar mass"),
           "compound.atom_count": ("{noun} with the {n}most atoms", "{noun} with the {n}fewest atoms")},
     nouns={"isotope": ("natural isotope", "natural isotopes")},
     hidden=("element.column", "element.period"),
@@ -293,4 +303,5 @@ def chemistry()->World:
     return World("chemistry", "Elements, isotopes and compounds", _KINDS, derived(_KINDS, relations, _WORDS),
                  "periodictable (public domain; IUPAC, NIST)",
                  reasons=("I am preparing a chemistry quiz.", "I am studying for an exam in chemistry.",
-                          "I am checking the labels in our laboratory.", "I am writing a worksheet on the elements."))
+                          "I am checking the labels in our laboratory.",
+                          "I am writing a worksheet on the elements."))

@@ -136,7 +136,8 @@ def _trade(economy:Economy)->list[Relation]:
                  phrases=("the main supplier of {x}", "the company that supplies {x} most"),
                  questions=("Which company is the main supplier of {x}?",)),
         relation("largest_customer", range="company", facts=economy.some(companies, companies),
-                 phrases=("the largest customer of {x}", "the company that buys most from {x}"), family="trade"),
+                 phrases=("the largest customer of {x}",
+                          "the company that buys most from {x}"), family="trade"),
         relation("flagship", range="product", facts=economy.each(companies, economy.products),
                  phrases=("the flagship product of {x}",), cardinality="1:1", family="trade"),
         relation("employees", range="number", facts=economy.number(companies, 20, 60_000, "employees"),
@@ -174,7 +175,8 @@ def _of_products(economy:Economy)->list[Relation]:
         relation("maker", range="company", facts=economy.some(products, economy.companies),
                  phrases=("the company that makes {x}", "the maker of {x}"), questions=("Who makes {x}?",)),
         relation("designer", range="person", facts=economy.some(products, economy.people),
-                 phrases=("the designer of {x}", "the person who designed {x}"), questions=("Who designed {x}?",)),
+                 phrases=("the designer of {x}",
+                          "the person who designed {x}"), questions=("Who designed {x}?",)),
         relation("price", range="number", facts=economy.number(products, 5, 20_000, "crowns", 2),
                  phrases=("the list price of {x}", "the price of {x} in the catalogue"), family="data"),
         relation("weight", range="number", facts=economy.number(products, 0.1, 900, "kg", 2),
@@ -190,7 +192,8 @@ def _of_towns(economy:Economy)->list[Relation]:
     relation, towns = partial(Relation, domain="town"), economy.towns
     return [
         relation("region", range="region", facts=economy.some(towns, economy.regions),
-                 phrases=("the region of {x}", "the region in which {x} lies"), questions=("In which region is {x}?",)),
+                 phrases=("the region of {x}",
+                          "the region in which {x} lies"), questions=("In which region is {x}?",)),
         relation("mayor", range="person", facts=economy.each(towns, economy.people), cardinality="1:1",
                  phrases=("the mayor of {x}",), questions=("Who is the mayor of {x}?",)),
         relation("twin_town", range="town", facts=economy.some(towns, towns),
@@ -265,4 +268,5 @@ def companies(
     return World("companies", "Invented companies, people, products and towns", _kinds(economy),
                  derived(_kinds(economy), known, _WORDS), "invented, seeded", held_out=True,
                  reasons=("I am writing a profile for a trade journal.", "I am preparing a sales call.",
-                          "I am checking a report on these companies.", "I am doing research for an investor."))
+                          "I am checking a report on these companies.",
+                          "I am doing research for an investor."))

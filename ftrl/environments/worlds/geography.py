@@ -167,7 +167,8 @@ def _figures(lands:dict)->list[Relation]:
         relation("population", facts=people, rule=_SCALE,
                  phrases=("the population of {x}", "the number of inhabitants of {x}"),
                  questions=("How many people live in {x}?",)),
-        relation("area", facts=area, phrases=("the area of {x}", "the total area of {x}"), rule=Conversion("sq km", "area_unit"))]
+        relation("area", facts=area, phrases=("the area of {x}", "the total area of {x}"),
+                 rule=Conversion("sq km", "area_unit"))]
 
 # %% ../../../nbs/environments/worlds/05_geography.ipynb #cell-027
 def _codes(lands:dict)->list[Relation]:
@@ -235,8 +236,10 @@ def _cities_of(large:dict)->list[Relation]:
     "Relations from a country, or a time zone, to its cities"
     city = partial(belonging, range="city", noun="city", plural="cities", unit="cities",
                    name="cities", fields=_CITY, floor=_OVER)
-    zones = kinds_of("time_zone", "time_zones", "", "not counting those in the time zone {v}", "IANA time zone")
-    homes = kinds_of("country", "countries", "in {v}", "not counting those in {v}", "country, by its English name")
+    zones = kinds_of("time_zone", "time_zones", "", "not counting those in the time zone {v}",
+                     "IANA time zone")
+    homes = kinds_of("country", "countries", "in {v}", "not counting those in {v}",
+                     "country, by its English name")
     rows = large.values()
     return [*city("country", of="in {x}", filters=(*_SIZES, *_SOUTH, *_CAPITAL, *zones),
                   entries=_grouped(rows, "country")),

@@ -132,7 +132,8 @@ def _of_languages(spoken:dict)->list[Relation]:
     several = {name: quantity(n, "countries") for name, n in sorted(official.items()) if n > 1}
     return [
         relation("strongest_country", range="country", facts=_strongholds(spoken),
-                 phrases=("the country with the largest share of speakers of {x}", "the country in which the largest share of people speaks {x}")),
+                 phrases=("the country with the largest share of speakers of {x}",
+                          "the country in which the largest share of people speaks {x}")),
         relation("official_countries", range="number", facts=several,
                  phrases=("the number of countries in which {x} is an official language",)),
         relation("locale", range="text", facts={name: "_".join(tags) for name, tags in _likely().items()},
@@ -187,7 +188,8 @@ def _of_money()->list[Relation]:
                  phrases=("the date on which {x} introduced its present currency",)),
         relation("legal_tender", range="currency",
                  facts={c: held[-1][1] for c, held in _held(tender).items()},
-                 rule=AsOf(), entries=_held(tender), phrases=("the legal tender of {x}", "the official currency of {x}"))]
+                 rule=AsOf(), entries=_held(tender), phrases=("the legal tender of {x}",
+                                                              "the official currency of {x}"))]
 
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-027
 def _foreign_names(code:str)->dict[str, str]:
@@ -231,9 +233,11 @@ def _of_speech(spoken:dict)->list[Relation]:
     number = {country: quantity(len(ls), "languages") for country, ls in spoken.items() if len(ls) > 1}
     return [
         relation("main_language", range="language", facts=_ranking(spoken, 0),
-                 phrases=("the most widely spoken language of {x}", "the language that most people in {x} speak")),
+                 phrases=("the most widely spoken language of {x}",
+                          "the language that most people in {x} speak")),
         relation("second_language", range="language", facts=_ranking(spoken, 1),
-                 phrases=("the second most widely spoken language of {x}", "the language with the second most speakers in {x}")),
+                 phrases=("the second most widely spoken language of {x}",
+                          "the language with the second most speakers in {x}")),
         relation("main_share", range="number", facts=share,
                  phrases=("the share of people in {x} who speak its main language",)),
         relation("listed_languages", range="number", facts=number,
@@ -242,11 +246,13 @@ def _of_speech(spoken:dict)->list[Relation]:
 # %% ../../../nbs/environments/worlds/06_languages.ipynb #cell-033
 _NAMED = Field("alphabet", "{last} {noun} in alphabetical order", "{nth} {noun} in alphabetical order")
 _SHARE = Field("share", "{n}most widely spoken {noun}", "{n}least widely spoken {noun}")
-_SHARES = (*bounds("share", "spoken by at least {v} percent of the people", "spoken by at most {v} percent of the people", "",
+_SHARES = (*bounds("share", "spoken by at least {v} percent of the people",
+                   "spoken by at most {v} percent of the people", "",
                    "share of the people in percent"),
            Filter("official_only", "official", "only", "with official status",
                   "Whether to keep to official languages."),
-           *kinds_of("script", "scripts", "written in the {v} script", "not counting those written in the {v} script",
+           *kinds_of("script", "scripts", "written in the {v} script",
+                     "not counting those written in the {v} script",
                      "usual script, by its English name"))
 
 def _languages_of(spoken:dict, script:Relation)->list[Relation]:
@@ -343,4 +349,5 @@ def languages()->World:
                  sourced(relations, "babel", "Unicode CLDR"),
                  "babel (BSD; Unicode CLDR)",
                  reasons=("I am localising an app.", "I am preparing a quiz about languages.",
-                          "I am checking a table of languages and scripts.", "I am writing about the languages of the world."))
+                          "I am checking a table of languages and scripts.",
+                          "I am writing about the languages of the world."))

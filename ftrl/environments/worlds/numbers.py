@@ -149,7 +149,8 @@ def _of_factors()->list[Relation]:
     relation = partial(Relation, domain="integer")
     return [
         relation("next_prime", range="prime", facts=_facts(_next_prime), family="primes", rule=_NEXT,
-                 entries=_facts(str), phrases=("the smallest prime greater than {x}", "the next prime after {x}")),
+                 entries=_facts(str), phrases=("the smallest prime greater than {x}",
+                                               "the next prime after {x}")),
         relation("largest_factor", range="text", facts=_facts(_largest_factor), family="primes",
                  phrases=("the largest prime factor of {x}",)),
         relation("factorisation", range="text", facts=_facts(_factorisation), family="primes",
@@ -232,8 +233,11 @@ def _of_primes()->list[Relation]:
         relation("following", range="prime", facts=following, rule=_NEXT, entries={p: p for p in following},
                  phrases=("the prime that follows {x}",)),
         relation("place", range="text", facts=place, cardinality="1:1",
-                 phrases=("the place of {x} among the primes", "the position of {x} in the sequence of primes")),
-        relation("gap", range="number", facts=gap, phrases=("the gap between {x} and the next prime", "the difference between {x} and the prime that follows it")),
+                 phrases=("the place of {x} among the primes",
+                          "the position of {x} in the sequence of primes")),
+        relation("gap", range="number", facts=gap,
+                 phrases=("the gap between {x} and the next prime",
+                          "the difference between {x} and the prime that follows it")),
         relation("numeral", range="numeral", facts=_facts(_long_roman, listed), cardinality="1:1",
                  phrases=("the Roman numeral for {x}",)),
         relation("in_words", range="number_name", facts=_facts(_english, listed), cardinality="1:1",

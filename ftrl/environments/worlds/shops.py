@@ -57,14 +57,16 @@ def _of_orders(records:Records, price:dict[str, str])->list[Relation]:
     tax = {order: quantity(x * .2, "florins") for order, x in sums.items()}
     return [
         relation("customer", range="person", facts=records.some(orders, records.people),
-                 phrases=("the customer who placed {x}", "the person who placed {x}"), questions=("Who placed {x}?",)),
+                 phrases=("the customer who placed {x}",
+                          "the person who placed {x}"), questions=("Who placed {x}?",)),
         relation("shop", range="shop", facts=records.some(orders, records.shops),
                  phrases=("the shop that received {x}",), questions=("Which shop received {x}?",)),
         relation("article", range="article", facts=article, phrases=("the article bought with {x}",),
                  questions=("Which article was bought with {x}?",)),
         relation("pieces", range="number", facts=pieces, phrases=("the number of pieces in {x}",),
                  family="amounts"),
-        relation("total", range="number", facts=total, phrases=("the total before tax of {x}", "the net total of {x}"),
+        relation("total", range="number", facts=total, phrases=("the total before tax of {x}",
+                                                                "the net total of {x}"),
                  questions=("How much does {x} come to before tax?",), family="amounts"),
         relation("tax", range="number", facts=tax, phrases=("the sales tax of 20 percent on {x}",),
                  family="amounts")]
@@ -82,7 +84,8 @@ def _of_dates(records:Records)->list[Relation]:
         payable[order] = str(arrived + timedelta(30))
         waiting[order] = quantity(days, "days")
     return [
-        relation("placed", range="date", facts=placed, phrases=("the date on which {x} was placed", "the order date of {x}")),
+        relation("placed", range="date", facts=placed, phrases=("the date on which {x} was placed",
+                                                                "the order date of {x}")),
         relation("delivered", range="date", facts=delivered,
                  phrases=("the date on which {x} was delivered", "the delivery date of {x}")),
         relation("payable", range="date", facts=payable,
@@ -104,7 +107,8 @@ def _of_articles(records:Records, price:dict[str, str])->list[Relation]:
         relation("maker", range="maker", facts=records.some(goods, records.makers),
                  phrases=("the maker of {x}", "the firm that makes {x}"), questions=("Who makes {x}?",)),
         relation("accessory", range="article", facts=records.some(goods, goods),
-                 phrases=("the article recommended with {x}", "the article that is suggested to buyers of {x}"))]
+                 phrases=("the article recommended with {x}",
+                          "the article that is suggested to buyers of {x}"))]
 
 # %% ../../../nbs/environments/worlds/08_shops.ipynb #cell-017
 def _of_shops(records:Records)->list[Relation]:
@@ -116,7 +120,8 @@ def _of_shops(records:Records)->list[Relation]:
         relation("best_customer", range="person", facts=records.some(shops, records.people),
                  phrases=("the best customer of {x}", "the person who spends most at {x}"), family="people"),
         relation("city", range="city", facts=records.some(shops, records.cities),
-                 phrases=("the city of {x}", "the city in which {x} is located"), questions=("In which city is {x}?",)),
+                 phrases=("the city of {x}",
+                          "the city in which {x} is located"), questions=("In which city is {x}?",)),
         relation("opened", range="date", facts=records.day(shops, date(1980, 1, 1), 16000),
                  phrases=("the opening date of {x}", "the date on which {x} opened")),
         relation("floor_space", range="number", facts=records.number(shops, 40, 4000, "sq m"),
@@ -130,7 +135,8 @@ def _of_people(records:Records)->list[Relation]:
         relation("favourite_shop", range="shop", facts=records.some(people, records.shops),
                  phrases=("the favourite shop of {x}",)),
         relation("residence", range="city", facts=records.some(people, records.cities),
-                 phrases=("the city where {x} lives", "the home city of {x}"), questions=("Where does {x} live?",)),
+                 phrases=("the city where {x} lives",
+                          "the home city of {x}"), questions=("Where does {x} live?",)),
         relation("points", range="number", facts=records.number(people, 10, 90_000, "points"),
                  phrases=("the loyalty points of {x}", "the loyalty balance of {x}"), family="account"),
         relation("joined", range="date", facts=records.day(people, date(2010, 1, 1), 5000),
@@ -180,7 +186,8 @@ _WORDS = Words(
             "shop.floor_space": "floor space",
             "person.points": "loyalty balance", "order.tax": "sales tax", "order.pieces": "number of pieces"},
     most={"order.total": ("{n}largest {noun} by total", "{n}smallest {noun} by total"),
-          "order.waiting": ("{noun} that took the {n}longest to deliver", "{noun} that was delivered {n}fastest"),
+          "order.waiting": ("{noun} that took the {n}longest to deliver",
+                            "{noun} that was delivered {n}fastest"),
           "article.price": ("{n}most expensive {noun}", "{n}cheapest {noun}"),
           "article.weight": ("{n}heaviest {noun}", "{n}lightest {noun}"),
           "shop.floor_space": ("{n}largest {noun}", "{n}smallest {noun}"),

@@ -96,7 +96,8 @@ def _age(born:date, died:date)->int:
 def _named_after()->list[Relation]:
     "Relations between what bears a name and whose it is"
     relation = partial(Relation, "named_after", range="scientist", cardinality="1:1", family="origin",
-                       phrases=("the scientist after whom {x} is named", "the scientist who gave {x} its name"),
+                       phrases=("the scientist after whom {x} is named",
+                                "the scientist who gave {x} its name"),
                        questions=("After which scientist is {x} named?",))
     unit = {unit.replace("_", " "): name for name, *_, unit in _OF_UNITS}
     constant = relation(domain="constant", facts={constant: name for name, *_, constant in _OF_CONSTANTS})
@@ -110,6 +111,7 @@ def _following(lives:dict, i:int)->dict[str, str]:
     names = [name for *_, name in order]
     return dict(zip(names, names[1:]))
 
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-018
 def _of_scientists()->list[Relation]:
     "Relations whose subject is a scientist"
     relation, lives = partial(Relation, domain="scientist", family="life"), _lives()
@@ -121,14 +123,19 @@ def _of_scientists()->list[Relation]:
     birthplace = {name: place for name, _, _, place, _ in _SCIENTISTS}
     return [
         relation("next_born", range="scientist", facts=_following(lives, 0), cardinality="1:1",
-                 phrases=("the next scientist born after {x} of those with a unit or constant named after them",)),
-        relation("born", range="date", facts=born, phrases=("the date of birth of {x}", "the date on which {x} was born")),
-        relation("died", range="date", facts=died, phrases=("the date of death of {x}", "the date on which {x} died")),
-        relation("age", range="number", facts=age, phrases=("the age in full years at which {x} died", "the age at death of {x} in full years")),
+                 phrases=("the next scientist born after {x} of those with a unit or constant "
+                          "named after them",)),
+        relation("born", range="date", facts=born, phrases=("the date of birth of {x}",
+                                                            "the date on which {x} was born")),
+        relation("died", range="date", facts=died, phrases=("the date of death of {x}",
+                                                            "the date on which {x} died")),
+        relation("age", range="number", facts=age, phrases=("the age in full years at which {x} died",
+                                                            "the age at death of {x} in full years")),
         relation("days_lived", range="number", facts=lived, phrases=("the lifespan of {x}",)),
-        relation("birthplace", range="text", facts=birthplace, phrases=("the birthplace of {x}", "the place where {x} was born"))]
+        relation("birthplace", range="text", facts=birthplace, phrases=("the birthplace of {x}",
+                                                                        "the place where {x} was born"))]
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-020
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-021
 def _registry():
     "Pint's units, and names for those that are made of others"
     import pint
@@ -143,7 +150,7 @@ def _symbol(registry, si:str)->str:
     unit = registry.Quantity(1, si).to_base_units().units if "_" in si else registry.Unit(si)
     return f"{unit:~C}".replace("**", "")
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-021
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-022
 def _sizes()->dict[str, list[tuple[float, str, str]]]:
     "Quantity -> (size in the SI unit, symbol of the SI unit, name) of its units, smallest first"
     registry, found = _registry(), {}
@@ -159,7 +166,7 @@ def _sizes()->dict[str, list[tuple[float, str, str]]]:
 def _scientific(x:float, unit:str)->str:
     return f"{x:.7g} {unit}"
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-024
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-025
 def _of_sizes(sizes:dict)->list[Relation]:
     "Relations from a unit to what it measures and how large it is"
     relation = partial(Relation, domain="measurement_unit")
@@ -174,12 +181,13 @@ def _of_sizes(sizes:dict)->list[Relation]:
                 exact[name] = _scientific(size, symbol)
     return [
         relation("quantity", range="physical_quantity", facts=measures, family="origin",
-                 phrases=("the physical quantity that {x} measures", "the physical quantity of which {x} is a unit"),
+                 phrases=("the physical quantity that {x} measures",
+                          "the physical quantity of which {x} is a unit"),
                  questions=("Which physical quantity does {x} measure?",)),
         relation("exact_size", range="text", facts=exact, family="size",
                  phrases=("the scientific notation of the SI size of {x}",))]
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-027
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-028
 def _steps(sizes:dict)->list[Relation]:
     "Relations from a unit to the next larger and smaller one"
     relation = partial(Relation, domain="measurement_unit", family="order")
@@ -194,13 +202,15 @@ def _steps(sizes:dict)->list[Relation]:
     smaller = {following: name for name, following in larger.items()}
     return [
         relation("next_larger", range="measurement_unit", facts=larger, cardinality="1:1",
-                 phrases=("the next larger common unit after {x}", "the smallest common unit that is larger than {x}")),
+                 phrases=("the next larger common unit after {x}",
+                          "the smallest common unit that is larger than {x}")),
         relation("next_smaller", range="measurement_unit", facts=smaller, cardinality="1:1",
-                 phrases=("the next smaller common unit before {x}", "the largest common unit that is smaller than {x}")),
+                 phrases=("the next smaller common unit before {x}",
+                          "the largest common unit that is smaller than {x}")),
         relation("step", range="number", facts=step,
                  phrases=("the factor between {x} and the next larger common unit",))]
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-030
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-031
 _SIZES = (Field("size", "{n}largest {noun}", "{n}smallest {noun}"),)
 _NARROWED = (Filter("min_size", "size", "least", "of at least {v} times the SI unit",
                     "The smallest size to consider, in the SI unit."),
@@ -211,7 +221,7 @@ _NARROWED = (Filter("min_size", "size", "least", "of at least {v} times the SI u
              Filter("named_after_people_only", "person", "only", "named after a person",
                     "Whether to keep to units named after people."))
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-031
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-032
 def _of_quantities(sizes:dict)->list[Relation]:
     "Relations whose subject is a physical quantity"
     people = {unit.replace("_", " ") for *_, unit in _OF_UNITS}
@@ -233,7 +243,7 @@ def _of_quantities(sizes:dict)->list[Relation]:
 _TO_UNIT = Key("to_unit", "The unit in which to give the size, such as 'yard'.", "SI",
                "the size of {x} expressed in the unit {v}")
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-032
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-033
 def _in_units(sizes:dict)->Relation:
     "From a unit to its size in other units of the same quantity"
     facts, entries = {}, {}
@@ -247,7 +257,7 @@ def _in_units(sizes:dict)->Relation:
     return Relation("size", "measurement_unit", "number", ("the SI size of {x}",), facts, family="size",
                     rule=Version(_TO_UNIT), entries=entries)
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-035
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-036
 _CONSTANTS = """
 speed of light in vacuum|Planck constant|elementary charge|Boltzmann constant|Avogadro constant
 molar gas constant|Faraday constant|Stefan-Boltzmann constant|Newtonian constant of gravitation
@@ -261,7 +271,7 @@ standard acceleration of gravity|proton-electron mass ratio|neutron-electron mas
 electron volt|proton rms charge radius|muon-electron mass ratio|neutron-proton mass ratio
 """.strip().replace("\n", "|").split("|")
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-037
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-038
 def _known_constants()->dict[str, tuple[float, str, float]]:
     "Value, unit and standard uncertainty of each constant"
     from scipy.constants import physical_constants
@@ -277,7 +287,7 @@ def _next_heavier(known:dict)->dict[str, str]:
     names = [name for _, name in masses]
     return dict(zip(names, names[1:]))
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-038
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-039
 def _of_constants()->list[Relation]:
     "Relations whose subject is a constant"
     relation, known = partial(Relation, domain="constant"), _known_constants()
@@ -297,7 +307,7 @@ def _of_constants()->list[Relation]:
         relation("next_heavier", range="constant", facts=_next_heavier(known), cardinality="1:1",
                  phrases=("the particle mass next above {x}",), family="order")]
 
-# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-041
+# %% ../../../nbs/environments/worlds/09_units.ipynb #cell-042
 _KINDS = (Kind("measurement_unit", "units of measurement",
                "its English name in the singular, such as 'furlong'", "the {x}", "unit"),
           Kind("physical_quantity", "physical quantities", "its English name, such as 'length'"),
