@@ -46,9 +46,28 @@ def _unit(r:Relation)->str | None:
     units = {value.partition(" ")[2] for value in r.facts.values()}
     return units.pop() if len(units) == 1 else None
 
+def _year_field(r:Relation, label:str)->tuple[Field, tuple[Filter, ...]]:
+    "A column of years as something to sort and to filter by: `built`, `year`"
+    if "year" in label:
+        most, least = f"{{noun}} with the {{n}}latest {label}", f"{{noun}} with the {{n}}earliest {label}"
+        low, high = f"with {_a(label)} of {{year}} or later", f"with {_a(label)} of {{year}} or earlier"
+    else:
+        most, least = f"{{noun}} {label} {{last}}", f"{{noun}} {label} {{nth}}"
+        low, high = f"{label} in {{year}} or later", f"{label} in {{year}} or earlier"
+    return Field(r.name, most, least), bounds(r.name, low, high, "", label)
+
+def _are_years(r:Relation, label:str)->bool:
+    "Does a number tell the year in which something was done?"
+    told = "year" in label.split() or re.search(r"(ed|built|born|sold|made|written|won)$", label)
+    return bool(told) and all(re.fullmatch(r"(1[4-9]|20)\d\d|1,[4-9]\d\d|2,0\d\d", text.split(" ")[0])
+                              for text in r.facts.values())
+
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-008
 def _number_field(r:Relation, words:Words)->tuple[Field, tuple[Filter, ...]]:
     "A number as something to sort and to filter by"
     label, unit = words.label(r), _unit(r)
+    if _are_years(r, label):
+        return _year_field(r, label)
     v = f"{{v}} {unit}".strip()
     most, least = words.most.get(r.id,
                                  (f"{{noun}} with the {{n}}highest {label}",
@@ -66,7 +85,7 @@ def _number_field(r:Relation, words:Words)->tuple[Field, tuple[Filter, ...]]:
                      f"{label} in {unit}" if unit else label)
     return Field(r.name, most, least, unit, total), filters
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-007
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-009
 def _date_field(r:Relation, words:Words)->tuple[Field, tuple[Filter, ...]]:
     "A date as something to sort and to filter by"
     label, verb = words.label(r), words.verbs.get(r.id)
@@ -76,7 +95,7 @@ def _date_field(r:Relation, words:Words)->tuple[Field, tuple[Filter, ...]]:
     most, least = f"{{noun}} with the {{n}}latest {label}", f"{{noun}} with the {{n}}earliest {label}"
     return Field(r.name, most, least), dates_of(r.name, f"with {_a(label)}")
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-009
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-011
 def _value(r:Relation, text:str):
     return amount(text) if r.range == "number" else text
 
@@ -100,7 +119,7 @@ def _fit(r:Relation, sort:str)->bool:
         return all(map(_DAY.fullmatch, r.facts.values()))
     return 1 < len(set(r.facts.values())) <= len(r.facts) / 2
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-010
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-012
 _MOST = {"number": 4, "date": 2, "category": 3}  # fields of a member
 
 def _about_members(group:Relation, relations, kinds, words)->tuple[tuple, tuple, dict]:
@@ -125,7 +144,7 @@ def _about_members(group:Relation, relations, kinds, words)->tuple[tuple, tuple,
             filters += more
     return tuple(fields), tuple(filters), columns
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-011
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-013
 def _is_group(r:Relation, kinds, words:Words)->bool:
     "Does a relation lead several things of one kind to one of another?"
     names = {k.name for k in kinds}
@@ -135,7 +154,7 @@ def _is_group(r:Relation, kinds, words:Words)->bool:
     sizes = Counter(r.facts.values())
     return sum(n in MEMBERS for n in sizes.values()) > 1
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-012
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-014
 def _listings(group:Relation, relations, kinds, words, sizes)->list[Relation]:
     "Relations from a thing to what leads to it"
     kind = next(k for k in kinds if k.name == group.domain)
@@ -157,7 +176,7 @@ def _listings(group:Relation, relations, kinds, words, sizes)->list[Relation]:
                      unit=kind.plural)
     return [replace(r, origin=f"{r.origin}; {group.id}".strip("; ")) for r in made]
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-014
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-016
 def versions_of(
     name:str, # Of the one relation
     key:Key, # Its parameter; the default is among the relations
@@ -173,7 +192,7 @@ def versions_of(
                 entries.setdefault(subject, {})[str(value)] = text
     return replace(default, name=name, rule=Version(key), entries=entries, questions=(), **kwargs)
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-017
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-019
 def _convertible(r:Relation, words:Words)->Relation:
     "The relation with a parameter for its unit, where it has a known one"
     unit = _unit(r) if r.range == "number" and r.rule is None else None
@@ -186,7 +205,7 @@ def _convertible(r:Relation, words:Words)->Relation:
     plain = tuple(p for p in r.phrases if unit not in p)
     return replace(r, rule=Conversion(unit, f"{r.name}_unit"), phrases=plain or r.phrases)
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-018
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-020
 def derived(
     kinds:Iterable[Kind], # Of a world
     relations:Iterable[Relation], # All it has so far

@@ -43,7 +43,7 @@ def _said(f:Filter, value)->str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return f.words.format(v=value)
     number = str(value) if f.how in ("since", "until") else said_number(value)
-    return f.words.format(v=number, lat=_globe(value, "N", "S"), lon=_globe(value, "E", "W"))
+    return f.words.format(v=number, year=value, lat=_globe(value, "N", "S"), lon=_globe(value, "E", "W"))
 
 # %% ../../../nbs/environments/qualifiers/02_speech.ipynb #cell-009
 _PARTICIPLE = re.compile(r"(usually |mostly )?"

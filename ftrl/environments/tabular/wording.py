@@ -231,7 +231,7 @@ def phrases(
 )->list[str]:
     "How English asks for it"
     special = _when(label) if date else _whom(label)
-    return [special] if special else [f"the {label} of {{x}}", f"the {label} listed for {{x}}"]
+    return [special] if special else [f"the {label} of {{x}}", f"the {label} recorded for {{x}}"]
 
 def members(
     things:str, # "tickets"
