@@ -1,6 +1,6 @@
 """The package, described by settings.ini: `X_requirements` there becomes the extra `X` here.
 
-The notebooks of a run, its profiles and its launch files travel inside the wheel, so that `ftrl reproduce` works outside a checkout.
+The notebooks of a run, its profiles, its launch files and published adapters travel inside the wheel, so that `ftrl reproduce` works outside a checkout.
 """
 import shutil
 from configparser import ConfigParser
@@ -27,6 +27,9 @@ class BuildWithRuns(build_py):
             copy = target / source.relative_to(runs)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
+        for config in sorted(Path("results").glob("*/adapters/*/adapter_config.json")):
+            shutil.copytree(config.parent, Path(self.build_lib, "ftrl", "adapters", config.parent.name),
+                            dirs_exist_ok=True)
 
 
 setup(

@@ -9,7 +9,7 @@ __all__ = ['episode_arguments', 'step_reward', 'step_arguments', 'export_trl']
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from .bridge import BRIDGES, Bridge, write_folder
-from ..core import Env, FtrlError, Row
+from ..core import Env, Row
 from ..files import as_rows
 from ..models.local import generated_text
 from ..training.episode import episode_reward, factories, reads_calls
@@ -37,8 +37,7 @@ def step_reward(
     reward:str="solve-f1", # One of `reward.REWARDS`
 )->Callable: # TRL's reward function
     "The reward of turns (paper section 3) as TRL asks for it"
-    if reward not in REWARDS:
-        raise FtrlError(f"reward {reward!r} is unknown; expected one of {', '.join(REWARDS)}")
+    REWARDS[reward]  # one that is unknown is said before anything runs
     def turn_reward(completion_ids, row, **_)->list[float]:
         texts = [generated_text(tokenizer, list(ids), {tokenizer.eos_token_id}) for ids in completion_ids]
         return [found.value for found in scores(texts, [rows[i] for i in row], reward)]

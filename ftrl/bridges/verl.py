@@ -102,8 +102,9 @@ def reward_source(
     reward:str="solve-f1", # One of `reward.REWARDS`
 )->str: # Python source
     "The reward function as verl loads it from a file"
-    if reward not in REWARDS:
-        raise FtrlError(f"reward {reward!r} is unknown; expected one of {', '.join(REWARDS)}")
+    if REWARDS[reward].judge:
+        raise FtrlError(f"reward {reward} may look at messages and environment, which verl does not hand "
+                        f"over; expected one of {', '.join(name for name in REWARDS if name != reward)}")
     return f'''"Reward {reward} for verl; needs the package ftrl"
 import json
 from ftrl.bridges.verl import verl_score

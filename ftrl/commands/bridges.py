@@ -9,8 +9,9 @@ __all__ = ['serve_command', 'push_command']
 import asyncio
 from typing import Annotated, Optional
 from ..bridges.visit import METRICS
-from .app import Arg, Envs, Force, Opt, app, input_file, listed
+from .app import Arg, Envs, Force, Opt, choices_of, closing, input_file, listed, verb
 from ..core import FtrlError
+from ..progress import stage
 
 # %% ../../nbs/commands/07_bridges.ipynb #cell-005
 _Env = Annotated[Optional[str], Opt("--env", help="An environment's id or place; default: clients choose")]
@@ -25,7 +26,7 @@ def _listening(address:str)->None:
     print(address, flush=True)
 
 # %% ../../nbs/commands/07_bridges.ipynb #cell-006
-@app.command("serve", epilog="For example: ftrl serve envs.jsonl --mcp --http --port 8000")
+@verb("serve", "Around", "ftrl serve envs.jsonl --mcp --http --port 8000")
 def serve_command(
     path: Envs,
     mcp: Annotated[bool, Opt("--mcp", help="By the Model Context Protocol (the extra ftrl[mcp])")] = False,
@@ -33,7 +34,7 @@ def serve_command(
     host: Annotated[str, Opt(help="Where to listen; other than this machine needs a token")] = "127.0.0.1",
     port: Annotated[int, Opt(help="0 takes a free one")] = 8000,
     env: _Env = None, token: _Token = None,
-    metric: Annotated[str, Opt(help=listed(METRICS))] = "solve_f1",
+    metric: Annotated[str, Opt(help=listed(METRICS), autocompletion=choices_of(METRICS))] = "solve_f1",
     idle: Annotated[float, Opt(help="Seconds without a call after which an episode is over")] = 900,
     visits: Annotated[int, Opt(help="Episodes open at once")] = 2000,
 ):
@@ -50,7 +51,7 @@ def serve_command(
         asyncio.run(server.stdio())
 
 # %% ../../nbs/commands/07_bridges.ipynb #cell-008
-@app.command("push", epilog="For example: ftrl push train.jsonl test.jsonl --to user/tools")
+@verb("push", "Around", "ftrl push train.jsonl test.jsonl --to user/tools")
 def push_command(
     files: Annotated[list[str], Arg(help="Files of rows; each becomes a config of the dataset")],
     to: Annotated[str, Opt("--to", help="user/name on the hub, or a folder such as ./data")],
@@ -59,4 +60,7 @@ def push_command(
 ):
     "Put environments on a hub as a dataset with a card, or into a folder of that form."
     from ftrl.bridges.hub import push
-    print(push([input_file(path) for path in files], to, not public, force))
+    read = [input_file(path) for path in files]
+    stage(f"puts {len(read)} files into {to}")
+    made = push(read, to, not public, force)
+    closing(f"datasets.load_dataset({to!r}) in Python", wrote=made)

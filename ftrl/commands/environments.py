@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .app import (
-    Arg, EngineName, Force, Opt, Out, Rows, Seed, app, input_file, listed, output_file)
+    Arg, EngineName, Force, Opt, Out, Rows, Seed, choices_of, closing, input_file, listed, output_file, verb)
 from ..core import HARDER, SCENARIOS, FtrlError, dumps, in_range
 from ..environments.world import STATE_WORLDS, world_names
 from ..files import stream_rows
+from ..progress import count_lines, progress_bar, say
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-005
 def _levels(text:str)->tuple[int, ...]:
@@ -39,12 +40,14 @@ def _opened(spec:str):
     return world
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-007
-def _from_facts(out:str, n:int, recipe, **how)->None:
+def _from_facts(out:str, n:int, worlds, seed:int, what:dict, strategy, **how)->None:
     "Build from facts, and report"
-    from tqdm import tqdm
+    from ftrl.environments.build import Recipe
     from ftrl.environments.report import construct
+    scenarios = tuple(what["scenario"] or SCENARIOS)
+    recipe = Recipe(worlds, scenarios, seed, what["split"], what["difficulty"], tuple(strategy or ()))
     recipe.views()  # a world that cannot be had is told before anything is written
-    with tqdm(total=n, unit="env", disable=None) as bar:
+    with progress_bar("build", n, "env") as bar:
         def count(env):
             bar.update()
         report = construct(out, n, recipe, count, **how)
@@ -72,9 +75,12 @@ def _from_model(author:str, questions:str | None, n:int, worlds, seed:int, **how
     else:
         plain = world_questions(n, worlds, kinds, seed, how["split"], how["difficulty"])
     how["scenario"] = tuple(how["scenario"]) if how["scenario"] else None
-    run = build_from_questions(list(plain), author, seed=seed, **how)
-    for env in run:
-        print(env)
+    plain = list(plain)
+    run = build_from_questions(plain, author, seed=seed, **how)
+    with progress_bar("build", len(plain), "env") as bar:
+        for env in run:
+            say(str(env))
+            bar.update()
     for name, value in run.report.items():
         print(f"{name}: {value}")
     if run.failure:
@@ -83,7 +89,10 @@ def _from_model(author:str, questions:str | None, n:int, worlds, seed:int, **how
 # %% ../../nbs/commands/01_environments.ipynb #cell-011
 _Worlds = Annotated[Optional[list[str]],
                     Opt("--world", help=f"{listed(world_names())}; {listed(STATE_WORLDS)}, whose tables "
-                                        "change; a file of tables; a database URL; openapi:FILE")]
+                                        "change; a file of tables; a database URL; openapi:FILE",
+                        autocompletion=choices_of([*world_names(), *STATE_WORLDS]))]
+_Scenarios = Annotated[Optional[list[str]],
+                       Opt(help=listed(SCENARIOS), autocompletion=choices_of(SCENARIOS))]
 _Author = Annotated[str, Opt(help="world (facts, no language model), or a model as for --model elsewhere")]
 _Strategies = Annotated[Optional[list[str]],
                         Opt("--strategy", help=f"{listed(HARDER)}: makes calls harder, beyond those of the "
@@ -91,12 +100,12 @@ _Strategies = Annotated[Optional[list[str]],
 _Questions = Annotated[Optional[str], Opt(help="Seed questions for a model that is the author, one a line")]
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-012
-@app.command("build")
+@verb("build", "Environments", "ftrl build --out envs.jsonl -n 200 --world geography --world chemistry")
 def build_command(
     out: Out,
     n: Annotated[int, Opt("-n", help="How many environments")] = 200,
     world: _Worlds = None,
-    scenario: Annotated[Optional[list[str]], Opt(help=listed(SCENARIOS))] = None,
+    scenario: _Scenarios = None,
     difficulty: Annotated[str, Opt(help="0 to 4, or several, such as 0,2,4")] = "0",
     split: Annotated[str, Opt(help="train, test, or world (held-out worlds)")] = "train",
     strategy: _Strategies = None, author: _Author = "world", questions: _Questions = None,
@@ -108,14 +117,14 @@ def build_command(
     output_file(out, ".jsonl", ".jsonl.gz", of=[questions, *(world or ())])
     in_range(n=n, workers=workers, budget=budget, seed=seed)
     levels, worlds = _levels(difficulty), tuple(map(_opened, world)) if world else None
-    if author != "world":
+    how = dict(scenario=scenario, split=split, difficulty=levels)
+    if author == "world":
+        _idle(questions=questions, budget=budget)
+        _from_facts(out, n, worlds, seed, how, strategy, workers=workers, engine=engine, force=force)
+    else:
         _worlds_alone(strategy)
-        return _from_model(author, questions, n, worlds, seed, out=out, scenario=scenario, difficulty=levels,
-                           budget=budget, split=split, force=force)
-    _idle(questions=questions, budget=budget)
-    from ftrl.environments.build import Recipe
-    recipe = Recipe(worlds, tuple(scenario or SCENARIOS), seed, split, levels, tuple(strategy or ()))
-    _from_facts(out, n, recipe, workers=workers, engine=engine, force=force)
+        _from_model(author, questions, n, worlds, seed, out=out, budget=budget, force=force, **how)
+    closing(f"ftrl check {out}", f"ftrl collect {out} --model smollm2 --out rows.parquet", wrote=out)
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-017
 def printable(
@@ -145,34 +154,38 @@ _Overlap = Annotated[
 
 _Report = Annotated[Optional[list[str]], Opt("--report", help="Also write it there: .json, .md or .html")]
 
-@app.command("check", epilog="For example: ftrl check envs.jsonl; ftrl check their_package/ --report q.html")
+@verb("check", "Environments", "ftrl check envs.jsonl --report quality.html")
 def check_command(
     path: Annotated[str, Arg(help="Ours, or others': rows (.jsonl), a list of tools (.json), .py, a folder")],
     as_json: Annotated[bool, Opt("--json", help="One JSON object")] = False,
     overlap: _Overlap = False, report: _Report = None,
 ):
     "Run every gate on every environment, ours or anyone's; exit status 1 if one fails."
-    from ftrl.bridges.foreign import is_ours
-    from ftrl.bridges.quality import checked_report, quality_of_audit, write_quality
+    from ftrl.bridges.quality import checked_report, write_quality
     for out in report or ():
         checked_report(out)
-    if not Path(path).is_dir():
-        path = input_file(path)
-    if is_ours(path):
-        found = _audited(path, as_json, overlap)
-        judged = quality_of_audit(found, Path(path).name)
-    else:
-        judged = _foreign(path, as_json, overlap)
+    path = path if Path(path).is_dir() else input_file(path)
+    judged = _judged(path, as_json, overlap)
     for out in report or ():
         write_quality(judged, out)
-    raise typer.Exit(1 if judged.failures else 0)
+    failed = bool(judged.failures)
+    then = "mend what is named above" if failed else f"ftrl collect {path} --model smollm2 --out rows.parquet"
+    closing(then, wrote=", ".join(report or ()), aside=as_json)
+    raise typer.Exit(int(failed))
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-021
+# %% ../../nbs/commands/01_environments.ipynb #cell-022
+def _judged(path:str, as_json:bool, overlap:bool):
+    "The quality of environments, ours or others'"
+    from ftrl.bridges.foreign import is_ours
+    from ftrl.bridges.quality import quality_of_audit
+    if not is_ours(path):
+        return _foreign(path, as_json, overlap)
+    return quality_of_audit(_audited(path, as_json, overlap), Path(path).name)
+
 def _audited(path:str, as_json:bool, overlap:bool)->dict:
     "Judge rows of ours, and say what came out"
-    from tqdm import tqdm
     from ftrl.environments.report import audit, contamination
-    with tqdm(unit="env", disable=as_json or None) as bar:
+    with progress_bar("check", count_lines(path), "env") as bar:
         def count(*_):
             bar.update()
         report = audit(path, count)
@@ -184,15 +197,14 @@ def _audited(path:str, as_json:bool, overlap:bool)->dict:
         _told(report)
     return report
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-022
+# %% ../../nbs/commands/01_environments.ipynb #cell-023
 def _foreign(path:str, as_json:bool, overlap:bool):
     "Judge environments of others, and say what came out"
-    from tqdm import tqdm
     from ftrl.bridges.foreign import read_foreign
     from ftrl.bridges.quality import REPORTS, quality
     from ftrl.files import data_dir
     envs = read_foreign(path)
-    with tqdm(unit="env", total=len(envs), disable=as_json or None) as bar:
+    with progress_bar("check", len(envs), "env") as bar:
         def count(*_):
             bar.update()
         found = quality(envs, Path(path).resolve().name, data_dir() if overlap else None, count)
@@ -205,8 +217,8 @@ def _foreign(path:str, as_json:bool, overlap:bool):
     print(f"{found.accepted} of {found.environments} accepted ({forms})")
     return found
 
-# %% ../../nbs/commands/01_environments.ipynb #cell-025
-@app.command("show")
+# %% ../../nbs/commands/01_environments.ipynb #cell-026
+@verb("show", "Environments", "ftrl show envs.jsonl -i 3")
 def show_command(
     path: Rows,
     i: Annotated[int, Opt("-i", help="Which row, from 0")] = 0,
@@ -221,3 +233,4 @@ def show_command(
     print(printable(describe(row)))
     for name, source in row.code.items() if code else ():
         print(printable(f"\n# {name}\n{source}"))
+    closing(f"ftrl show {path} -i {i + 1}", f"ftrl check {path}")

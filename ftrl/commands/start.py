@@ -6,10 +6,11 @@
 __all__ = ['tune_command', 'doctor_command']
 
 # %% ../../nbs/commands/08_start.ipynb #cell-002
-import re, sys
+import re
 from typing import Annotated, Optional
-from .app import Arg, Force, ModelName, Opt, Seed, app
+from .app import Arg, Force, ModelName, Opt, Seed, closing, verb
 from ..core import FtrlError, in_range
+from ..progress import say
 
 # %% ../../nbs/commands/08_start.ipynb #cell-005
 _Data = Annotated[str, Arg(help="A CSV, parquet, SQLite or DuckDB file, a folder of tables, a database URL, "
@@ -31,7 +32,7 @@ def _sizes(train:int | None, held_out:int | None, steps:int | None, minutes:floa
     return TuneSizes(**given)
 
 # %% ../../nbs/commands/08_start.ipynb #cell-006
-@app.command("tune", epilog="Example: ftrl tune shop.db --model smollm2 --out tuned --minutes 20")
+@verb("tune", "Begin", "ftrl tune shop.db --model smollm2 --minutes 20 --out tuned")
 def tune_command(
     data: _Data, model: ModelName = "qwen2.5-coder-0.5b",
     out: Annotated[str, Opt(help="Folder of the run")] = "tuned",
@@ -46,10 +47,11 @@ def tune_command(
     in_range(minutes=minutes)
     if dry_run:
         print(tuning_plan(data, model, sizes or TuneSizes()))
+        closing("the same without --dry-run")
         return
-    def say(text):
-        print(text, file=sys.stderr, flush=True)
-    print(tune(data, model, out, minutes, seed, sizes, force, say))
+    made = tune(data, model, out, minutes, seed, sizes, force, say)
+    print(made)
+    closing(f"open {made.report}", f"ftrl delta {model} {made.policy} --out delta.parquet", wrote=out)
 
 # %% ../../nbs/commands/08_start.ipynb #cell-009
 def _found(name:str)->str:
@@ -133,10 +135,10 @@ def _data_lines()->list[str]:
     return lines
 
 # %% ../../nbs/commands/08_start.ipynb #cell-015
-@app.command("doctor", epilog="Example: ftrl doctor")
+@verb("doctor", "Begin", "ftrl doctor")
 def doctor_command():
     "What this machine can do: cores, GPU, sandbox, models, extras, data; and what to install for the rest."
     for part in (_machine_lines, _sandbox_lines, _model_lines, _extra_lines, _data_lines):
         for line in part():
             print(line)
-    print("next     ftrl reproduce --profile tiny --out runs/tiny, or ftrl tune YOUR_DATA")
+    closing("ftrl reproduce --profile tiny --out runs/tiny", "ftrl tune YOUR_DATA")

@@ -9,14 +9,15 @@ __all__ = ['TIMED', 'reproduce_command', 'plan_command', 'bench_command']
 from importlib import import_module
 from inspect import signature
 from typing import Annotated, Optional
-from .app import Arg, Opt, app
+from .app import Arg, Opt, choices_of, closing, verb
 from ..core import FtrlError, dumps, in_range
 
 # %% ../../nbs/commands/05_whole.ipynb #cell-004
 _NAMES = "smoke, tiny, cpu, record, small, paper, paper-thinking"
-_Profile = Annotated[str, Opt(help=f"{_NAMES}, or a YAML file of parameters")]
+_Profile = Annotated[str, Opt(help=f"{_NAMES}, or a YAML file of parameters",
+                              autocompletion=choices_of(_NAMES.split(", ")))]
 
-@app.command("reproduce")
+@verb("reproduce", "Begin", "ftrl reproduce --profile tiny --out runs/tiny")
 def reproduce_command(
     out: Annotated[str, Opt("--out", help="The run directory")],
     profile: _Profile = "tiny",
@@ -26,9 +27,10 @@ def reproduce_command(
     from ftrl.runs.reproduce import reproduce, run_summary
     in_range(jobs=jobs)
     print("\n" + run_summary(reproduce(profile, out, jobs=jobs)))
+    closing(f"open {out}/results.html", f"ftrl figures --runs {out}", wrote=out)
 
 # %% ../../nbs/commands/05_whole.ipynb #cell-007
-@app.command("plan", epilog="Example: ftrl plan --profile paper --machine h100")
+@verb("plan", "Begin", "ftrl plan --profile paper --machine h100")
 def plan_command(
     profile: _Profile = "tiny",
     model: Annotated[Optional[str], Opt("--model", help="Another model than the profile's")] = None,
@@ -39,6 +41,7 @@ def plan_command(
     from ftrl.runs.plan import plan
     in_range(processes=devices)
     print(plan(profile, model, machine, devices))
+    closing(f"ftrl reproduce --profile {profile} --out runs/{profile}")
 
 # %% ../../nbs/commands/05_whole.ipynb #cell-010
 TIMED = {
@@ -66,18 +69,17 @@ def _measured(name:str, **given)->dict:
     return measure(**given)
 
 # %% ../../nbs/commands/05_whole.ipynb #cell-011
-@app.command("bench")
+@verb("bench", "Around", "ftrl bench update --model qwen2.5-coder-0.5b --rows rows.parquet")
 def bench_command(
-    name: Annotated[str, Arg(help=" ".join(TIMED))],
+    name: Annotated[str, Arg(help=" ".join(TIMED), autocompletion=choices_of(TIMED))],
     model: Annotated[Optional[str], Opt(help="Of update and rollout; default: smollm2")] = None,
     rows: Annotated[Optional[str], Opt(help="Of update: collected rows, packed as a tree")] = None,
     as_json: Annotated[bool, Opt("--json", help="One JSON object as the last line")] = False,
 ):
-    """Benchmark a part against a named peer, in the same run.
-
-    ftrl bench update --model qwen2.5-coder-0.5b --rows rows.parquet"""
+    "Benchmark a part against a named peer, in the same run."
     result = _measured(name, model=model, rows=rows)
     for case in result["cases"]:
         print("  ".join(f"{key} {_shown(value)}" for key, value in case.items()))
+    closing("nbs/92_map.ipynb names the notebook that explains it")
     if as_json:
         print(dumps(result))

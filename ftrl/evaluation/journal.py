@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from fastcore.basics import patch
-from tqdm.auto import tqdm
 from ..core import FtrlError, dumps
 from ..files import Claim, atomic, claim, read_json_lines
+from ..progress import progress_bar
 
 # %% ../../nbs/evaluation/01_journal.ipynb #cell-005
 def _part(out:Path)->Path:
@@ -109,7 +109,7 @@ def follow(self:Journal,
     progress:bool, # Show it?
 )->None:
     "Keep lines as they come, under a bar"
-    with tqdm(total=n, initial=len(self.places), desc=name, disable=not progress) as bar:
+    with progress_bar(name, n, "item", len(self.places), progress) as bar:
         for key, line in work:
             self.add(key, line)
             bar.update()

@@ -6,9 +6,11 @@
 __all__ = ['Drawn', 'draw', 'plot']
 
 # %% ../../nbs/figures/09_figure.ipynb #cell-002
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import FtrlError
+from ..progress import progress_bar
 from .style import FIGURES, Missing, look, save_figure
 # each puts its figures on the list when it is imported: in the order of a paper
 from . import picture, result, comparison, update, fate, gain, verdict
@@ -32,6 +34,7 @@ def draw(
     run:str | Path, # A run directory
     out:str | Path | None=None, # Where the figures go; `run/figures` by default
     names:tuple[str, ...]=(), # Only these figures; all by default
+    progress:bool=False, # Show a bar
 )->list[Drawn]: # In the order of a paper
     "Draw and save every figure that a run has inputs for"
     run = Path(run)
@@ -40,8 +43,16 @@ def draw(
         raise FtrlError(f"{run}: no such directory; expected a run made by `ftrl reproduce --out {run}`")
     for name in names:
         _known_figure(name)
-    return [_draw(run, out, name) for name in names or FIGURES]
+    return list(_drawn(run, out, names or tuple(FIGURES), progress))
 
+def _drawn(run:Path, out:Path, names:tuple[str, ...], progress:bool)->Iterator[Drawn]:
+    "One after another"
+    with progress_bar("figures", len(names), "figure", show=progress) as bar:
+        for name in names:
+            yield _draw(run, out, name)
+            bar.update()
+
+# %% ../../nbs/figures/09_figure.ipynb #cell-010
 def _known_figure(name:str)->None:
     "Is there such a figure?"
     if name not in FIGURES:
@@ -55,7 +66,7 @@ def _draw(run:Path, out:Path, name:str)->Drawn:
         return Drawn(name, missing=str(e))
     return Drawn(name, tuple(save_figure(fig, frame, out/name)))
 
-# %% ../../nbs/figures/09_figure.ipynb #cell-011
+# %% ../../nbs/figures/09_figure.ipynb #cell-013
 def plot(
     x, # The result of `diff`, or a run directory
     name:str="scores", # Which figure of a run

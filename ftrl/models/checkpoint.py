@@ -224,9 +224,9 @@ def local_checkpoint(
     spec, # A folder, a file, an embedded model's name, or a hub id
 )->Path:
     "The local folder or file of a checkpoint; hub ids are downloaded"
-    if str(spec) in EMBEDDED:
-        return Path(model_path(spec))
     path = Path(spec)
+    if str(spec) in EMBEDDED or "+" in str(spec) and not path.exists():
+        return Path(model_path(spec))
     if path.exists():
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(spec)):

@@ -7,7 +7,7 @@ __all__ = ['EMBEDDED', 'Embedded', 'add_embedded', 'embedded_gguf', 'is_gguf', '
            'hub_unreachable']
 
 # %% ../../nbs/models/02_embedded.ipynb #cell-002
-import os, shutil, sys
+import os, shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -110,15 +110,20 @@ def _converted(file:Path, out:Path)->Path:
 
 # %% ../../nbs/models/02_embedded.ipynb #cell-013
 def model_path(
-    spec:str | Path, # An embedded model, a .gguf file, a directory, or a hub id
+    spec:str | Path, # An embedded model, a .gguf file, a directory, a hub id, or BASE+ADAPTER
 )->str: # A directory or hub id that transformers can load
     "Where a model's weights are; what is a GGUF file is fetched and converted on first use"
     spec = str(spec)
+    if "+" in spec:
+        from ftrl.models.adapter import merged_path, parted
+        halves = parted(spec)
+        if halves:
+            return merged_path(*halves)
     if spec in EMBEDDED:
         out = cache_dir()/spec
         if (out/"model.safetensors").is_file():
             return str(out)
-        return str(_converted(embedded_gguf(spec, sys.stderr.isatty()), out))
+        return str(_converted(embedded_gguf(spec, progress=True), out))
     if not is_gguf(spec):
         return spec
     file = Path(spec).resolve()

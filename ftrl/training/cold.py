@@ -16,6 +16,7 @@ from ..forms import written_tokens
 from .gold import gold_variants
 from .policy import (Trained, finish_training, formats, load_policy, model_folder, quieted,
                                   trained, training_claim)
+from .record import told_where, trackers
 from .rollout import identity
 from .settings import ColdConfig, check_options
 from .train import order
@@ -56,7 +57,7 @@ def _examples(envs:list[Env], tokenizer, config:ColdConfig, limit:int)->list[dic
 
 # %% ../../nbs/training/12_cold.ipynb #cell-011
 _ALWAYS = {"gradient_accumulation_steps": 1, "gradient_checkpointing": False, "lr_scheduler_type": "cosine",
-           "logging_steps": 1, "save_total_limit": 1, "report_to": "none", "disable_tqdm": True,
+           "logging_steps": 1, "save_total_limit": 1, "disable_tqdm": True,
            "weight_decay": 0.0, "logging_nan_inf_filter": False, "train_sampling_strategy": "sequential",
            "shuffle_dataset": False, "max_length": None}
 
@@ -64,7 +65,7 @@ def _cold_arguments(config:ColdConfig, out:Path):
     "TRL's SFTConfig"
     import torch
     from trl import SFTConfig
-    mine = {"output_dir": str(out), "max_steps": config.steps,
+    mine = {"output_dir": str(out), "max_steps": config.steps, "report_to": trackers() or "none",
             "learning_rate": config.lr, "seed": config.seed,
             "per_device_train_batch_size": config.envs * config.variants,
             "bf16": formats(out, config.options).half,
@@ -105,6 +106,7 @@ def cold_start(
     with training_claim(out, force, **about) as mine:
         if mine.done is not None:
             return trained(out)
+        told_where(out, config.options.get("report_to", trackers()))
         network, tokenizer = load_policy(model)
         examples = _examples(envs, tokenizer, config, network.config.max_position_embeddings)
         trainer = _gold_trainer(network, tokenizer, examples, out, config)

@@ -14,10 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
-from tqdm.auto import tqdm
 from ..core import Call, Env, FtrlError, Row, Step, Trajectory, dumps, in_range
 from ..files import as_rows, claim, load_rows, rows_digest, save_rows
 from ..models.llm import LLM
+from ..progress import progress_bar
 from .reward import strike
 from .rollout import identity, playing, trajectories
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _play(
     **how, # For `trajectories`
 )->Iterator[tuple[int, Trajectory]]:
     "Play the rows that are not known, under a bar"
-    with tqdm(desc="collect", total=len(rows), initial=len(known), unit="env", disable=not progress) as bar:
+    with progress_bar("collect", len(rows), "env", len(known), progress) as bar:
         for at, t in trajectories(policy, rows, known=known, **how):
             yield at, t
             bar.update()

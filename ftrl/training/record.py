@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['SIGNS', 'metrics_line', 'diagnosis', 'no_signal', 'one_sided', 'calls_fading', 'syntax_breaking', 'entropy_gone',
-           'length_drifting', 'advice', 'Record']
+           'length_drifting', 'advice', 'Record', 'trackers', 'told_where']
 
 # %% ../../nbs/training/06_record.ipynb #cell-002
-import json, math, sys, time
+import json, math, os, time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from fastcore.basics import patch
 from transformers import TrainerCallback
 from ..core import FtrlError, dumps
+from ..progress import progress_bar, say
 
 # %% ../../nbs/training/06_record.ipynb #cell-005
 _METRICS = {  # TRL's name -> ours
@@ -216,11 +218,6 @@ def _lines(path:Path)->list[dict]:
             continue
     return found
 
-def _say(text:str)->None:
-    "A line beside the progress bar"
-    from tqdm.auto import tqdm
-    tqdm.write(text, file=sys.stderr)
-
 # %% ../../nbs/training/06_record.ipynb #cell-038
 class Record(TrainerCallback):
     "Writes metrics.jsonl, shows progress, stops a run that has gone wrong"
@@ -228,7 +225,7 @@ class Record(TrainerCallback):
         path, # The file
         title:str="train", # Of the progress bar
         watch:bool=True, # Stop a run that has gone wrong, and say what comes before that
-        say:Callable[[str], None]=_say, # Told the advice
+        say:Callable[[str], None]=say, # Told the advice
         facts:dict | None=None, # What stands on every line beside its numbers
     ):
         self.path, self.title, self.watch, self.say = Path(path), title, watch, say
@@ -239,11 +236,10 @@ class Record(TrainerCallback):
         "Go on where the checkpoint ends"
         if not state.is_world_process_zero:
             return
-        from tqdm.auto import tqdm
         self.lines = [x for x in _lines(self.path) if x["step"] <= state.global_step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("".join(dumps(x) + "\n" for x in self.lines))
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title)
+        self.bar = progress_bar(self.title, state.max_steps, "step", state.global_step)
         self.time = time.perf_counter()
 
 # %% ../../nbs/training/06_record.ipynb #cell-040
@@ -294,3 +290,28 @@ def show(self:Record)->None:
     shown["tok/s"] = f"{latest.get('tokens', 0) / seconds:.0f}"
     self.bar.set_postfix(shown, refresh=False)
     self.bar.update(latest["step"] - self.bar.n)
+
+# %% ../../nbs/training/06_record.ipynb #cell-046
+_PACKAGES = {"trackio": ("trackio",), "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+
+def _wandb_ready()->bool:
+    "Can Weights & Biases log without asking anybody?"
+    said = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE")
+    netrc = Path.home()/".netrc"
+    return bool(said) or netrc.is_file() and "wandb.ai" in netrc.read_text(errors="replace")
+
+def trackers()->list[str]:
+    "The experiment trackers that are installed, as TRL's `report_to` names them"
+    found = [name for name, packages in _PACKAGES.items() if any(map(find_spec, packages))]
+    return [name for name in found if name != "wandb" or _wandb_ready()]
+
+def told_where(
+    out:Path, # The directory of a training
+    report_to, # What it reports to: a name, or several
+)->None:
+    "Say where a training can be watched; the first process alone does"
+    if os.environ.get("RANK", "0") != "0":
+        return
+    names = [report_to] if isinstance(report_to, str) else list(report_to or ())
+    named = ", ".join(name for name in names if name != "none")
+    say(f"{out}: `ftrl watch {out}` shows it; reports to {named or 'no tracker (none is installed)'}")

@@ -14,13 +14,13 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
-from tqdm.auto import tqdm
 from .. import chat
 from ..core import Env, FtrlError, Row, Step, Trajectory, clean, in_range
 from ..environments.stateful.live import LiveState, passes
 from ..files import as_rows
 from ..models.embedded import model_path
 from ..models.llm import LLM, Reply, Request, load_model, mark
+from ..progress import progress_bar
 from .reward import refusal, replies, strike
 if TYPE_CHECKING:
     from ftrl.sandbox.sandbox import Sandbox
@@ -334,5 +334,9 @@ def rollout(
     rows = as_rows(rows)
     with playing(policy, thinking) as model:
         found = trajectories(model, rows, max_turns, max_new_tokens, temperature, seed, width, sandbox)
-        ended = dict(tqdm(found, "rollout", len(rows), disable=not progress))
+        ended = {}
+        with progress_bar("rollout", len(rows), "env", show=progress) as bar:
+            for at, played in found:
+                ended[at] = played
+                bar.update()
     return [ended[i] for i in range(len(rows))]

@@ -19,6 +19,7 @@ from ..models.local import generated_text
 from .algorithm import ALGORITHMS
 from .policy import (Trained, adapter_settings, finish_training, formats, load_policy,
                                   model_folder, quieted, trained, training_claim)
+from .record import told_where, trackers
 from .reward import scores
 from .rollout import identity
 from .settings import OWN_OPTIONS, TrainConfig, check_options
@@ -185,7 +186,7 @@ def _added_tokens(prompts:list[list[int]], visits:list[int], each:int, most:int=
 
 # %% ../../nbs/training/11_train.ipynb #cell-023
 _ALWAYS = {"gradient_checkpointing": False, "lr_scheduler_type": "constant_with_warmup", "beta": 0.0,
-           "logging_steps": 1, "save_total_limit": 1, "report_to": "none", "logging_nan_inf_filter": False,
+           "logging_steps": 1, "save_total_limit": 1, "logging_nan_inf_filter": False,
            "disable_tqdm": True, "remove_unused_columns": False, "shuffle_dataset": False}
 
 def _arguments(config:TrainConfig, out:Path, prompt:int, tokens:int | None=None):
@@ -197,7 +198,7 @@ def _arguments(config:TrainConfig, out:Path, prompt:int, tokens:int | None=None)
     completions, parts = micro_batch(config, prompt, processes, tokens or packed_limit())
     mine = {"output_dir": str(out), "max_steps": config.steps, "num_generations": config.group,
             "learning_rate": config.lr, "max_completion_length": config.length,
-            "use_cpu": not gpu, "bf16": formats(out, config.options).half,
+            "use_cpu": not gpu, "bf16": formats(out, config.options).half, "report_to": trackers() or "none",
             "per_device_train_batch_size": completions, "gradient_accumulation_steps": parts,
             "warmup_steps": min(5, config.steps // 10), "save_steps": max(1, config.steps // 4)}
     given = {name: value for name, value in config.options.items() if name not in OWN_OPTIONS}
@@ -301,6 +302,7 @@ def train(
     with training_claim(out, force, **about) as mine:
         if mine.done is not None:
             return trained(out)
+        told_where(out, config.options.get("report_to", trackers()))
         trainer = _prepared(rows, model, out, config, mode, peft, reference)
         title = f"{ALGORITHMS[config.algorithm].label} on {len(rows)} rows"
         return finish_training(trainer, mine, title, str(model))

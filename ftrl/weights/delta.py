@@ -19,6 +19,7 @@ from ..core import FtrlError
 from ..files import atomic
 from ..models.checkpoint import Adapted, pairs, weights
 from ..models.weight import BLOCKS, PARTS, Weight, number, part
+from ..progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,17 +208,16 @@ def diff(
 )->"pd.DataFrame": # One row a weight
     "What training changed, weight by weight"
     import pandas as pd
-    from tqdm.auto import tqdm
     before = weights(base)
     both, rows = pairs(before, weights(tuned, before)), []
-    with _threads(threads) as pool:
-        found = _summed(both, pool)
-        for name, s in tqdm(found, total=len(both), disable=not progress, unit="weight"):
+    with _threads(threads) as pool, progress_bar("delta", len(both), "weight", show=progress) as bar:
+        for name, s in _summed(both, pool):
             a, b = both[name]
             row = _row(name, a, s)
             if rank and len(a.shape) == 2:
                 row |= _spectrum(_update(a, b), rank)
             rows.append(row)
+            bar.update()
     return pd.DataFrame(rows).astype({"layer": "Int64", "expert": "Int64"})
 
 # %% ../../nbs/weights/00_delta.ipynb #cell-030

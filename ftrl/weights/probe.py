@@ -6,10 +6,11 @@
 __all__ = ['ready', 'Choice', 'choices', 'states', 'embed', 'unit', 'probe', 'probes']
 
 # %% ../../nbs/weights/02_probe.ipynb #cell-002
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from ..core import Env, FtrlError, Row, SubQuestion, rng
+from ..progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,8 @@ def choices(
 # %% ../../nbs/weights/02_probe.ipynb #cell-014
 def states(
     policy, # A local model, as `load_model` gives it
-    rows:Iterable[Row], # Whose prompts are read
+    rows:Sequence[Row], # Whose prompts are read
+    progress:bool=False, # Show a bar
 ):
     "The last prompt token's state after every layer: an array of (rows, layers, width)"
     import numpy as np
@@ -77,8 +79,13 @@ def states(
         last = hidden[0, -1]
         kept.append(last.float().cpu().numpy())
     hooks = [layer.register_forward_hook(keep) for layer in layers]
+    read = []
     try:
-        return np.stack([_state(policy, row, kept) for row in rows])
+        with progress_bar("states", len(rows), "row", show=progress) as bar:
+            for row in rows:
+                read.append(_state(policy, row, kept))
+                bar.update()
+        return np.stack(read)
     finally:
         for h in hooks:
             h.remove()
@@ -197,6 +204,7 @@ def probes(
     models:dict, # Name -> what `load_model` takes; the first gives the points
     rows:list[Row], # Rows with an `env` column
     folds:int=5, # Parts of the cross-validation
+    progress:bool=False, # Show bars
 )->"pd.DataFrame": # model, layer, target, accuracy, low, high, chance, n
     "How readable the next step is in every layer of several models"
     import pandas as pd
@@ -209,7 +217,7 @@ def probes(
     for name, spec in models.items():
         policy = spec if hasattr(spec, "model") else load_model(str(spec))
         points = points or embed(policy, _names(asked))
-        seen = states(policy, rows)
+        seen = states(policy, rows, progress)
         for target in ("tool", "argument"):
             mine = [c for c in asked if c.target == target]
             found = _layers(seen, mine, points, folds) if mine else []

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
-from tqdm.auto import tqdm
+
 from ...core import Env, FtrlError, Row, in_range
 from ...files import as_rows, save_rows
+from ...progress import progress_bar
 from .. import policy
 from ..policy import Trained, trained
 from ..settings import ColdConfig, TrainConfig
@@ -159,12 +160,12 @@ def _end(process:subprocess.Popen)->None:
 # %% ../../../nbs/training/cluster/03_launch.ipynb #cell-019
 def _watch(process:subprocess.Popen, metrics:Path, steps:int)->None:
     "Show the steps of a process until it ends"
-    with tqdm(total=steps, desc="train", unit="step") as bar:
+    with progress_bar("train", steps, "step", len(_whole_lines(metrics))) as bar:
         while True:
             ended = process.poll() is not None
             seen = _whole_lines(metrics)
             if seen:
-                bar.n = len(seen)
+                bar.update(len(seen) - bar.n)
                 bar.set_postfix(_shown_metrics(seen[-1]))
             if ended:
                 return

@@ -1,0 +1,144 @@
+"What a newcomer meets: the map, examples in every help, completion of the shell, progress, last lines."
+import fcntl
+import os
+import pty
+import re
+import shlex
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+from conftest import ROOT
+
+SHELL_IS_SAID = "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"
+FTRL = [sys.executable, "-c", "from ftrl.cli import main; main()"]
+
+
+def ftrl(*words, **kwargs):
+    return subprocess.run([*FTRL, *map(str, words)], text=True, capture_output=True, timeout=900, **kwargs)
+
+
+def commands():
+    "Every command, those below `models` too: name -> command"
+    import typer
+    from ftrl.cli import app
+    found = {}
+    for name, command in typer.main.get_command(app).commands.items():
+        found[name] = command
+        found |= {f"{name} {below}": c for below, c in getattr(command, "commands", {}).items()}
+    return found
+
+
+def test_ftrl_alone_shows_every_command_and_the_six_doors():
+    run = ftrl()
+    assert run.returncode == 0
+    from ftrl.commands.app import DOORS
+    lines = run.stdout.splitlines()
+    for name in commands():
+        if " " not in name: assert sum(line.startswith(f"  {name:10} ") for line in lines) == 1, name
+    assert len(DOORS) == 6
+    for wish, line in DOORS.items():
+        assert f"  {wish:24} {line}" in lines
+
+
+def test_the_doors_are_those_of_the_readme():
+    from ftrl.commands.app import DOORS
+    readme = (ROOT / "README.md").read_text().lower()
+    for wish in DOORS: assert f"**i want to {wish.lower()}.**" in readme
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_the_example_in_the_help_is_understood(name):
+    "Each command's help has an example, whose words the command takes"
+    command = commands()[name]
+    examples = [e.strip() for e in re.sub(r"^Examples?:", "", command.epilog or "").split(";")]
+    assert examples and examples[0].startswith("ftrl "), f"ftrl {name} has no example"
+    for example in examples:
+        words = shlex.split(example)[1:]
+        below = name.split()
+        if words[:len(below)] != below: continue
+        rest = words[len(below):]
+        if hasattr(command, "commands") and rest: continue  # an example of a command below it
+        command.make_context(name, rest, resilient_parsing=False)
+
+
+COMPLETED = {
+    "ftrl ev": "evaluate", "ftrl models fe": "fetch", "ftrl evaluate tool": "toolhop",
+    "ftrl evaluate toolx": "", "ftrl build --world geog": "geography",
+    "ftrl train rows --algorithm gr": "grpo", "ftrl score --reward solve-p": "solve-precision solve-pr",
+    "ftrl collect envs --model qwen2.5-coder-0": "qwen2.5-coder-0.5b",
+    "ftrl export rows --to ver": "verl verifiers", "ftrl reproduce --profile ti": "tiny"}
+
+
+@pytest.mark.parametrize("line", COMPLETED)
+def test_the_shell_completes(line, monkeypatch, capsys):
+    from ftrl.cli import app
+    asked = {"_FTRL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    for name, value in asked.items(): monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit): app(prog_name="ftrl")
+    assert sorted(capsys.readouterr().out.split()) == sorted(COMPLETED[line].split())
+
+
+def test_completion_can_be_shown_for_every_shell():
+    for shell in ("bash", "zsh", "fish"):
+        run = ftrl("--show-completion", shell, env=os.environ | {SHELL_IS_SAID: "1"})
+        assert run.returncode == 0 and "_FTRL_COMPLETE" in run.stdout, run.stderr
+
+
+SLOW = """
+import sys, time
+from ftrl import progress
+from ftrl.progress import at_work, progress_bar
+progress.LINE_EVERY = 1
+with at_work("ftrl push"):
+    time.sleep(2.5)
+    with progress_bar("collect", 4, "env") as bar:
+        for i in range(3):
+            time.sleep(1.2)
+            bar.update()
+    print("wrote x")
+"""
+
+
+def test_a_log_gets_lines_while_a_command_works():
+    env = os.environ | {"TQDM_DISABLE": ""}
+    run = subprocess.run([sys.executable, "-c", SLOW], text=True, capture_output=True, env=env)
+    lines = run.stderr.splitlines()
+    assert run.stdout == "wrote x\n" and "\r" not in run.stderr
+    assert lines[0].startswith("ftrl push: at work for 1 s"), lines
+    assert any(re.fullmatch(r"collect: [12] of 4 env, \d s, about \d s left", line) for line in lines), lines
+
+
+def on_a_terminal(code):
+    "What a program writes on a terminal of 100 columns"
+    env = os.environ | {"TQDM_DISABLE": "", "TERM": "xterm"}
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    run = subprocess.Popen([sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs, env=env)
+    os.close(theirs)
+    said = b""
+    while True:
+        try:
+            said += os.read(ours, 4096)
+        except OSError:
+            break
+    assert run.wait(30) == 0
+    return said.decode()
+
+
+def test_a_terminal_gets_a_bar_and_whole_lines():
+    text = on_a_terminal(SLOW.replace("2.5", "3.5"))
+    assert "ftrl push: at work for 3 s" in text
+    assert re.search(r"collect:\s+\d+%\|.*\[00:0\d<00:0\d", text), text
+    assert re.search(r"[\r\n]wrote x\r\n", text), text[-300:]  # at the start of a line of its own
+
+
+def test_what_is_over_at_once_says_nothing_of_progress(tmp_path):
+    out = tmp_path/"envs.jsonl"
+    run = ftrl("build", "--out", out, "-n", 2, "--world", "chemistry")
+    assert run.returncode == 0 and run.stderr == "", run.stderr
+    assert run.stdout.splitlines()[-1].startswith(f"wrote {out}; next: ftrl check {out}")
+    run = ftrl("check", out, "--json")
+    assert run.stdout.count("\n") == 1 and run.stderr.startswith("next: ftrl collect ")
