@@ -6,12 +6,12 @@
 __all__ = ['operations', 'gemm_rate', 'peak', 'micro_batches', 'bench_update', 'bench_generate']
 
 # %% ../../nbs/training/15_speed.ipynb #cell-002
-import ctypes, gc, statistics, sys, tempfile
+import statistics, sys, tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from ..core import FtrlError
-from ..perf import benchmark, case, compare, number_format, seconds
+from ..perf import benchmark, case, compare, number_format, seconds, trim
 from .sharing.tree_speed import bench_rows
 
 # %% ../../nbs/training/15_speed.ipynb #cell-005
@@ -60,7 +60,7 @@ def peak(
 )->float | None: # MiB above what was resident before; None where it cannot be told
     "Peak memory of one run"
     import torch
-    gc.collect()
+    trim()
     return _gpu_peak(run) if torch.cuda.is_available() else _resident_peak(run)
 
 def _gpu_peak(run:Callable)->float:
@@ -75,7 +75,7 @@ def _gpu_peak(run:Callable)->float:
 def _resident_peak(run:Callable)->float | None:
     "Peak of what this process holds in memory"
     try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back, or it would hide what is taken
+        trim()  # what is free goes back, or it would hide what is taken
         with open("/proc/self/clear_refs", "w") as f:
             f.write("5")
         before = _status("VmRSS")

@@ -17,6 +17,7 @@ from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generat
 from trl.trainer.utils import create_model_from_path, split_tensor_dict
 from ..core import FtrlError
 from ..models.shaping import Shaping
+from ..perf import trim
 from .algorithm import ALGORITHMS, Rewarded, equal_groups
 from .sharing.generate import generate
 from .sharing.packed import groups_of, pack
@@ -63,7 +64,7 @@ def _named(model, reference:str | None)->Iterator[None]:
 # %% ../../nbs/training/07_trainer.ipynb #cell-010
 def _reference_model(trainer, path:str):
     "A reference policy of its own, for a trainer of adapters"
-    model = create_model_from_path(path, dtype=trainer.model.dtype)
+    model = create_model_from_path(path, dtype="float32")
     if trainer.is_deepspeed_enabled:
         return prepare_deepspeed(model, trainer.accelerator)
     if trainer.is_fsdp_enabled:
@@ -85,7 +86,14 @@ def lower_frozen(
             found += 1
     return found
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-015
+# %% ../../nbs/training/07_trainer.ipynb #cell-014
+def _cast_by_autocast(model)->None:
+    "Let adapters take their inputs as they come"
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
+
+# %% ../../nbs/training/07_trainer.ipynb #cell-017
 class StepTrainer(GRPOTrainer):
     "TRL's GRPOTrainer, each prompt computed once for its group"
     def __init__(self,
@@ -109,7 +117,7 @@ class StepTrainer(GRPOTrainer):
             self.ref_model = _reference_model(self, str(reference))
         self._take_over()
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-016
+# %% ../../nbs/training/07_trainer.ipynb #cell-018
 @patch
 def _take_over(self:StepTrainer)->None:
     "Sample and compute log-probabilities ourselves, where we can"
@@ -120,16 +128,19 @@ def _take_over(self:StepTrainer)->None:
     if self.samples and not self.environment_factories:
         self.rollout_func = self.rollout_func or _rollout
     self.lowered = self.args.bf16 and self.samples and lower_frozen(self.accelerator.unwrap_model(self.model))
+    if self.lowered:
+        _cast_by_autocast(self.accelerator.unwrap_model(self.model))
     for m in (self.model, self.ref_model) if self.shared else ():
         if m is not None:
             share(self.accelerator.unwrap_model(m))
+    trim()
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-018
+# %% ../../nbs/training/07_trainer.ipynb #cell-020
 def _shaping(args)->Shaping:
     "How the sampler of these arguments narrows its distributions"
     return Shaping(args.top_k, args.top_p, args.min_p or 0.0, args.repetition_penalty)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-020
+# %% ../../nbs/training/07_trainer.ipynb #cell-022
 def _rollout(prompts:list[str], trainer)->dict[str, list]:
     "A step's completions, as TRL's rollout functions return them"
     tokenizer = trainer.processing_class
@@ -149,7 +160,7 @@ def _completions(trainer, ids:Sequence[list[int]])->tuple[list[list[int]], list[
         return generate(model, prompts, sizes, trainer.max_completion_length, trainer.eos_token_ids,
                         trainer.temperature, shaping=trainer.shaping)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-021
+# %% ../../nbs/training/07_trainer.ipynb #cell-023
 @patch
 def _sampling_format(self:StepTrainer):
     "Autocast, or none, while completions are sampled"
@@ -159,7 +170,7 @@ def _sampling_format(self:StepTrainer):
     dtype = getattr(torch, self.sampled_in) if half else torch.bfloat16
     return torch.autocast(self.accelerator.device.type, dtype, enabled=half)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-023
+# %% ../../nbs/training/07_trainer.ipynb #cell-025
 @patch
 def _generate_single_turn(self:StepTrainer, prompt_ids, *args, **kwargs):
     "One turn of every conversation"
@@ -167,7 +178,7 @@ def _generate_single_turn(self:StepTrainer, prompt_ids, *args, **kwargs):
         return GRPOTrainer._generate_single_turn(self, prompt_ids, *args, **kwargs)
     return _completions(self, prompt_ids)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-025
+# %% ../../nbs/training/07_trainer.ipynb #cell-027
 def shuffled(
     batch:dict, # Tensors with one row a completion; scalars stay
     group:int, # Completions that stay side by side
@@ -180,7 +191,7 @@ def shuffled(
     per_row = {k: v for k, v in batch.items() if torch.is_tensor(v) and v.ndim}
     return batch | {k: v[order.to(v.device)] for k, v in per_row.items()}
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-027
+# %% ../../nbs/training/07_trainer.ipynb #cell-029
 @patch
 def _prepare_inputs(self:StepTrainer, generation_batch):
     "Generate when it is time, and hand out the next mini-batch"
@@ -193,7 +204,7 @@ def _prepare_inputs(self:StepTrainer, generation_batch):
         self._buffered_inputs = split_tensor_dict(shuffled(batch, side_by_side), parts)
     return self._buffered_inputs[self._step % parts]
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-029
+# %% ../../nbs/training/07_trainer.ipynb #cell-031
 @patch
 def _get_per_token_logps_and_entropies(self:StepTrainer, model, input_ids, attention_mask, logits_to_keep,
                                        batch_size=None, compute_entropy=False, compute_aux_loss=False,
@@ -213,7 +224,7 @@ def _get_per_token_logps_and_entropies(self:StepTrainer, model, input_ids, atten
         self._weigh(logps.detach())
     return logps, entropies if compute_entropy else None, None
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-030
+# %% ../../nbs/training/07_trainer.ipynb #cell-032
 @patch
 def _stock_logps(self:StepTrainer, *args, **images):
     "TRL's own path"
@@ -227,7 +238,7 @@ def _padded(values:torch.Tensor, there:torch.Tensor)->torch.Tensor:
     "Values at their places in a padded batch"
     return values.new_zeros(there.shape).masked_scatter(there, values)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-032
+# %% ../../nbs/training/07_trainer.ipynb #cell-034
 def importance(
     trainer:torch.Tensor, # The trainer's log-probabilities of tokens
     sampler:torch.Tensor, # The sampler's; NaN where it does not know (vLLM)
@@ -237,7 +248,7 @@ def importance(
     gap = (trainer - sampler).nan_to_num(0.0)
     return gap.exp().clamp(max=cap)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-035
+# %% ../../nbs/training/07_trainer.ipynb #cell-037
 @patch
 def _weigh(self:StepTrainer, logps:torch.Tensor)->None:
     "Measure how far sampler and trainer are apart, and weigh the mini-batch that is learned from"
@@ -255,7 +266,7 @@ def _weigh(self:StepTrainer, logps:torch.Tensor)->None:
         advantages = batch["advantages"]
         batch["advantages"] = weights * (advantages if advantages.ndim == 2 else advantages[:, None])
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-036
+# %% ../../nbs/training/07_trainer.ipynb #cell-038
 @patch
 def _count_gap(self:StepTrainer, trainer:torch.Tensor, sampler:torch.Tensor, mask:torch.Tensor)->None:
     "Log how far sampler and trainer are apart, over the tokens of all processes"
@@ -271,7 +282,7 @@ def _count_gap(self:StepTrainer, trainer:torch.Tensor, sampler:torch.Tensor, mas
     metrics["sampler_gap_max"].append(largest)
     metrics["truncated"].append(cut / max(n, 1))
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-038
+# %% ../../nbs/training/07_trainer.ipynb #cell-040
 @patch
 def _calculate_rewards(self:StepTrainer, inputs, prompts, completions, completion_ids_list):
     "TRL's rewards, kept for the algorithm; and which completions made a right call, if the reward tells"
@@ -279,11 +290,12 @@ def _calculate_rewards(self:StepTrainer, inputs, prompts, completions, completio
     self._right = self._pending_extra_logs.pop("right", None)
     return self._gathered
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-039
+# %% ../../nbs/training/07_trainer.ipynb #cell-041
 @patch
 def _generate_and_score_completions(self:StepTrainer, inputs):
     "A sampling with the advantages of the algorithm"
     out = GRPOTrainer._generate_and_score_completions(self, inputs)
+    trim()  # an update needs room of other sizes than sampling
     self._count_calls(out)
     if self.resample and self.model.training:
         out = self._again(inputs, out)
@@ -296,7 +308,7 @@ def _settled(advantages:torch.Tensor, learnable:torch.Tensor)->torch.Tensor:
     "Advantages `[here]` or `[here, length]`, 0 for completions that teach nothing"
     return advantages.masked_fill(~learnable if advantages.ndim == 1 else ~learnable[:, None], 0)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-041
+# %% ../../nbs/training/07_trainer.ipynb #cell-043
 @patch
 def _count(self:StepTrainer, sampling:Rewarded, advantages:torch.Tensor)->None:
     "Log how much of a sampling teaches nothing"
@@ -311,7 +323,7 @@ def _count(self:StepTrainer, sampling:Rewarded, advantages:torch.Tensor)->None:
     for name, each in shares.items():
         metrics[name].append(each.mean().item())
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-043
+# %% ../../nbs/training/07_trainer.ipynb #cell-045
 @patch
 def _count_calls(self:StepTrainer, out:dict)->None:
     "Log how probable right calls are, if the sampler and the reward tell"
@@ -324,7 +336,7 @@ def _count_calls(self:StepTrainer, out:dict)->None:
     if n:
         self._metrics["train" if self.model.training else "eval"]["call_logp"].append(total / n)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-045
+# %% ../../nbs/training/07_trainer.ipynb #cell-047
 @patch
 def _rewarded(self:StepTrainer, out:dict, n:int)->Rewarded:
     "A batch of TRL's as an algorithm sees it"
@@ -346,7 +358,7 @@ def _total(self:StepTrainer, x:torch.Tensor)->torch.Tensor:
     "A number added up over processes"
     return self.accelerator.reduce(x, "sum")
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-047
+# %% ../../nbs/training/07_trainer.ipynb #cell-049
 PER_ROW = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "tool_mask",
            "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps",
            "importance_sampling_ratio")
@@ -357,7 +369,7 @@ def _widened(x:torch.Tensor, width:int, key:str, pad:int)->torch.Tensor:
     sides = (lack, 0) if key.startswith("prompt") else (0, lack)
     return torch.nn.functional.pad(x, sides, value=pad if key.endswith("ids") else 0)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-048
+# %% ../../nbs/training/07_trainer.ipynb #cell-050
 def merged(
     old:dict, # A batch
     new:dict, # Another batch with the same keys
@@ -378,7 +390,7 @@ def merged(
         out[key][rows] = taken[by]
     return out
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-051
+# %% ../../nbs/training/07_trainer.ipynb #cell-053
 @patch
 def _again(self:StepTrainer, inputs, out:dict)->dict:
     "Sample groups again that were rewarded alike"
@@ -399,7 +411,7 @@ def _again(self:StepTrainer, inputs, out:dict)->dict:
     tokens = (out["completion_mask"] * out.get("tool_mask", 1)).sum()
     return out | {"num_items_in_batch": self.accelerator.gather(tokens).sum()}
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-053
+# %% ../../nbs/training/07_trainer.ipynb #cell-055
 def instructive(
     inputs:dict, # A mini-batch
 )->torch.Tensor: # `[rows]`
@@ -417,12 +429,18 @@ def active(
     keep[(~keep).nonzero()[:lack, 0]] = True
     return {k: v[keep] if k in PER_ROW else v for k, v in inputs.items()}
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-055
+# %% ../../nbs/training/07_trainer.ipynb #cell-058
 @patch
 def _most_learning(self:StepTrainer, inputs:dict)->int:
-    "Completions of a mini-batch that teach something, in the process with most of them; a group if none does"
+    "Completions of a mini-batch that teach something, in the process with most of them"
     here = instructive(inputs).sum()
-    return int(self.accelerator.gather(here).max()) or self.num_generations
+    return int(self.accelerator.gather(here).max())
+
+@patch
+def _idle_loss(self:StepTrainer)->torch.Tensor:
+    "The loss of a mini-batch that teaches nothing: 0, with a gradient of 0"
+    some = next(p for p in self.model.parameters() if p.requires_grad)
+    return 0 * some.sum()
 
 @patch
 def _compute_loss(self:StepTrainer, model, inputs):
@@ -430,18 +448,22 @@ def _compute_loss(self:StepTrainer, model, inputs):
     regularized = self.beta or self._entropy_bonus_enabled or self.top_entropy_quantile != 1
     sums_tokens = self.loss_type == "dapo" and not regularized
     if self.shared and sums_tokens:
-        inputs = active(inputs, self._most_learning(inputs))
+        most = self._most_learning(inputs)
+        if not most and self.accelerator.num_processes == 1:
+            return self._idle_loss()
+        inputs = active(inputs, most or self.num_generations)  # processes wait for each other's gradients
     self._learned = dict(inputs)  # its advantages are weighted when the log-probabilities are known
     try:
         return GRPOTrainer._compute_loss(self, model, self._learned)
     finally:
         self._learned = None
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-057
+# %% ../../nbs/training/07_trainer.ipynb #cell-060
 @patch
 def training_step(self:StepTrainer, model, inputs, num_items_in_batch=None):
     "TRL's step; a loss that is no number stops it before the weights change"
     loss = GRPOTrainer.training_step(self, model, inputs, num_items_in_batch)
+    trim()
     if torch.isfinite(loss):
         return loss
     step = self.state.global_step + 1

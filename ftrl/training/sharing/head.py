@@ -58,7 +58,7 @@ class LogProbability(torch.autograd.Function):
         if not tiles:
             tiles = [(h.new_zeros(0).float(),) * 3]
         logp, entropy, lse = map(torch.cat, zip(*tiles))
-        ctx.save_for_backward(hidden, w, targets, entropy, lse)
+        ctx.save_for_backward(hidden, weight, targets, entropy, lse)  # casting a weight again costs little
         ctx.scale, ctx.tile, ctx.dtypes = scale, tile, (h.dtype, weight.dtype)
         ctx.set_materialize_grads(False)
         return logp, entropy
@@ -74,9 +74,9 @@ def _spans(start:int, end:int, size:int)->Iterator[slice]:
     for a in range(start, end, size):
         yield slice(a, min(a + size, end))
 
-def _stretch_gradient(ctx, rows:slice, g, g_entropy)->torch.Tensor:
-    "Gradient of the logits of many tiles, in the weight's type"
-    h, w, targets, entropy, lse = ctx.saved_tensors
+def _stretch_gradient(ctx, w, rows:slice, g, g_entropy)->torch.Tensor:
+    "Gradient of the logits of many tiles, in the type of `w`"
+    h, _, targets, entropy, lse = ctx.saved_tensors
     d = torch.empty(rows.stop - rows.start, len(w), dtype=w.dtype, device=w.device)
     for s in _spans(rows.start, rows.stop, ctx.tile):
         z = _logits(h[s], w, ctx.scale)
@@ -88,19 +88,22 @@ def _stretch_gradient(ctx, rows:slice, g, g_entropy)->torch.Tensor:
     return d
 
 # %% ../../../nbs/training/sharing/00_head.ipynb #cell-015
-def _stretch(ctx, w, most:int=2 ** 28)->int:
-    "Rows whose logits have their gradient at once: some tiles, and 256 MB at most"
+def _stretch(ctx, w, wants_w:bool, most:int=2 ** 28)->int:
+    "Rows whose logits have their gradient at once: a tile, or some for the weight's, 256 MB at most"
+    if not wants_w:
+        return ctx.tile
     tile = w.shape[0] * w.element_size() * ctx.tile
     return ctx.tile * min(8, max(1, most // tile))
 
 def _head_backward(ctx, g, g_entropy)->tuple[torch.Tensor | None, torch.Tensor | None]:
     "Gradients of hidden states and weight; logits are computed again"
-    h, w = ctx.saved_tensors[:2]
+    h, weight = ctx.saved_tensors[:2]
+    w = weight.detach().to(h.dtype)
     wants_h, wants_w = ctx.needs_input_grad[:2]
     dh = torch.empty_like(h) if wants_h else None
     dw = torch.zeros(w.shape, dtype=torch.float32, device=w.device) if wants_w else None
-    for rows in _spans(0, len(h), _stretch(ctx, w)):
-        d = _stretch_gradient(ctx, rows, g, g_entropy)
+    for rows in _spans(0, len(h), _stretch(ctx, w, wants_w)):
+        d = _stretch_gradient(ctx, w, rows, g, g_entropy)
         if wants_h:
             dh[rows] = d @ w
         if wants_w and d.dtype == dw.dtype:
