@@ -87,7 +87,6 @@ def _stretch_gradient(ctx, w, rows:slice, g, g_entropy)->torch.Tensor:
         d[here] = dz.mul_(ctx.scale)
     return d
 
-# %% ../../../nbs/training/sharing/00_head.ipynb #cell-015
 def _stretch(ctx, w, wants_w:bool, most:int=2 ** 28)->int:
     "Rows whose logits have their gradient at once: a tile, or some for the weight's, 256 MB at most"
     if not wants_w:
@@ -95,6 +94,7 @@ def _stretch(ctx, w, wants_w:bool, most:int=2 ** 28)->int:
     tile = w.shape[0] * w.element_size() * ctx.tile
     return ctx.tile * min(8, max(1, most // tile))
 
+# %% ../../../nbs/training/sharing/00_head.ipynb #cell-015
 def _head_backward(ctx, g, g_entropy)->tuple[torch.Tensor | None, torch.Tensor | None]:
     "Gradients of hidden states and weight; logits are computed again"
     h, weight = ctx.saved_tensors[:2]
