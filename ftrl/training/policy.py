@@ -18,8 +18,8 @@ from ..core import FtrlError, dumps, in_range
 from ..files import Claim, claim, claimed, read_json_lines
 from ..models.embedded import EMBEDDED, model_path
 from ..models.llm import MODELS
-from ..models.local import load_network, load_tokenizer
-from ..perf import number_format
+from ..models.local import load_config, load_network, load_tokenizer
+from ..perf import number_format, trim
 if TYPE_CHECKING:
     from peft import LoraConfig
 
@@ -54,15 +54,41 @@ def model_folder(
     return where
 
 # %% ../../nbs/training/10_policy.ipynb #cell-010
+def _halved(where:str, frozen:bool)->bool:
+    "Are weights held as the checkpoint has them, in bf16?"
+    import torch
+    return frozen and getattr(load_config(where), "dtype", None) == torch.bfloat16
+
+def _in_fp32(module, args, out):
+    "A forward hook: what the embedding gives, in fp32"
+    return out.float()
+
+def _sums_in_fp32(
+    network, # A transformers model in bf16; changed in place
+):
+    "The same model, whose norms and sums are fp32"
+    import torch
+    for module in network.modules():
+        if not isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
+            for weight in module.parameters(recurse=False):
+                weight.data = weight.data.float()
+    network.get_input_embeddings().register_forward_hook(_in_fp32)
+    return network
+
+# %% ../../nbs/training/10_policy.ipynb #cell-011
 def load_policy(
     spec:str|Path, # An embedded model, a .gguf file, a directory, or a hub id
-)->tuple: # The network in fp32, and its tokenizer
-    "A model to train"
+    frozen:bool=False, # Nothing but an adapter will learn, under autocast
+)->tuple: # The network, and its tokenizer
+    "A model to train, in fp32"
     where = model_folder(spec)
     tokenizer = load_tokenizer(where, padding_side="left")
-    return load_network(where, "float32"), tokenizer
+    halved = _halved(where, frozen)
+    network = load_network(where, "bfloat16" if halved else "float32")
+    trim()
+    return _sums_in_fp32(network) if halved else network, tokenizer
 
-# %% ../../nbs/training/10_policy.ipynb #cell-013
+# %% ../../nbs/training/10_policy.ipynb #cell-014
 def lora(
     rank:int, # Of the two thin matrices beside each projection
 )->"LoraConfig":
@@ -80,7 +106,7 @@ def adapter_settings(
     "What an adapter's configuration says, for the record of a run"
     return None if peft is None else {k: v for k, v in peft.to_dict().items() if v is not None}
 
-# %% ../../nbs/training/10_policy.ipynb #cell-016
+# %% ../../nbs/training/10_policy.ipynb #cell-017
 @dataclass(frozen=True)
 class Formats:
     "Number formats of a run, under the names that its record gives them"
@@ -106,7 +132,7 @@ def formats(
             return Formats(line["updated_in"], line["sampled_in"])
     return _agreed(Formats(number_format("read"), number_format("write")))
 
-# %% ../../nbs/training/10_policy.ipynb #cell-017
+# %% ../../nbs/training/10_policy.ipynb #cell-018
 def _agreed(mine:Formats)->Formats:
     "What the first of the processes that train together measured"
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -119,7 +145,7 @@ def _agreed(mine:Formats)->Formats:
     broadcast_object_list(said)
     return said[0]
 
-# %% ../../nbs/training/10_policy.ipynb #cell-020
+# %% ../../nbs/training/10_policy.ipynb #cell-021
 def _step_of(checkpoint:Path)->int:
     return int(checkpoint.name.rsplit("-", 1)[1])
 
@@ -140,7 +166,7 @@ def whole_checkpoints(
     found = [p for p in out.glob("checkpoint-*") if p.name.rsplit("-", 1)[1].isdigit()]
     return sorted(filter(_whole, found), key=_step_of)
 
-# %% ../../nbs/training/10_policy.ipynb #cell-021
+# %% ../../nbs/training/10_policy.ipynb #cell-022
 def tidy(
     out:Path, # A run's directory
     keep:Sequence[Path]=(), # Checkpoints to keep
@@ -152,7 +178,7 @@ def tidy(
     for left in (*out.glob(".gone-*"), out/".saving"):
         shutil.rmtree(left, ignore_errors=True)
 
-# %% ../../nbs/training/10_policy.ipynb #cell-024
+# %% ../../nbs/training/10_policy.ipynb #cell-025
 def leads()->bool:
     "Is this the first of the processes that train together?"
     return os.environ.get("RANK", "0") == "0"
@@ -168,7 +194,7 @@ def _abandon(out:Path, mine:Claim)->None:
     if not out.exists():
         mine.release()
 
-# %% ../../nbs/training/10_policy.ipynb #cell-025
+# %% ../../nbs/training/10_policy.ipynb #cell-026
 @contextmanager
 def training_claim(
     out:Path, # The run's directory
@@ -187,7 +213,7 @@ def training_claim(
             _abandon(out, mine)
             raise
 
-# %% ../../nbs/training/10_policy.ipynb #cell-028
+# %% ../../nbs/training/10_policy.ipynb #cell-029
 def _base_name(model:str)->str | None:
     "The hub's name of a model, if it has one"
     if model in EMBEDDED:
@@ -211,7 +237,7 @@ def _numbers(metrics:list[dict])->str:
         lines.append(f"| {step['step']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
-# %% ../../nbs/training/10_policy.ipynb #cell-029
+# %% ../../nbs/training/10_policy.ipynb #cell-030
 def model_card(
     title:str, # What was done, in a few words
     model:str, # What it started from
@@ -234,7 +260,7 @@ def model_card(
                       'policy = load_model("this/folder")', "```", "",
                       "## Settings", "", *settings, "", "## Record", "", _numbers(metrics), ""])
 
-# %% ../../nbs/training/10_policy.ipynb #cell-032
+# %% ../../nbs/training/10_policy.ipynb #cell-033
 def _no_card(*args, **kwargs)->None:
     "Nothing: the policy gets a card of its own"
 
@@ -247,7 +273,7 @@ def quieted(
     trainer.remove_callback(PrinterCallback)
     return trainer
 
-# %% ../../nbs/training/10_policy.ipynb #cell-034
+# %% ../../nbs/training/10_policy.ipynb #cell-035
 @cache
 def _know_numbered_cpus()->None:
     "Let torch load to `cpu:0`, as accelerate calls the device of one of several processes on CPUs"
@@ -259,7 +285,7 @@ def _know_numbered_cpus()->None:
         return storage if location.startswith("cpu:") else None
     register_package(1, tag, restore)
 
-# %% ../../nbs/training/10_policy.ipynb #cell-036
+# %% ../../nbs/training/10_policy.ipynb #cell-037
 def _save(trainer, to:Path)->None:
     "The trained model, with its adapter merged, as transformers writes it"
     core = trainer.accelerator.unwrap_model(trainer.model)
@@ -283,7 +309,7 @@ def _train_and_save(trainer, out:Path)->None:
         why = str(e).splitlines()[0][:160]
         raise FtrlError(f"{out}: cannot save ({why}); free some space and run again to resume") from e
 
-# %% ../../nbs/training/10_policy.ipynb #cell-037
+# %% ../../nbs/training/10_policy.ipynb #cell-038
 def finish_training(
     trainer, # A TRL trainer
     mine:Claim, # Its directory
