@@ -165,12 +165,12 @@ def packed_tokens(
     config, # A transformers model configuration
     options:dict, # Of the run
 )->int: # Of a micro-batch at most
-    "How many packed tokens a run may hold: on a CPU, those that fit into an eighth of its memory"
+    "How many packed tokens a run may hold: on a CPU, those that fit into a sixteenth of its memory"
     most = packed_limit()
     if options.get("gradient_checkpointing") or most == packed_limit(True):
         return most
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fitting = memory // 8 // (kept_bytes(config) * config.num_hidden_layers)
+    fitting = memory // 16 // (kept_bytes(config) * config.num_hidden_layers)
     return int(min(most, max(256, fitting)))
 
 # %% ../../nbs/training/11_train.ipynb #cell-020
@@ -308,9 +308,14 @@ def train(
         return finish_training(trainer, mine, title, str(model))
 
 # %% ../../nbs/training/11_train.ipynb #cell-037
+def _frozen(out:Path, config:TrainConfig, peft)->bool:
+    "May weights under an adapter be held in bf16? Sharded ones are of one format"
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    return peft is not None and alone and formats(out, config.options).half
+
 def _prepared(rows:list[Row], model, out:Path, config:TrainConfig, mode:str, peft, reference):
     "The trainer of a run, with the rows that fit the model"
-    network, tokenizer = load_policy(model)
+    network, tokenizer = load_policy(model, _frozen(out, config, peft))
     texts = [render(row.messages, row.toolset, tokenizer, **config.template) for row in rows]
     prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     room = network.config.max_position_embeddings - config.length
