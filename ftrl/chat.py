@@ -279,19 +279,21 @@ def control_marks(
     return sorted({*tokenizer.all_special_tokens, *written})
 
 # %% ../nbs/03_chat.ipynb #cell-041
-_TAGS = (r"tool_?calls?|tool_?responses?|tools?|tool_parsed_response|think(?:ing)?|thought|reasoning|answer"
+_TAGS = (r"(?:\w{1,20}[:_])?tool_?calls?|tool_?responses?|tools?|tool_parsed_response"
+         r"|(?:\w{1,20}:)?think(?:ing)?|thoughts?|reasoning|answer"
          r"|function_?calls?|(?:function|parameter|invoke)(?:[ =][^<>]{0,80})?|arg_key|arg_value"
          r"|system|user|assistant|start_of_turn|end_of_turn|start_of_image|end_of_text|turn"
          r"|bos|eos|pad|unk|mask|s")
-_BRACKETS = r"INST|THINK|TOOL_[A-Z]+|AVAILABLE_TOOLS|ARGS|SYSTEM_PROMPT|CALL_ID"
+_BRACKETS = r"BOS|EOS|INST|THINK|TOOL_[A-Z]+|AVAILABLE_TOOLS|ARGS|SYSTEM_PROMPT|CALL_ID"
 _CHAT_MARK = re.compile(r"<[|｜][^<>]{0,60}[|｜]>"  # <|im_end|>, and DeepSeek's with wide bars
+                        r"|<\|\w{1,40}>|<\w{1,40}\|>|◁/?think▷"  # Gemma's and Kimi's
                         rf"|</?(?:{_TAGS})\s*/?>|<</?SYS>>|\[/?(?:{_BRACKETS})\]", re.I)
 
 def chat_mark(
     text:str, # A question, an answer, an argument, a cell of a table
 )->str | None: # None: there is none
     "The first mark in a text by which chat models tell turns, thoughts and calls apart"
-    if "<" not in text and "[" not in text:
+    if not any(c in text for c in "<[◁"):
         return None
     found = _CHAT_MARK.search(text)
     return found[0] if found else None

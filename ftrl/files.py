@@ -166,6 +166,23 @@ def claimed(
 
 # %% ../nbs/01_files.ipynb #cell-026
 @contextmanager
+def _locked(note:Path, path:Path)->Iterator:
+    "The file of a note, locked; a process that was forked meanwhile does not keep the lock"
+    owner = os.getpid()
+    with open(note, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            raise FtrlError(f"{path}: another process is writing it; wait for it, "
+                            "or choose another --out") from e
+        try:
+            yield file
+        finally:
+            if os.getpid() == owner:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+# %% ../nbs/01_files.ipynb #cell-027
+@contextmanager
 def claim(
     path, # The file or folder to be made
     force:bool=False, # Replace what is there, whoever made it
@@ -177,12 +194,7 @@ def claim(
     path, about = Path(path), normal(about)
     note = Path(note_file) if note_file else _note_of(path)
     note.parent.mkdir(parents=True, exist_ok=True)
-    with open(note, "a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            raise FtrlError(f"{path}: another process is writing it; wait for it, "
-                            "or choose another --out") from e
+    with _locked(note, path) as file:
         said = {} if force else _notes(file)
         if "about" in said:
             _same(path, said["about"], about)
@@ -191,7 +203,7 @@ def claim(
         done = said.get("done") if path.exists() else None
         yield Claim(path, about, done, "about" in said, file)
 
-# %% ../nbs/01_files.ipynb #cell-027
+# %% ../nbs/01_files.ipynb #cell-028
 def _same(path:Path, before:dict, now:dict)->None:
     "Was it made with these settings?"
     changed = differences(before, now)
@@ -212,7 +224,7 @@ def _fresh(path:Path, note:Path, file, about:dict, force:bool, adopt:bool)->None
     file.truncate(0)
     _note(file, about=about)
 
-# %% ../nbs/01_files.ipynb #cell-030
+# %% ../nbs/01_files.ipynb #cell-031
 def claim_held(
     path, # A file or folder that `claim` is used for
 )->bool:
@@ -235,7 +247,7 @@ def _locked(note:Path)->bool:
             return True
     return False
 
-# %% ../nbs/01_files.ipynb #cell-035
+# %% ../nbs/01_files.ipynb #cell-036
 def produced(
     path, # The file or folder to be made
     make:Callable[[], dict | None], # Makes it, whole or not at all; what it returns is kept
@@ -253,7 +265,7 @@ def produced(
                 raise
         return mine.done
 
-# %% ../nbs/01_files.ipynb #cell-040
+# %% ../nbs/01_files.ipynb #cell-041
 def file_digest(
     path, # A file
 )->str: # 12 hexadecimal digits
@@ -264,7 +276,7 @@ def file_digest(
             digest.update(block)
     return digest.hexdigest()[:12]
 
-# %% ../nbs/01_files.ipynb #cell-042
+# %% ../nbs/01_files.ipynb #cell-043
 LINE = 1 << 27     # bytes of a line at most
 BLANK = 1 << 20    # blank lines in a row at most: a small .gz file can hold billions
 
@@ -282,7 +294,7 @@ def open_text(
     packed = gzip.GzipFile("", "wb", fileobj=open(path, "wb"), mtime=0)  # neither name nor time in the file
     return io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
 
-# %% ../nbs/01_files.ipynb #cell-043
+# %% ../nbs/01_files.ipynb #cell-044
 def find_file(
     path, # A file that may be stored gzipped
 )->Path: # The file that is there: `path` or `path.gz`
@@ -293,7 +305,7 @@ def find_file(
     what = "a folder, not a file" if Path(path).is_dir() else "no such file"
     raise FtrlError(f"{path}: {what}; expected an existing file, or one with .gz at its end")
 
-# %% ../nbs/01_files.ipynb #cell-045
+# %% ../nbs/01_files.ipynb #cell-046
 def _text_lines(path:Path)->Iterator[tuple[int, str]]:
     "The lines of a text file that are not blank, with their numbers"
     blank = 0
@@ -319,7 +331,7 @@ def _not_lines(path:Path, i:int, why:str)->FtrlError:
     "What to say of a file that holds something else than lines of JSON"
     return FtrlError(f"{path} line {i}: {why}; expected JSON lines")
 
-# %% ../nbs/01_files.ipynb #cell-047
+# %% ../nbs/01_files.ipynb #cell-048
 def parsed(
     text:str, # JSON
     where:str, # Names its place in errors
@@ -344,7 +356,7 @@ def numbered_lines(
             raise FtrlError(f"{path} line {i}: got {type(x).__name__}, expected an object")
         yield i, x
 
-# %% ../nbs/01_files.ipynb #cell-049
+# %% ../nbs/01_files.ipynb #cell-050
 def read_json_lines(
     path, # A .jsonl file, plain or .gz
 )->Iterator[dict]: # One object a line; empty lines are passed over
@@ -362,7 +374,7 @@ def write_json_lines(
             f.write(dumps(x) + "\n")
     return n
 
-# %% ../nbs/01_files.ipynb #cell-052
+# %% ../nbs/01_files.ipynb #cell-053
 ROWS = (".jsonl", ".jsonl.gz", ".parquet")  # how the name of a file of rows may end
 COLUMNS = {"messages": list, "tools": str, "codes": str, "unsolved_set": str, "solve_rate": float,
            "data_source": str, "split": str, "answer": str}
@@ -384,7 +396,7 @@ def _is(value, kind:type)->bool:
         return False
     return isinstance(value, (int, float) if kind is float else kind)
 
-# %% ../nbs/01_files.ipynb #cell-054
+# %% ../nbs/01_files.ipynb #cell-055
 def _inside(x:dict, where:str)->dict:
     "The columns that hold JSON, parsed; `env` may stand there as an object"
     found = {}
@@ -409,7 +421,7 @@ def _texts(xs:dict, where:str)->None:
         raise FtrlError(f"{where}: `unsolved_set` holds {dumps(answers)[:60]} for {tool!r}; "
                         "expected a list of texts")
 
-# %% ../nbs/01_files.ipynb #cell-056
+# %% ../nbs/01_files.ipynb #cell-057
 def _content(message:dict, where:str):
     "The text of a message; parts are joined"
     content = message.get("content")
@@ -428,7 +440,7 @@ def _part(part)->str | None:
     text = part.get("text") if isinstance(part, dict) else part
     return text if isinstance(text, str) else None
 
-# %% ../nbs/01_files.ipynb #cell-058
+# %% ../nbs/01_files.ipynb #cell-059
 def _tool_call(call, where:str)->dict:
     "A call in chat form; a flat one is put into its function"
     if isinstance(call, dict) and "function" not in call and "name" in call:
@@ -440,7 +452,7 @@ def _tool_call(call, where:str)->dict:
     raise FtrlError(f"{where}: `tool_calls` holds {dumps(call)[:60]}; expected objects with a `function` "
                     "that has a `name` and `arguments`")
 
-# %% ../nbs/01_files.ipynb #cell-060
+# %% ../nbs/01_files.ipynb #cell-061
 def checked_message(
     m, # A chat message from anywhere
     where:str, # Names its place in errors
@@ -458,7 +470,7 @@ def checked_message(
     found = [_tool_call(call, where) for call in calls]
     return {**m, "tool_calls": found} if found != calls else m
 
-# %% ../nbs/01_files.ipynb #cell-062
+# %% ../nbs/01_files.ipynb #cell-063
 def _holds(xs, kind:type, name:str, where:str)->None:
     "Are all of them of this type?"
     if not all(isinstance(x, kind) for x in xs):
@@ -478,7 +490,7 @@ def checked_row(
     known = {c: x[c] for c in COLUMNS} | {"messages": [checked_message(m, where) for m in x["messages"]]}
     return Row(**known, env=dumps(env) if isinstance(env, dict) else env)
 
-# %% ../nbs/01_files.ipynb #cell-066
+# %% ../nbs/01_files.ipynb #cell-067
 def plain(row:Row)->dict:
     "A row as a plain dict; `env` only where there is one"
     found = {c: getattr(row, c) for c in COLUMNS}
@@ -498,7 +510,7 @@ def flat_message(
         return {k: v for k, v in message.items() if k != "tool_calls"}
     return {**message, "tool_calls": [{**c, "function": _argument_text(c["function"])} for c in calls]}
 
-# %% ../nbs/01_files.ipynb #cell-067
+# %% ../nbs/01_files.ipynb #cell-068
 def _present(x:dict, keep:tuple=())->dict:
     "Without its nulls"
     return {k: v for k, v in x.items() if v is not None or k in keep}
@@ -513,7 +525,7 @@ def _lean(message)->dict:
         message["tool_calls"] = [_present(c) if isinstance(c, dict) else c for c in calls]
     return message
 
-# %% ../nbs/01_files.ipynb #cell-070
+# %% ../nbs/01_files.ipynb #cell-071
 def stream_rows(
     path, # .jsonl, .jsonl.gz or .parquet
 )->Iterator[Row]:
@@ -540,7 +552,7 @@ def _batches(path)->Iterator[dict]:
         why = (str(e).splitlines() or [type(e).__name__])[0]
         raise FtrlError(f"{path}: not a parquet file, or a broken one ({why[:160]})") from e
 
-# %% ../nbs/01_files.ipynb #cell-071
+# %% ../nbs/01_files.ipynb #cell-072
 def _stream_parquet(path)->Iterator[Row]:
     "Rows of a parquet file, a batch at a time"
     for i, x in enumerate(_batches(path), 1):
@@ -554,7 +566,7 @@ def load_rows(
     "Read all rows of a file"
     return list(stream_rows(path))
 
-# %% ../nbs/01_files.ipynb #cell-073
+# %% ../nbs/01_files.ipynb #cell-074
 def _schema():
     "The Arrow schema of no rows"
     import pyarrow as pa
@@ -575,7 +587,7 @@ def _arrow(rows:list[Row]):
         raise FtrlError(f"these rows do not fit a table ({why[:160]}); expected messages of equal fields, "
                         "or a name ending in .jsonl") from e
 
-# %% ../nbs/01_files.ipynb #cell-074
+# %% ../nbs/01_files.ipynb #cell-075
 def save_rows(
     rows:Iterable[Row | Env], # What to write, in order; environments are written as fresh rows
     path, # .jsonl, .jsonl.gz or .parquet
@@ -590,7 +602,7 @@ def save_rows(
         pq.write_table(table, temp)
     return table.num_rows
 
-# %% ../nbs/01_files.ipynb #cell-077
+# %% ../nbs/01_files.ipynb #cell-078
 def as_rows(
     data, # A file, or rows, environments, their dicts or a `datasets.Dataset`
 )->list[Row]: # At least one
@@ -610,7 +622,7 @@ def as_rows(
     raise FtrlError(f"{where}no row and no environment in it; expected at least one, such as `ftrl build` "
                     "makes")
 
-# %% ../nbs/01_files.ipynb #cell-078
+# %% ../nbs/01_files.ipynb #cell-079
 def _as_row(x, i:int)->Row:
     "One row of `as_rows`"
     if isinstance(x, Row):
@@ -624,7 +636,7 @@ def _as_row(x, i:int)->Row:
         x = {**x, "messages": [_lean(m) for m in messages]}
     return checked_row(x, f"item {i}")
 
-# %% ../nbs/01_files.ipynb #cell-081
+# %% ../nbs/01_files.ipynb #cell-082
 def rows_digest(
     rows:Iterable[Row | Env], # Rows or environments, in order
 )->str: # Their number, and 12 hexadecimal digits
@@ -636,7 +648,7 @@ def rows_digest(
         n += 1
     return f"{n} rows {digest.hexdigest()[:12]}"
 
-# %% ../nbs/01_files.ipynb #cell-084
+# %% ../nbs/01_files.ipynb #cell-085
 def to_dataset(
     rows:Iterable[Row], # Rows of any kind
 ):
@@ -651,7 +663,7 @@ def from_dataset(
     rows = ({**x, "messages": [_lean(m) for m in x["messages"]]} for x in dataset)
     return [checked_row(x, f"dataset row {i}") for i, x in enumerate(rows)]
 
-# %% ../nbs/01_files.ipynb #cell-087
+# %% ../nbs/01_files.ipynb #cell-088
 def cache_dir()->Path:
     "Where converted models are kept: `$FTRL_CACHE`, or `~/.cache/ftrl`"
     return Path(os.environ.get("FTRL_CACHE") or Path.home()/".cache"/"ftrl")

@@ -137,6 +137,7 @@ def test_bad_input(files):
     refused(ftrl("collect", short, *smollm2, "--out", files / "r.parquet"), "line 2")
     refused(ftrl(*train), "line 2")
     refused(ftrl(*train, "--lr", "nan"), "lr")
+    refused(ftrl(*train[:-2], "--set", "beta=[", "--out", files / "m"), "beta=[")
     refused(ftrl("build", "--out", files / "e.csv", "-n", 2), ".jsonl")
     refused(ftrl("build", "--out", out, "-n", 2, "--scenario", "no_hop"), "single_hop")
     refused(ftrl("delta", files / "a", files / "b", "--out", files / "d.parquet"), "a")

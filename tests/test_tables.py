@@ -454,7 +454,7 @@ def test_sums_are_exact(tmp_path):
     assert {s.answer for s in asked if s.answer[0].isdigit()} <= told
 
 
-def test_edited_file(tmp_path):
+def test_edited_file(tmp_path, monkeypatch):
     "The bytes decide what is read again, not the path, the size or the time"
     path = tmp_path / "item.csv"
     write_csv(tmp_path, "item.csv", "name,mass", [f"Item {i},{1000 + i}" for i in range(8)])
@@ -468,6 +468,8 @@ def test_edited_file(tmp_path):
     folder.mkdir()
     shutil.copy(path, folder)
     assert len(open_world(str(folder)).kinds) == 1
+    monkeypatch.chdir(folder)
+    assert len(open_world("./").kinds) == len(open_world(".").kinds) == 1
     write_csv(folder, "city.csv", "name,height", [f"Town {i},{2000 + i}" for i in range(8)])
     assert len(open_world(str(folder)).kinds) == 2
 

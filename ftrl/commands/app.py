@@ -170,5 +170,9 @@ def given_options(
         name, mark, value = word.partition("=")
         if not mark:
             raise FtrlError(f"--set {word}: expected name=value, such as beta=0.001")
-        found[name] = yaml.safe_load(value)
+        try:
+            found[name] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError) as e:
+            raise FtrlError(f"--set {word}: the value is not YAML; expected a number, a word, [a, list] or "
+                            "{a: mapping}") from e
     return found

@@ -142,7 +142,7 @@ def names_file(
         return Path(out).with_name(name) if out else Path(name)
     name = f"{data.resolve().name}.names.yaml"
     is_link = data.resolve() != data.absolute()
-    beside = data.with_name(name) if is_link else data.resolve().with_name(name)
+    beside = (data.absolute() if is_link else data.resolve()).with_name(name)
     if beside.exists() or os.access(beside.parent, os.W_OK) or not out:
         return beside
     return Path(out).with_name(name)
@@ -153,7 +153,7 @@ _KEPT, _MOST = OrderedDict(), 16
 def _files(data:Path)->list[Path]:
     "The files behind a source; SQLite may keep the newest rows beside its own"
     inside = sorted(p for p in data.iterdir() if p.is_file()) if data.is_dir() else [data]
-    newest = data.with_name(f"{data.name}-wal")
+    newest = data.parent/f"{data.name}-wal"  # a folder called `.` has no name to change
     names = names_file(str(data))
     return [*inside, *(p for p in (newest, names) if p.is_file())]
 
