@@ -15,7 +15,7 @@ def make_site(root):
         left_out = (".ipynb_checkpoints", *(["models"] if name == "results" else []))
         ignore = shutil.ignore_patterns(*left_out)
         if (ROOT/name).is_dir(): shutil.copytree(ROOT/name, root/name, ignore=ignore)
-    for name in ("CHANGELOG.md", "LOG.md"):
+    for name in ("CHANGELOG.md", "LOG.md", "CONTRIBUTING.md"):
         if (ROOT/name).exists(): shutil.copy(ROOT/name, root)
     from ftrl.runs.docs import build_site
     return build_site(root)
@@ -59,6 +59,17 @@ class Browser:
         wrong = [f"broken image {s}" for s in json.loads(value)]
         wrong += [why for e in self.events if (why := complaint(e.get("method"), e.get("params", {})))]
         return wrong
+
+    def value(self, expression):
+        "What a page says when it is asked in JavaScript"
+        return self.ask("Runtime.evaluate", expression=expression)["result"].get("value")
+
+    def phone(self):
+        "From now on the screen of a phone, in the dark"
+        screen = dict(width=390, height=844, deviceScaleFactor=2, mobile=True)
+        self.ask("Emulation.setDeviceMetricsOverride", **screen)
+        self.ask("Emulation.setEmulatedMedia",
+                 features=[{"name": "prefers-color-scheme", "value": "dark"}])
 
     def close(self):
         self.socket.close()
@@ -113,11 +124,23 @@ def test_site(tmp_path):
     assert broken(site) == []
     found = (site/"search.json").read_text()
     assert "diff" in found and "solve_f1" in found
+    assert "train on my own data" in found
     if not os.environ.get("FTRL_ALL_PAGES"):
-        pages = ["index.html", "api.html", "figures.html", "04_update.html", *pages[::8]]
+        pages = ["index.html", "api.html", "figures.html", "04_update.html", "06_questions.html", *pages[::8]]
     with browser(tmp_path/"profile") as b, server(site) as url:
         assert {p: w for p in pages if (w := b.visit(f"{url}/{p}"))} == {}
         assert b.visit(f"{url}/nowhere.html")   # a page that is not there is noticed
+        on_a_phone(b, url)
+
+
+def on_a_phone(b, url):
+    "Nothing is wider than the screen, what follows the system's wish is dark, and the search is there"
+    b.phone()
+    for page in ("index.html", "00_own_data.html", "03_chat.html", "figures.html"):
+        b.visit(f"{url}/{page}")
+        assert b.value("document.documentElement.scrollWidth") <= 390, page
+        assert b.value("document.body.dataset.mdColorScheme") == "slate", page
+        assert b.value("document.querySelectorAll('[data-md-component=search]').length") > 0, page
 
 
 def test_a_report_in_a_browser(tmp_path):

@@ -142,3 +142,27 @@ def test_what_is_over_at_once_says_nothing_of_progress(tmp_path):
     assert run.stdout.splitlines()[-1].startswith(f"wrote {out}; next: ftrl check {out}")
     run = ftrl("check", out, "--json")
     assert run.stdout.count("\n") == 1 and run.stderr.startswith("next: ftrl collect ")
+
+
+def lines_of_pages():
+    "The lines of the how-to pages and of the README that call `ftrl`"
+    import json
+    for path in sorted((ROOT/"nbs"/"howto").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        text = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "markdown")
+        for block in re.findall(r"```sh\n(.*?)```", text, re.S):
+            yield from ((path.stem, line) for line in block.splitlines() if re.search(r"\bftrl ", line))
+    for block in re.findall(r"```sh\n(.*?)```", (ROOT/"README.md").read_text(), re.S):
+        yield from (("README", line) for line in block.splitlines() if line.startswith("ftrl "))
+
+
+def test_every_command_on_a_page_is_understood():
+    known, seen = commands(), 0
+    for page, line in lines_of_pages():
+        words = shlex.split(line.replace("-m ftrl.cli ", "ftrl "), comments=True)
+        words = words[words.index("ftrl") + 1:]
+        name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+        assert name in known, f"{page}: {line}"
+        known[name].make_context(name, words[len(name.split()):])
+        seen += 1
+    assert seen > 40

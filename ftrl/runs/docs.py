@@ -57,7 +57,7 @@ def _exported(module, source:str)->str:
     return "\n\n".join([*filter(None, docs), fold])
 
 # %% ../../nbs/runs/9_docs.ipynb #cell-011
-EXTRA = ("CHANGELOG.md", "LOG.md")   # pages of the repository that are shown as they are
+EXTRA = ("CHANGELOG.md", "LOG.md", "CONTRIBUTING.md")   # pages of the repository that are shown as they are
 
 def _output(o, folder:Path, name:str)->str:
     "One output of a cell; pictures are written to `folder`"
@@ -193,10 +193,12 @@ def _api(books:dict[str, str], out:Path)->None:
 
 # %% ../../nbs/runs/9_docs.ipynb #cell-029
 SECTIONS = {
+    "howto": "How to",
     ".": "Foundations", "sandbox": "Sandbox", "models": "Models", "environments": "Environments",
     "environments/worlds": "Worlds", "environments/tabular": "Your own tables",
     "environments/authors": "Authors", "environments/qualifiers": "Qualifiers",
-    "environments/planning": "Planning", "environments/own": "Your own functions",
+    "environments/planning": "Planning", "environments/harder": "Harder calls",
+    "environments/own": "Your own functions",
     "environments/stateful": "Worlds that change",
     "training": "Training", "training/sharing": "Shared prefixes",
     "training/cluster": "From a laptop to a cluster", "evaluation": "Evaluation",
@@ -256,7 +258,7 @@ CSS = """.output{overflow-x:auto;font-size:.66rem}
 def _nav(books:dict[str, str], folders:dict[str, str])->str:
     "The navigation: home, sections, figures, API"
     pages = {"Home": "index.md", "Figures of the run": "figures.md", "API": "api.md",
-             "Changes": "CHANGELOG.md"}
+             "Changes": "CHANGELOG.md", "Contributing": "CONTRIBUTING.md"}
     lines = [_entry(title, page) for title, page in pages.items()]
     for folder, section in SECTIONS.items():
         mine = [_entry(title, f"{stem}.md") for stem, title in books.items() if folders[stem] == folder]
