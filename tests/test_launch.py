@@ -15,13 +15,14 @@ def home(tmp_path_factory):
 def settings(**more):
     from ftrl.training.settings import TrainConfig
     options = {"bf16": False, "warmup_steps": 0, "beta": 1e-3, "thinking": False} | more
-    return TrainConfig("rloo", steps=2, prompts=2, group=2, length=8, lr=1e-4, options=options)
+    return TrainConfig("reinforce++", steps=2, prompts=2, group=2, length=8, lr=1e-4, options=options)
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 def test_two_processes_train_and_are_followed(home, capfd):
+    from safetensors.torch import load_file
     from ftrl.files import claimed
     from ftrl.training.cluster.launch import learner
     folder, model = home
@@ -29,9 +30,11 @@ def test_two_processes_train_and_are_followed(home, capfd):
     run = learn(folder/"envs.jsonl", model, folder/"policy", settings(), reference=model)
     assert [x["step"] for x in run.metrics] == [1, 2] and (folder/"policy/model.safetensors").is_file()
     about = claimed(folder/"policy")["about"]
-    assert (about["config"]["options"]["beta"], about["config"]["algorithm"]) == (1e-3, "rloo")
+    assert (about["config"]["options"]["beta"], about["config"]["algorithm"]) == (1e-3, "reinforce++")
     assert about["reference"]
     assert "2/2" in capfd.readouterr().err  # the bar
+    made, before = (load_file(f"{where}/model.safetensors") for where in (folder/"policy", model))
+    assert made.keys() == before.keys()  # whole
     assert not list(folder.glob("*.rows.jsonl"))
 
 def test_a_failure_tells_its_last_lines(home):
