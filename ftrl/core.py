@@ -80,7 +80,7 @@ RANGES = {
     **dict.fromkeys(("rounds", "dev", "rank", "repairs", "i", "cold_envs", "processes"), Range(0)),
     "group": Range(2),  # advantages compare completions
     "temperature": Range(0, whole=False),
-    **dict.fromkeys(("lr", "minutes"), Range(0, whole=False, above=True)),
+    "lr": Range(0, whole=False, above=True),
     "top_k": Range(0),
     "top_p": Range(0, 1, whole=False, above=True),
     "min_p": Range(0, 1, whole=False),
@@ -266,6 +266,13 @@ def strategies(self:Env)->tuple[str, ...]:
     return tuple(sorted({name for s in self.subquestions for name in s.strategies}))
 
 # %% ../nbs/00_core.ipynb #cell-048
+def _plain(s:SubQuestion)->dict:
+    "A sub-question as JSON holds it: strategies only where there are some"
+    kept = asdict(s)
+    if not s.strategies:
+        del kept["strategies"]
+    return kept
+
 @patch
 def row(self:Env)->Row:
     "The environment as a row nobody has worked on yet"
@@ -320,13 +327,6 @@ def _subquestion(s:dict)->SubQuestion:
     told = {"depends_on": tuple(s["depends_on"]), "strategies": tuple(s.get("strategies", ()))}
     return SubQuestion(**{**s, **told})
 
-def _plain(s:SubQuestion)->dict:
-    "A sub-question as JSON holds it: strategies only where there are some"
-    kept = asdict(s)
-    if not s.strategies:
-        del kept["strategies"]
-    return kept
-
 # %% ../nbs/00_core.ipynb #cell-056
 def bare(
     x, # Text, or any value
@@ -344,8 +344,8 @@ def verify(
         return False
     if isinstance(text, (dict, list)):
         text = dumps(text)
-    said, pieces = bare(text), [bare(piece) for piece in gold.split(", ")]
-    return any(pieces) and all(piece in said for piece in pieces)
+    said = bare(text)
+    return all(bare(piece) in said for piece in gold.split(", "))
 
 # %% ../nbs/00_core.ipynb #cell-061
 _RULE = re.compile(r"\brule \d+")

@@ -368,9 +368,20 @@ def decompose(
     return None
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-052
+def _often(view, scenario, difficulty, name)->bool:
+    "Does one draw in sixteen succeed?"
+    found = 0
+    for i in range(48):
+        found += decompose(view, scenario, rng(*name, i), difficulty, tries=1) is not None
+        if found == 3:
+            return True
+    return False
+
 def _plans(view, scenario, difficulty)->bool:
-    "Does one in a dozen plans succeed?"
+    "Are there questions of this size? Of a small one a single one will do"
     name = ("holds", view.world.name, view.split, scenario, difficulty)
+    if difficulty > 2:
+        return _often(view, scenario, difficulty, name)
     return any(decompose(view, scenario, rng(*name, i), difficulty) for i in range(12))
 
 @singledispatch

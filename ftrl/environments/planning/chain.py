@@ -204,7 +204,7 @@ def walks(
     alike:bool, # Do all ask the same?
     last:Relation | None, # What their final hops ask; free when None
     difficulty:int=0, # 0-4
-    tries:int=60, # Attempts
+    tries:int=15, # Attempts
 )->list[list[Fact]] | None: # None where that many were not found
     "Several chains side by side"
     chains, path, end = [], (), None
