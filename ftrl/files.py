@@ -233,12 +233,12 @@ def claim_held(
     if not note.is_file():
         return False
     if not locks.is_file():
-        return _locked(note)
+        return _is_locked(note)
     inode = str(note.stat().st_ino)
     held = [line.split() for line in locks.read_text().splitlines()]
     return any("FLOCK" in words and words[-3].split(":")[-1] == inode for words in held)
 
-def _locked(note:Path)->bool:
+def _is_locked(note:Path)->bool:
     "Is a file locked, where the system lists no locks?"
     with open(note, "rb") as file:
         try:
