@@ -6,7 +6,7 @@
 __all__ = ['gallery_worlds', 'gallery_envs', 'shown_env', 'record_gallery', 'folded', 'gallery_page']
 
 # %% ../../nbs/runs/11_gallery.ipynb #cell-002
-import html, json
+import html, json, tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from ..core import Env, Trajectory, dumps
@@ -55,7 +55,7 @@ def shown_env(
     hops = [{"question": s.question, "call": f"{s.tool}({dumps(s.arguments)})", "answer": s.answer,
              "source": s.source} for s in env.subquestions]
     out = {"id": env.id, "world": env.world, "scenario": env.scenario, "difficulty": env.difficulty,
-           "question": env.question, "answer": env.answer, "tools": [d.name for d in env.tools], "hops": hops}
+           "question": env.question, "answer": env.answer, "tools": [d.name for d in env.docs], "hops": hops}
     if run is not None:
         turns = [_turn(step) for step in run.steps]
         out["run"] = {"policy": policy, "turns": turns, "stop": run.stop, "solved": run.solved,
@@ -68,14 +68,16 @@ def record_gallery(
     policy:str, # A name for `load_model`; none plays when empty
     max_turns:int=3, # Of an episode
     max_new_tokens:int=96, # Of a turn
+    played:int=8, # How many of a world's environments, the easier four first
     worlds:dict[str, str] | None=None, # Name -> what `build` takes; all when None
 )->Path:
     "Build the environments of the gallery and let a policy play them"
-    worlds = gallery_worlds(out.parent/"tables") if worlds is None else worlds
+    worlds = gallery_worlds(Path(tempfile.mkdtemp())/"tables") if worlds is None else worlds
     there = {json.loads(line)["world"] for line in out.read_text().splitlines()} if out.exists() else set()
     for name in [name for name in worlds if name not in there]:
         envs = gallery_envs(worlds[name])
-        runs = rollout(policy, envs, max_turns, max_new_tokens) if policy else [None] * len(envs)
+        runs = rollout(policy, envs[:played], max_turns, max_new_tokens) if policy else []
+        runs += [None] * (len(envs) - len(runs))
         lines = [dumps(shown_env(env, run, policy)) for env, run in zip(envs, runs)]
         with out.open("a", encoding="utf-8") as f:
             f.write("".join(f"{line}\n" for line in lines))

@@ -98,11 +98,9 @@ def _neighbours(calendars:dict, listed:dict)->list[Relation]:
                 wait |= dict.fromkeys(named.get(this, ()), quantity(gap.days, "days"))
     return [
         relation("next_holiday", range="holiday", facts=after,
-                 phrases=("the next public holiday of the same country after {x}",
-                          "the public holiday that follows {x} in the same country")),
+                 phrases=("the next public holiday of the same country after {x}",)),
         relation("previous_holiday", range="holiday", facts=before,
-                 phrases=("the last public holiday of the same country before {x}",
-                          "the public holiday that comes before {x} in the same country")),
+                 phrases=("the last public holiday of the same country before {x}",)),
         relation("days_to_next", range="number", facts=wait,
                  phrases=("the number of days from {x} to the next public holiday of its country",))]
 
@@ -280,9 +278,9 @@ def _of_countries(calendars:dict, listed:dict)->list[Relation]:
         relation("last_holiday", range="holiday", facts=last,
                  phrases=(f"the last public holiday of {year} in {{x}}",)),
         relation("free_days", range="number", facts=free,
-                 phrases=(f"the number of public holidays in {{x}} in {year}",)),
+                 phrases=(f"the number of public holidays of {year} in {{x}}",)),
         relation("working_days", range="number", facts=working,
-                 phrases=(f"the number of working days in {{x}} in {year}",))]
+                 phrases=(f"the number of working days of {year} in {{x}}",))]
 
 # %% ../../../nbs/environments/worlds/02_calendar.ipynb #cell-038
 _HOLIDAY = (Field("date", "{last} {noun}", "{nth} {noun}"),)

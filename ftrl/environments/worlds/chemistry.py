@@ -63,7 +63,7 @@ def _in_table(elements:list)->list[Relation]:
                  phrases=("the element that follows {x} in the periodic table",
                           "the next element of the periodic table after {x}")),
         relation("predecessor", range="element", facts=_beside(elements, -1),
-                 phrases=("the element just before {x} in the periodic table",)),
+                 phrases=("the element just before {x} by atomic number",)),
         relation("element_below", range="element", facts=_in_column(elements, 1),
                  phrases=("the element directly below {x} in its group",
                           "the element that stands right below {x} in the periodic table")),
@@ -102,7 +102,7 @@ def _of_elements(elements:list)->list[Relation]:
         relation("density", facts=_densities(elements, False), phrases=("the density of {x}",),
                  questions=("How dense is {x}?",)),
         relation("liquid_density", facts=_densities(elements, True),
-                 phrases=("the density of liquid {x} at its boiling point",)),
+                 phrases=("the density of {x} as a liquid at its boiling point",)),
         relation("covalent_radius", facts=_measured(elements, "covalent_radius", "angstrom", 2),
                  phrases=("the covalent radius of {x}", "the radius of {x} in covalent bonds"))]
 
