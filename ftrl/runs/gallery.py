@@ -12,6 +12,7 @@ from pathlib import Path
 from ..core import Env, Trajectory, dumps
 from ..environments.build import build
 from ..environments.world import STATE_WORLDS, world_names
+from ..training.gold import gold_trajectory
 from ..training.rollout import rollout
 
 # %% ../../nbs/runs/11_gallery.ipynb #cell-005
@@ -63,9 +64,18 @@ def shown_env(
     return out
 
 # %% ../../nbs/runs/11_gallery.ipynb #cell-011
+def _player(policy:str, envs:list[Env])->str:
+    "What `load_model` takes; `gold` is a recording of the gold calls, which the sandbox answers anew"
+    if policy != "gold":
+        return policy
+    file = Path(tempfile.mkdtemp())/"gold.jsonl"
+    lines = [dumps({"id": env.id, "messages": gold_trajectory(env)}) for env in envs]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return f"replay:{file}"
+
 def record_gallery(
     out:Path, # A .jsonl file
-    policy:str, # A name for `load_model`; none plays when empty
+    policy:str, # A name for `load_model`, or `gold`; none plays when empty
     max_turns:int=3, # Of an episode
     max_new_tokens:int=96, # Of a turn
     played:int=8, # How many of a world's environments, the easier four first
@@ -76,7 +86,8 @@ def record_gallery(
     there = {json.loads(line)["world"] for line in out.read_text().splitlines()} if out.exists() else set()
     for name in [name for name in worlds if name not in there]:
         envs = gallery_envs(worlds[name])
-        runs = rollout(policy, envs[:played], max_turns, max_new_tokens) if policy else []
+        some = envs[:played]
+        runs = rollout(_player(policy, some), some, max_turns, max_new_tokens) if policy else []
         runs += [None] * (len(envs) - len(runs))
         lines = [dumps(shown_env(env, run, policy)) for env, run in zip(envs, runs)]
         with out.open("a", encoding="utf-8") as f:
@@ -101,7 +112,8 @@ def _played(run:dict)->str:
         replies = "".join(f"<pre>→ {_short(c['reply'])}</pre>" for c in turn["calls"])
         parts.append(said + replies)
     score = f"{run['solved']} of {run['needed']} sub-answers, ended by: {run['stop']}"
-    return f"<p><b>{html.escape(run['policy'])}</b>: {score}</p>{''.join(parts)}"
+    who = "The gold calls" if run["policy"] == "gold" else html.escape(run["policy"])
+    return f"<p><b>{who}</b>: {score}</p>{''.join(parts)}"
 
 # %% ../../nbs/runs/11_gallery.ipynb #cell-015
 def folded(
