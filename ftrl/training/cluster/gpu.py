@@ -9,7 +9,7 @@ __all__ = ['FULL', 'TOY', 'GPU_PARTS', 'Sizes', 'random_model', 'Part', 'card_pa
 # %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-002
 import json, os, subprocess, sys, time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from ...core import FtrlError
 from ...files import atomic
@@ -145,9 +145,14 @@ def update_part(sizes:Sizes, folder:Path)->dict:
 
 @_part("sampling", "sampling a group against generate", 80)
 def sampling_part(sizes:Sizes, folder:Path)->dict:
-    "Sampling"
+    "Sampling; the smallest shape once more in shapes that stay, which a CUDA graph needs"
     how = dict(prompt=sizes.prompt, group=sizes.group, length=sizes.length, n=1)
-    return _per_model(sizes, folder, lambda where: bench_generate(where, **how))
+    found = _per_model(sizes, folder, lambda where: bench_generate(where, **how))
+    os.environ["FTRL_DECODE"] = "fixed"
+    smallest = replace(sizes, models=sizes.models[:1])
+    fixed = _per_model(smallest, folder, lambda where: bench_generate(where, **how))
+    rows = [[f"fixed shapes, {name}", said] for name, said in fixed["rows"]]
+    return found | {"fixed": fixed["models"], "rows": found["rows"] + rows}
 
 # %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-018
 @_part("training", "GRPO from the base model, before and after", 190)
