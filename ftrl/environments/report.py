@@ -79,7 +79,7 @@ class Tally:
         rows = {name: _mean(sums) for name, sums in (groups | {"all": total}).items()}
         return pd.DataFrame(rows).T.astype({"environments": int}).round(1)
 
-# %% ../../nbs/environments/14_report.ipynb #cell-019
+# %% ../../nbs/environments/14_report.ipynb #cell-021
 def audit(
     path, # A file of rows: ours, the paper's, or anybody's
     progress=None, # Called with each row's id and verdicts
@@ -98,7 +98,7 @@ def audit(
         raise FtrlError(f"{path} holds no row; expected environments, as `ftrl build` makes them")
     return {"rows": n, "passed": n - len(rejected), "failed": dict(failed), "rejected": rejected}
 
-# %% ../../nbs/environments/14_report.ipynb #cell-022
+# %% ../../nbs/environments/14_report.ipynb #cell-024
 def _about(env)->list[str]:
     "Where an environment comes from"
     parts = [f"world {env.world}", env.scenario.replace("_", " "), f"difficulty {env.difficulty}",
@@ -126,7 +126,7 @@ def _asked(env)->Iterator[str]:
     yield ""
     yield f"So the answer is {env.answer}."
 
-# %% ../../nbs/environments/14_report.ipynb #cell-024
+# %% ../../nbs/environments/14_report.ipynb #cell-026
 def _open(unsolved)->Iterator[str]:
     "The sub-answers of a row without sub-questions"
     yield "sub-answers"
@@ -144,7 +144,7 @@ def _tools(t)->Iterator[str]:
         yield f" {mark}{doc.name}({parameters})"
         yield f"      {doc.description}"
 
-# %% ../../nbs/environments/14_report.ipynb #cell-026
+# %% ../../nbs/environments/14_report.ipynb #cell-028
 def _around(state)->Iterator[str]:
     "The rules, the tables, what a rule forbids, and what has to be said"
     yield "The rules:"
@@ -155,7 +155,7 @@ def _around(state)->Iterator[str]:
     yield f"to be said  {', '.join(state.says)}"
     yield ""
 
-# %% ../../nbs/environments/14_report.ipynb #cell-027
+# %% ../../nbs/environments/14_report.ipynb #cell-029
 def describe(
     x:Env | Row, # An environment, or any row
 )->str:
@@ -168,7 +168,7 @@ def describe(
     lines += ["", *_tools(t), "", "- a distractor" if t.env else "- solves nothing"]
     return "\n".join(lines)
 
-# %% ../../nbs/environments/14_report.ipynb #cell-030
+# %% ../../nbs/environments/14_report.ipynb #cell-032
 def _words(text)->list[str]:
     return re.findall(r"\w+", text.lower())
 
@@ -184,7 +184,7 @@ def grams(
     words = _words(text)
     return set(_runs(words, k)) if len(words) >= k else {" ".join(words)}
 
-# %% ../../nbs/environments/14_report.ipynb #cell-032
+# %% ../../nbs/environments/14_report.ipynb #cell-034
 _KINDS = (".gz", ".json", ".jsonl", ".csv", ".parquet")
 
 def _texts(path:Path)->Iterator[str]:
@@ -210,7 +210,7 @@ def _found(folder, ours)->set[str]:
                 hits.update(gram for gram in _runs(words, k) if gram in ours)
     return hits
 
-# %% ../../nbs/environments/14_report.ipynb #cell-033
+# %% ../../nbs/environments/14_report.ipynb #cell-035
 def contamination(
     questions:Iterable[str], # Of environments
     data=None, # Folder of benchmarks, one folder each; the local data when None
@@ -223,7 +223,7 @@ def contamination(
     folders = sorted(path for path in data.iterdir() if path.is_dir())
     return {folder.name: sorted(_found(folder, ours)) for folder in folders}
 
-# %% ../../nbs/environments/14_report.ipynb #cell-036
+# %% ../../nbs/environments/14_report.ipynb #cell-038
 SPLITS = """\
 - `train` never asks about a held-out thing or relation. `test` asks only about held-out things (a quarter
   of every kind with at least 40 members, by hash of the name; smaller kinds, such as continents, are shared)
@@ -245,7 +245,7 @@ def _held_out(split, worlds)->str:
         return f"{rule} Here {', '.join(away)} was named, which is marked so: now it is held out no more."
     return rule
 
-# %% ../../nbs/environments/14_report.ipynb #cell-038
+# %% ../../nbs/environments/14_report.ipynb #cell-040
 def _decade(n)->str:
     "The size of a data set as hubs name it"
     for limit, name in ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M")):
@@ -268,7 +268,7 @@ def _head(n)->list[str]:
     return ["---", "language: en", "task_categories: [text-generation]",
             "tags: [tool-use, reinforcement-learning, verifiable]", f"size_categories: [{_decade(n)}]", "---"]
 
-# %% ../../nbs/environments/14_report.ipynb #cell-040
+# %% ../../nbs/environments/14_report.ipynb #cell-042
 def _origins(world)->str:
     "The packages, with versions, and tables that a world's relations come from"
     found = [getattr(r, "origin", "").partition(";")[0] for r in getattr(world, "relations", {}).values()]
@@ -296,7 +296,7 @@ def card(
         "## What is held out", "", SPLITS, _held_out(recipe["split"], worlds), "",
         "## Rejected on the way, by gate", "", *lost, ""])
 
-# %% ../../nbs/environments/14_report.ipynb #cell-043
+# %% ../../nbs/environments/14_report.ipynb #cell-045
 def _beside(out)->tuple[Path, Path]:
     "Where report and card go"
     stem = str(out).removesuffix(".gz").removesuffix(".jsonl")
@@ -327,7 +327,7 @@ class _Watch:
     def seconds(self)->float:
         return time.perf_counter() - self.start if self.start else 0.0
 
-# %% ../../nbs/environments/14_report.ipynb #cell-044
+# %% ../../nbs/environments/14_report.ipynb #cell-046
 def construct(
     out, # .jsonl or .jsonl.gz
     n:int, # How many environments
@@ -350,7 +350,7 @@ def construct(
     rate = (n - 1) / seconds if n > 1 and seconds else 0.0
     return report | {"table": watch.tally.table(), "seconds": seconds, "rate": rate}
 
-# %% ../../nbs/environments/14_report.ipynb #cell-046
+# %% ../../nbs/environments/14_report.ipynb #cell-048
 def _write_beside(out, report, tally, worlds)->None:
     "Complete the report in place, and write it and the card"
     omitted = {}
@@ -365,7 +365,7 @@ def _write_beside(out, report, tally, worlds)->None:
         with atomic(path) as temp:
             temp.write_text(text, encoding="utf-8")
 
-# %% ../../nbs/environments/14_report.ipynb #cell-049
+# %% ../../nbs/environments/14_report.ipynb #cell-051
 def _executed(code, name, arguments)->str:
     "A call as the paper's executor runs it: in this process, with whatever the code may do"
     try:
@@ -393,7 +393,7 @@ class Threads:
         "Tables in this process, which calls change"
         return _HeldHere(self, state)
 
-# %% ../../nbs/environments/14_report.ipynb #cell-051
+# %% ../../nbs/environments/14_report.ipynb #cell-053
 class _HeldHere:
     "What a session of the sandbox is, without the sandbox"
     def __init__(self, threads, state):
@@ -414,7 +414,7 @@ class _HeldHere:
     def call(self, code, name, arguments):
         return self.threads.one((code, name, {**arguments, "data": self.data}))
 
-# %% ../../nbs/environments/14_report.ipynb #cell-053
+# %% ../../nbs/environments/14_report.ipynb #cell-055
 def _rate(level, n, worlds=None)->dict:
     "Two processes at one difficulty: environments a second after the first, memory, and what was rejected"
     import resource
@@ -440,7 +440,7 @@ def _build_case(level, n, sandbox, changing=())->dict:
     what = f"difficulty {level}{', tables that change' if changing else ''}"
     return case(what, "accepted environments/s, one process", **rates, better="higher", n=n) | told
 
-# %% ../../nbs/environments/14_report.ipynb #cell-054
+# %% ../../nbs/environments/14_report.ipynb #cell-056
 def bench_build(
     n:int=100, # Environments a case
     levels:tuple[int, ...]=(0, 1, 2, 3, 4), # Difficulties

@@ -384,6 +384,7 @@ def _plans(view, scenario, difficulty)->bool:
         return _often(view, scenario, difficulty, name)
     return any(decompose(view, scenario, rng(*name, i), difficulty) for i in range(12))
 
+# %% ../../nbs/environments/03_scenario.ipynb #cell-053
 @singledispatch
 def holds(
     view:View, # One world
