@@ -174,7 +174,7 @@ def _listings(group:Relation, relations, kinds, words, sizes)->list[Relation]:
     one, several = words.nouns.get(kind.name, (kind.noun, kind.plural))
     made = belonging(group.range, group.domain, one, several, of, fields, filters, entries, name=name,
                      unit=kind.plural)
-    return [replace(r, origin=f"{r.origin}; {group.id}".strip("; ")) for r in made]
+    return [replace(r, origin=f"{group.origin}; {group.id}".strip("; ")) for r in made]
 
 # %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-016
 def versions_of(
