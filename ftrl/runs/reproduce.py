@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'APART', 'KEPT', 'AGAIN', 'Run', 'record', 'profiles', 'run_defaults', 'profile_settings', 'step',
-           'run_parameters', 'earlier', 'Task', 'reproduce', 'run_summary', 'publish', 'base', 'keep_metrics']
+           'run_parameters', 'earlier', 'Task', 'reproduce', 'run_summary', 'publish', 'base', 'keep_adapter',
+           'restore', 'keep_metrics']
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-002
 import json, os, platform, shutil, threading, time
@@ -358,7 +359,7 @@ def run_summary(
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-047
 _PLAYED = ("dev", "eval", "rounds", "ablation", "transfer", "reference")
 KEPT = ("config.json", "metrics.json", "table.md", "envs/*", "rows/*", "train/*/metrics.jsonl", "delta/*",
-        "notebooks/*.ipynb", "intervene/*.jsonl", *(f"{part}/**/*.jsonl" for part in _PLAYED))
+        "adapters/*/*", "notebooks/*.ipynb", "intervene/*.jsonl", *(f"{part}/**/*.jsonl" for part in _PLAYED))
 AGAIN = tuple(f"seed*/{part}" for part in KEPT if not part.startswith("envs"))
 
 def _keep(path:Path, to:Path, long:int=1 << 17)->Path:
@@ -419,6 +420,44 @@ def _random(out:Path)->None:
     tokenizer.save_pretrained(out)
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-054
+def keep_adapter(
+    run:Run, # The run
+    name:str, # A policy in `models`
+    model:str, # What it was trained from
+    rank:int, # Of the adapter; 0: all weights were trained, and nothing small holds them
+)->None:
+    "Keep a policy as an adapter beside the run's results"
+    from ftrl.models.adapter import extract_adapter
+    policy, kept = run/f"models/{name}", run/f"adapters/{name}"
+    if rank and not kept.exists() and _moved(run, name):
+        extract_adapter(model, str(policy), kept, rank)
+
+def _moved(run:Run, name:str)->bool:
+    "Did any step of a policy's training have a gradient?"
+    record = (run/f"models/{name}").resolve()/"metrics.jsonl"
+    if not record.exists():
+        return True
+    return any(x.get("grad_norm", 1) > 0 for x in read_json_lines(record))
+
+def restore(
+    run:Run, # The run
+    model:str, # What its policies were trained from
+)->list[str]: # The names of those that came back
+    "Merge the policies of a run whose weights are not here"
+    from ftrl.models.adapter import merged_path
+    found = []
+    if Path(model).is_relative_to(run.out) and not Path(model).exists():
+        return found  # a cold start whose weights are not here either
+    for config in finished(run.out, "adapters/*/adapter_config.json"):
+        folder = config.parent
+        policy = run/f"models/{folder.name}"
+        if not policy.exists():
+            policy.parent.mkdir(parents=True, exist_ok=True)
+            policy.symlink_to(merged_path(model, folder))
+            found.append(folder.name)
+    return found
+
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-057
 def keep_metrics(
     run:Run, # The run
     name:str, # A policy

@@ -215,6 +215,7 @@ def launched(self:Learner,
     words:list[str], # The same as words
     reference:str|Path|None=None, # The policy that the KL is to
     force:bool=False, # Replace what is there
+    peft=None, # An adapter, as `lora` makes it
 )->Trained:
     "Train in processes of their own"
     out = Path(out).resolve()
@@ -226,6 +227,8 @@ def launched(self:Learner,
         told += ["--reference", str(reference)]
     if force:
         told.append("--force")
+    if peft is not None:
+        told += ["--lora", str(peft.r)]
     self.launch.run(told, out, config.steps, Path(self.logs)/f"{verb}-{out.name}.log")
     data.unlink()
     return trained(out)
