@@ -155,12 +155,28 @@ def _counted(ws:list[str], whole:bool)->str:
             rest = rest.removeprefix("of ")
         return plural(singular(rest))
     if len(ws) > 1 and last == "count":
-        return plural(label.removesuffix(" count"))
+        return plural(singular(label.removesuffix(" count")))
     several = singular(first) != first or singular(last) != last
     money = last in ("sales", "earnings")
     return label if whole and several and not money else ""
 
-# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-027
+# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-028
+_PAIRS = {"km h": "km/h", "m s": "m/s", "deg c": "degrees Celsius", "deg f": "degrees Fahrenheit"}
+_DEGREES = {"c": "degrees Celsius", "f": "degrees Fahrenheit", "k": "kelvin"}
+
+def _unit_of(ws:list[str])->tuple[list[str], str]:
+    "The words before a unit, and the unit; none if there is none"
+    last = " ".join(ws[-2:])
+    if len(ws) > 2 and last in _PAIRS:
+        return ws[:-2], _PAIRS[last]
+    if len(ws) > 1 and ws[-2] in ("temp", "temperature") and ws[-1] in _DEGREES:
+        return ws[:-1], _DEGREES[ws[-1]]
+    if len(ws) < 2 or ws[-1] not in _UNITS:
+        return ws, ""
+    before = ws[:-2] if ws[-2] == "in" and len(ws) > 2 else ws[:-1]
+    return before, _UNITS[ws[-1]]
+
+# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-030
 def name_and_unit(
     label:str, # "weight kg", of a column of numbers
     whole:bool, # Are all of them whole?
@@ -169,9 +185,9 @@ def name_and_unit(
 )->tuple[str, str]: # "weight", "kg"
     "What a number tells, and its unit"
     ws = label.split(" ")
-    if len(ws) > 1 and ws[-1] in _UNITS:
-        before = ws[:-2] if ws[-2] == "in" and len(ws) > 2 else ws[:-1]
-        return " ".join(before), _UNITS[ws[-1]]
+    before, unit = _unit_of(ws)
+    if unit:
+        return " ".join(before), unit
     if ws[-1] == "age":
         return label, "years"
     scale, things = _scale(label, largest), _counted(ws, whole)
@@ -181,7 +197,7 @@ def name_and_unit(
         return f"number of {things}", things
     return label, f"({label})" if whole and small else ""
 
-# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-030
+# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-033
 _AGENTS = {"assigned to": "assignee", "created by": "creator", "owned by": "owner", "reported by": "reporter",
            "managed by": "manager", "made by": "maker", "sold by": "seller", "written by": "writer",
            "reviewed by": "reviewer",
@@ -196,7 +212,7 @@ def noun_of(
     "A noun for what a column names, where there is one"
     return _AGENTS.get(label, label)
 
-# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-033
+# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-036
 _PARTICIPLE = re.compile(r"(ed|born|built|sold|paid|sent|bought|made|held|written|given|taken|seen|shown"
                          r"|known|won|begun|chosen)$")
 _ACTIVE = {*"""joined arrived departed died started ended expired happened occurred resigned retired graduated
@@ -224,7 +240,7 @@ def _whom(label:str)->str:
     verb = was or before[-1].endswith("s") or before[-1] in _ACTIVE
     return f"what {{x}} {was}{label}" if verb else ""
 
-# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-035
+# %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-038
 def phrases(
     label:str, # What a column tells
     date:bool=False, # Is it a date?
