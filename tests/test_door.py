@@ -161,8 +161,37 @@ def test_every_command_on_a_page_is_understood():
     for page, line in lines_of_pages():
         words = shlex.split(line.replace("-m ftrl.cli ", "ftrl "), comments=True)
         words = words[words.index("ftrl") + 1:]
+        if words[0] == "--trust": words = words[2:]
         name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
         assert name in known, f"{page}: {line}"
         known[name].make_context(name, words[len(name.split()):])
         seen += 1
     assert seen > 40
+
+
+READER = '''
+from pathlib import Path
+
+def price_of(item: str) -> str:
+    """Return the price of an item.
+
+    Args:
+        item: The name of the item.
+    """
+    lines = Path(__file__).with_name("stock.txt").read_text().splitlines()
+    return dict(line.split(" ", 1) for line in lines)[item]
+
+CALLS = {"price_of": [{"item": f"lamp{i}"} for i in range(30)]}
+'''
+
+
+def test_tools_run_outside_only_where_their_file_is_trusted(tmp_path):
+    (tmp_path/"tools.py").write_text(READER)
+    (tmp_path/"stock.txt").write_text("".join(f"lamp{i} {100 + 7 * i}.90 EUR\n" for i in range(30)))
+    build = "build", "--out", "envs.jsonl", "-n", 3, "--world", "tools.py", "--scenario", "single_hop"
+    made = ftrl("--trust", "tools.py", *build, cwd=tmp_path)
+    assert made.returncode == 0 and "may read and delete your files" in made.stderr, made.stderr
+    assert ftrl("--trust", "tools.py", "check", "envs.jsonl", cwd=tmp_path).returncode == 0
+    kept_in = ftrl("check", "envs.jsonl", cwd=tmp_path)
+    assert kept_in.returncode == 1 and "0 of 3 accepted" in kept_in.stdout
+    assert ftrl("--trust", "none.py", *build, cwd=tmp_path).returncode == 2

@@ -19,7 +19,7 @@ from ..evaluation.bench import BENCHMARKS
 from ..files import find_file
 from ..models.embedded import EMBEDDED
 from ..models.llm import model_forms
-from ..progress import at_work
+from ..progress import at_work, say
 from ..training.algorithm import ALGORITHMS
 from ..training.reward import REWARDS
 
@@ -83,13 +83,19 @@ def _version(asked:bool)->None:
     raise typer.Exit()
 
 _Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version")]
+_Trust = Annotated[Optional[list[str]],
+                   typer.Option("--trust", envvar="FTRL_TRUST",
+                                help="A Python file of yours whose tools may run outside the sandbox")]
 _ENDLESS = ("serve", "watch")
 
 @app.callback()
 def _verbs(
-    context: typer.Context, version: _Version = False,
+    context: typer.Context, trust: _Trust = None, version: _Version = False,
 )->None:
     called = context.invoked_subcommand
+    if trust and called:
+        from ftrl.sandbox.outside import trust as let_out
+        say(let_out(*trust))
     if called is None:
         print(context.get_help())
     elif called not in _ENDLESS:
