@@ -439,6 +439,7 @@ def _moved(run:Run, name:str)->bool:
         return True
     return any(x.get("grad_norm", 1) > 0 for x in read_json_lines(record))
 
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-055
 def restore(
     run:Run, # The run
     model:str, # What its policies were trained from
@@ -457,7 +458,7 @@ def restore(
             found.append(folder.name)
     return found
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-057
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-058
 def keep_metrics(
     run:Run, # The run
     name:str, # A policy

@@ -223,12 +223,9 @@ def launched(self:Learner,
     out.parent.mkdir(parents=True, exist_ok=True)
     save_rows(as_rows(rows), data)
     told = [verb, str(data), "--model", str(model), "--out", str(out), *words]
-    if reference:
-        told += ["--reference", str(reference)]
-    if force:
-        told.append("--force")
-    if peft is not None:
-        told += ["--lora", str(peft.r)]
+    told += ["--reference", str(reference)] if reference else []
+    told += ["--lora", str(peft.r)] if peft is not None else []
+    told += ["--force"] if force else []
     self.launch.run(told, out, config.steps, Path(self.logs)/f"{verb}-{out.name}.log")
     data.unlink()
     return trained(out)
