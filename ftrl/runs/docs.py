@@ -106,7 +106,7 @@ def _formulas(text:str)->str:
 # %% ../../nbs/runs/9_docs.ipynb #cell-019
 def _directives(source:str)->dict[str, str]:
     "The `#| name value` lines of a code cell"
-    return {name: value.strip() for name, value in re.findall(r"^#\|\s*(\w+)(.*)$", source, re.M)}
+    return {name: value.strip() for name, value in re.findall(r"^#\|\s*(\w+):?(.*)$", source, re.M)}
 
 def _cell(c, i:int, module, path:Path, out:Path)->list[str]:
     "What a page shows of a cell"
@@ -120,7 +120,7 @@ def _cell(c, i:int, module, path:Path, out:Path)->list[str]:
         return [_exported(module, source)]
     files = out/f"{path.stem}_files"
     outputs = [_output(o, files, f"{i}-{j}") for j, o in enumerate(c.get("outputs", []))]
-    silent = "false" in (told.get("echo"), told.get("echo:"))
+    silent = told.get("echo") == "false"
     return outputs if silent else [f"```python\n{source}\n```", *outputs]
 
 # %% ../../nbs/runs/9_docs.ipynb #cell-020
@@ -252,6 +252,7 @@ CSS = """.output{overflow-x:auto;font-size:.66rem}
 .output table td,.output table th{padding:.2rem .6rem;text-align:right}
 .md-typeset h3{margin-top:2rem}
 .md-typeset details.env{font-size:.7rem;overflow-wrap:anywhere}
+.md-typeset details.env summary{font-weight:400}
 .md-typeset details.env pre{white-space:pre-wrap;margin:.3rem 0}
 """
 
