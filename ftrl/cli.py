@@ -19,6 +19,8 @@ def main()->None:
     "The command `ftrl`"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a log has lines of our own
     try:
         app(prog_name="ftrl")
     except FtrlError as e:

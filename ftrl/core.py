@@ -80,7 +80,7 @@ RANGES = {
     **dict.fromkeys(("rounds", "dev", "rank", "repairs", "i", "cold_envs", "processes"), Range(0)),
     "group": Range(2),  # advantages compare completions
     "temperature": Range(0, whole=False),
-    "lr": Range(0, whole=False, above=True),
+    **dict.fromkeys(("lr", "minutes"), Range(0, whole=False, above=True)),
     "top_k": Range(0),
     "top_p": Range(0, 1, whole=False, above=True),
     "min_p": Range(0, 1, whole=False),
@@ -344,8 +344,8 @@ def verify(
         return False
     if isinstance(text, (dict, list)):
         text = dumps(text)
-    said = bare(text)
-    return all(bare(piece) in said for piece in gold.split(", "))
+    said, pieces = bare(text), [bare(piece) for piece in gold.split(", ")]
+    return any(pieces) and all(piece in said for piece in pieces)
 
 # %% ../nbs/00_core.ipynb #cell-061
 _RULE = re.compile(r"\brule \d+")
