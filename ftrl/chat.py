@@ -157,6 +157,7 @@ def _native_call(c)->Call:
         return Call(name, arguments, id)
     return Call(name, {}, id, "the arguments are no JSON object")
 
+# %% ../nbs/03_chat.ipynb #cell-026
 def _id_text(id)->str:
     "A call's id as text, so that a table holds it"
     if id is None or isinstance(id, str):
@@ -178,7 +179,7 @@ def _joined(content)->str:
     texts = [part.get("text") if isinstance(part, dict) else part for part in content]
     return "".join(text for text in texts if isinstance(text, str))
 
-# %% ../nbs/03_chat.ipynb #cell-027
+# %% ../nbs/03_chat.ipynb #cell-028
 def from_message(
     message:dict, # An assistant message, with or without `tool_calls`
 )->Turn:
@@ -190,7 +191,7 @@ def from_message(
     said = _joined(message.get("content"))
     return Turn(said.strip(), tuple(calls))
 
-# %% ../nbs/03_chat.ipynb #cell-032
+# %% ../nbs/03_chat.ipynb #cell-033
 _SYSTEM = r"""
 {%- set system = messages[0].content if messages[0].role == 'system' else '' %}
 {%- if system or tools %}
@@ -207,7 +208,7 @@ _SYSTEM = r"""
 {%- endif %}
 """
 
-# %% ../nbs/03_chat.ipynb #cell-034
+# %% ../nbs/03_chat.ipynb #cell-035
 HERMES = _SYSTEM + r"""
 {%- for m in messages %}
     {%- if m.role == 'tool' %}
@@ -234,7 +235,7 @@ HERMES = _SYSTEM + r"""
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}
 """  # noqa: E501  (saved with every model: its bytes stay)
 
-# %% ../nbs/03_chat.ipynb #cell-036
+# %% ../nbs/03_chat.ipynb #cell-037
 def template_of(
     tokenizer, # A transformers tokenizer
 )->str: # The template for conversations with tools; empty if there is none
@@ -256,7 +257,7 @@ def prepare(
     tokenizer.chat_template = HERMES.replace("<|im_end|>", end)
     return tokenizer
 
-# %% ../nbs/03_chat.ipynb #cell-038
+# %% ../nbs/03_chat.ipynb #cell-039
 TOOL_MARKS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>")
 
 def defused(
@@ -278,7 +279,7 @@ def control_marks(
     written = re.findall(r"<\|[^|<>\s]+\|>", template_of(tokenizer))
     return sorted({*tokenizer.all_special_tokens, *written})
 
-# %% ../nbs/03_chat.ipynb #cell-041
+# %% ../nbs/03_chat.ipynb #cell-042
 _TAGS = (r"(?:\w{1,20}[:_])?tool_?calls?|tool_?responses?|tools?|tool_parsed_response"
          r"|(?:\w{1,20}:)?think(?:ing)?|thoughts?|reasoning|answer"
          r"|function_?calls?|(?:function|parameter|invoke)(?:[ =][^<>]{0,80})?|arg_key|arg_value"
@@ -298,7 +299,7 @@ def chat_mark(
     found = _CHAT_MARK.search(text)
     return found[0] if found else None
 
-# %% ../nbs/03_chat.ipynb #cell-044
+# %% ../nbs/03_chat.ipynb #cell-045
 def _short_id(
     id, # Of a call, from anywhere
 )->str: # Nine letters and digits
@@ -308,7 +309,7 @@ def _short_id(
     written = str(id).encode("utf-8", "replace")
     return hashlib.sha256(written).hexdigest()[:9]
 
-# %% ../nbs/03_chat.ipynb #cell-045
+# %% ../nbs/03_chat.ipynb #cell-046
 def template_message(
     message:dict, # A chat message
     marks:Iterable[str]=(), # The tokenizer's control marks
@@ -328,7 +329,7 @@ def template_message(
         calls.append({**c, "id": _short_id(read.id), "function": function})
     return {**message, "tool_calls": calls}
 
-# %% ../nbs/03_chat.ipynb #cell-048
+# %% ../nbs/03_chat.ipynb #cell-049
 _LONGEST = 1 << 25  # characters of a prompt: more than any model reads
 
 def render(

@@ -111,6 +111,7 @@ class Work:
     data: object
     which: Selection
 
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-016
 @functools.lru_cache(1)
 def _kept_model(name:str, thinking:bool | None, who:str)->LLM:
     "The model of a process, loaded again when a name holds another"
@@ -136,7 +137,7 @@ def _announce(players:dict[str, LLM], coming:list[tuple])->None:
     for model in players.values():
         model.match(coming)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-016
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-017
 def on_cluster(
     share:Callable, # What a process does with a set of keys
     keys:list[str], # What is to be done
@@ -160,7 +161,7 @@ def on_cluster(
         for x in done:
             yield from ray.get(x)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-018
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-019
 def _check_engine(engine:str, model)->None:
     "May this be spread?"
     if engine not in ("local", "ray"):
@@ -168,7 +169,7 @@ def _check_engine(engine:str, model)->None:
     if engine == "ray" and not isinstance(model, str):
         raise FtrlError("engine ray needs the name of a model, got a model")
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-020
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-021
 def means(
     lines:Iterable[dict], # Result lines of one benchmark and one model
     grouped:bool, # Average each scenario first?
@@ -181,7 +182,7 @@ def means(
             group.append(value)
     return {m: sum(sum(g) / len(g) for g in groups.values()) / len(groups) for m, groups in found.items()}
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-022
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-023
 @dataclass(frozen=True)
 class Results:
     "A result file"
@@ -203,7 +204,7 @@ class Results:
             remarks.append(run["note"])
         return f"{bench.name}, {run['model']}: {numbers} ({'; '.join(remarks)})"
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-023
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-024
 def _remarks(bench:Bench, lines:list[dict])->Iterator[str]:
     "What a reader of the means must know"
     failed = sum(x["error"] is not None for x in lines)
@@ -214,7 +215,7 @@ def _remarks(bench:Bench, lines:list[dict])->Iterator[str]:
         if empty:
             yield f"{metric} is 1 for nothing done in {empty}"
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-025
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-026
 def _apart(out, *inputs)->None:
     "Is the output none of the inputs?"
     places = [str(x).removeprefix("replay:") for x in inputs if isinstance(x, (str, Path))]
@@ -233,7 +234,7 @@ def _judged(results:"Results", failing:float)->"Results":
     raise FtrlError(f"{results.path}: {n} of {len(errors)} items failed, and not by the model's fault "
                     f"(the first: {reason}); the others are kept, give the same command again for those")
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-026
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-027
 def _whole(out:Path, keys:list[str])->bool:
     "Does the result file hold these items, in this order, none of them failed?"
     return out.is_file() and [x.get("item") for x in read_json_lines(out) if not x.get("error")] == keys
@@ -252,7 +253,7 @@ def _work_on(
     keys = [p.key for p in left]
     return on_cluster(functools.partial(_share, work), keys)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-028
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-029
 @delegates(Protocol)
 def evaluate(
     bench:str, # One of `BENCHMARKS`
@@ -278,7 +279,7 @@ def evaluate(
 
 evaluate.__delwrap__ = Protocol  # whose fields have comments; the function that makes one has no source
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-029
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-030
 def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, force:bool)->None:
     "Play what the result file lacks"
     data, protocol = bench.where(work.data), work.protocol
@@ -301,7 +302,7 @@ def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, f
             journal.follow(done, len(keys), bench.name, progress)
             journal.write(keys)
 
-# %% ../../nbs/evaluation/03_bench.ipynb #cell-031
+# %% ../../nbs/evaluation/03_bench.ipynb #cell-032
 def _journal(
     bench:Bench,
     data, # As `bench.where` gives them

@@ -321,6 +321,7 @@ def load_network(
     _no_layer_left(spec, config, found.get("unexpected_keys", ()))
     return model
 
+# %% ../../nbs/models/05_local.ipynb #cell-035
 def _no_layer_left(spec:str, config, unread:Iterable[str])->None:
     "Were all layers read that the files hold?"
     n = config.get_text_config().num_hidden_layers
@@ -329,7 +330,7 @@ def _no_layer_left(spec:str, config, unread:Iterable[str])->None:
         raise FtrlError(f"model {spec}: its files hold more than the {n} layers of its config.json "
                         f"(`{above[0]}`); copy the folder again")
 
-# %% ../../nbs/models/05_local.ipynb #cell-035
+# %% ../../nbs/models/05_local.ipynb #cell-036
 def _in_cache(spec:str)->bool:
     "Is a hub id in the hub's cache?"
     from huggingface_hub import try_to_load_from_cache
@@ -340,7 +341,7 @@ def _in_cache(spec:str)->bool:
         return False
     return isinstance(found, str)
 
-# %% ../../nbs/models/05_local.ipynb #cell-037
+# %% ../../nbs/models/05_local.ipynb #cell-038
 def unlearned_marks(
     model, # A transformers model
     tokenizer, # Its tokenizer
@@ -355,7 +356,7 @@ def unlearned_marks(
     own = {mark: tokenizer.get_added_vocab().get(mark) for mark in form.marks}
     return [mark for mark, i in own.items() if i is not None and (rows[i].float() - blank).norm() < near]
 
-# %% ../../nbs/models/05_local.ipynb #cell-039
+# %% ../../nbs/models/05_local.ipynb #cell-040
 def load_local(
     spec:str, # An embedded model, a .gguf file, a directory, or a hub id
     device:str | None=None, # Default: the GPU, if there is one

@@ -122,6 +122,7 @@ def _digest(data:str)->str:
     from ftrl.environments.tables import open_world
     return getattr(open_world(data), "digest", "")
 
+# %% ../../nbs/runs/10_tune.ipynb #cell-016
 def _divide(run:Tuning)->None:
     "Rows of one's own: the last part is held out"
     rows = load_rows(run.data)
@@ -142,7 +143,7 @@ def _scenarios(world)->tuple[str, ...]:
         raise FtrlError(f"{world.name}: these facts allow no question in both splits; expected more of them")
     return able
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-016
+# %% ../../nbs/runs/10_tune.ipynb #cell-017
 def _build(run:Tuning)->None:
     "Environments to train on, and environments held out"
     from ftrl.environments.build import Recipe, stream_envs
@@ -162,7 +163,7 @@ def _build(run:Tuning)->None:
     save_rows(held, run.held_out)
     run.say(f"{run.held_out.name}: {len(held)} environments whose last question training never asks")
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-018
+# %% ../../nbs/runs/10_tune.ipynb #cell-019
 def _unasked(envs:Iterable, rows:Iterable)->Iterator:
     "Environments whose last sub-question is asked in none of these rows"
     asked = {s["question"] for row in rows for s in row.meta["subquestions"]}
@@ -181,7 +182,7 @@ def build(self:Tuning)->None:
     self.out.mkdir(parents=True, exist_ok=True)
     _divide(self) if _holds_rows(self.data) else _build(self)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-022
+# %% ../../nbs/runs/10_tune.ipynb #cell-023
 @patch
 def score(self:Tuning, name:str, model)->Results:
     "Play the held-out environments with a policy"
@@ -204,7 +205,7 @@ def start(self:Tuning)->str:
     config = ColdConfig(self.sizes.cold, seed=self.seed, lr=1e-4)
     return cold_start(self.envs, self.model, self/"cold", config).policy
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-023
+# %% ../../nbs/runs/10_tune.ipynb #cell-024
 @patch
 def train(self:Tuning, start:str, steps:int | None=None, part:str="policy"):
     "Collect with the model, and train it on what it met"
@@ -220,7 +221,7 @@ def train(self:Tuning, start:str, steps:int | None=None, part:str="policy"):
     self.say(f"training on {len(list(rows))} moments of {len(played)} environments, {config.steps} steps")
     return train(self/"rows.jsonl", start, self/part, config)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-025
+# %% ../../nbs/runs/10_tune.ipynb #cell-026
 def measure_pace(
     data:str, # What is tuned on
     model:str, # What is tuned
@@ -243,7 +244,7 @@ def measure_pace(
         rest = time.perf_counter() - begun - step - few.collect * episode
     return Pace(episode, step, max(0.0, rest))
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-027
+# %% ../../nbs/runs/10_tune.ipynb #cell-028
 def _share(results:Path, metric:str)->float:
     "The mean of a metric, in percent"
     return 100 * means(read_json_lines(results), grouped=False).get(metric, 0.0)
@@ -259,7 +260,7 @@ def _scores(run:Tuning)->str:
         lines.append(f"<tr><th>{name}</th>{marks}</tr>")
     return f"<table>{''.join(lines)}</table>"
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-028
+# %% ../../nbs/runs/10_tune.ipynb #cell-029
 def _told(message:dict)->str:
     "A message as a line"
     functions = [call["function"] for call in message.get("tool_calls") or ()]
@@ -284,7 +285,7 @@ def _episode(run:Tuning)->str:
         shown.append(f"<details><summary>{name}: {html.escape(id)}</summary>{body}</details>")
     return "".join(shown)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-029
+# %% ../../nbs/runs/10_tune.ipynb #cell-030
 def tuning_page(
     run:Tuning, # A run with its results
 )->str: # HTML that needs nothing else
@@ -304,7 +305,7 @@ def tuning_page(
         f"<h2>Held-out questions</h2><ul>{questions}</ul>", f"<h2>Sizes</h2><table>{sizes}</table>",
         "</body></html>"])
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-031
+# %% ../../nbs/runs/10_tune.ipynb #cell-032
 @dataclass(frozen=True)
 class Tuned:
     "What a tuning run made"
@@ -317,6 +318,7 @@ class Tuned:
         return (f"{self.policy}: Solve-F1 {self.before:.1f} % before, {self.after:.1f} % after\n"
                 f"{self.report} tells the rest; play it with `ftrl evaluate ftrl --model {self.policy}`")
 
+# %% ../../nbs/runs/10_tune.ipynb #cell-033
 def tune(
     data:str|Path, # Table file or folder, database address, Python or OpenAPI file, or rows
     model:str="qwen2.5-coder-0.5b", # What to train, as for `--model` elsewhere
@@ -344,7 +346,7 @@ def tune(
                 raise
         return Tuned(**mine.done, report=out/"report.html")
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-032
+# %% ../../nbs/runs/10_tune.ipynb #cell-034
 def _chosen(data:str, model:str, minutes:float | None, seed:int, say:Callable)->TuneSizes:
     "The sizes of a new run"
     if minutes is None:
@@ -368,7 +370,7 @@ def _tuned(run:Tuning)->dict:
     before, after = (_share(run/f"{name}.jsonl", "solve_f1") for name in ("before", "after"))
     return {"policy": policy, "before": before, "after": after}
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-034
+# %% ../../nbs/runs/10_tune.ipynb #cell-036
 def tuning_plan(
     data:str, # What would be tuned on
     model:str, # What would be tuned

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from fastcore.basics import patch
 from ...core import FtrlError
 
 # %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-005
@@ -175,6 +176,7 @@ _DIGITS = {"": r"(\d+\.\d+[eE]\d{1,3}|(\d+(\.\d+)?|\.\d+)([eE][+-]\d{1,3})?)",
 _SPACES = " \u00a0\u2009\u202f"  # plain, no-break, thin, narrow
 _MINUS = "\u2212"
 
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-024
 @dataclass(frozen=True)
 class Notation:
     "How a column writes its numbers"
@@ -182,32 +184,35 @@ class Notation:
     sign: str = ""    # A sign of a unit before or behind each number
     gap: str = ""     # Characters that part groups of three digits: spaces, or apostrophes
 
-    @property
-    def pattern(self)->str:
-        "A regular expression of one number"
-        digits, plus = _DIGITS[self.comma], f"[+{_MINUS}-]?"
-        if self.gap:
-            point = "," if self.comma else r"\."
-            digits = rf"([1-9]\d{{0,2}}([{self.gap}]\d{{3}})+|\d+)({point}\d+)?"
-        if not self.sign:
-            return f"{plus}{digits}"
-        sign, space = re.escape(self.sign), f"[{_SPACES}]?"
-        return f"{plus}({sign}{space}{plus}{digits}|{digits}{space}{sign})"
-
-    @property
-    def changes(self)->dict[str, str]:
-        "What to replace, in order, to have numbers as programs write them"
-        idle = self.gap + (self.sign + _SPACES if self.sign else "")
-        commas = {"decimal": {".": "", ",": "."}, "thousands": {",": ""}}
-        return dict.fromkeys(idle, "") | {_MINUS: "-"} | commas.get(self.comma, {})
-
-    def plain(self, text:str)->str:
-        "The number as programs write it"
-        for written, meant in self.changes.items():
-            text = text.replace(written, meant)
-        return text
-
 # %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-025
+@patch(as_prop=True)
+def pattern(self:Notation)->str:
+    "A regular expression of one number"
+    digits, plus = _DIGITS[self.comma], f"[+{_MINUS}-]?"
+    if self.gap:
+        point = "," if self.comma else r"\."
+        digits = rf"([1-9]\d{{0,2}}([{self.gap}]\d{{3}})+|\d+)({point}\d+)?"
+    if not self.sign:
+        return f"{plus}{digits}"
+    sign, space = re.escape(self.sign), f"[{_SPACES}]?"
+    return f"{plus}({sign}{space}{plus}{digits}|{digits}{space}{sign})"
+
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-026
+@patch(as_prop=True)
+def changes(self:Notation)->dict[str, str]:
+    "What to replace, in order, to have numbers as programs write them"
+    idle = self.gap + (self.sign + _SPACES if self.sign else "")
+    commas = {"decimal": {".": "", ",": "."}, "thousands": {",": ""}}
+    return dict.fromkeys(idle, "") | {_MINUS: "-"} | commas.get(self.comma, {})
+
+@patch
+def plain(self:Notation, text:str)->str:
+    "The number as programs write it"
+    for written, meant in self.changes.items():
+        text = text.replace(written, meant)
+    return text
+
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-028
 AMBIGUOUS = "its numbers have commas that could part thousands or decimals; write 1234 or 1.234"
 
 def _fitting(how:Notation, values:list[str])->set[str]:
@@ -221,7 +226,7 @@ def _sign_of(values:list[str])->str:
     first = max(counts, key=counts.get)
     return first if counts[first] >= .9 * len(values) and counts[first] else ""
 
-# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-027
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-030
 _GAPS = (_SPACES, "'\u2019")
 
 def _parted(values:list[str], sign:str)->Notation | None:
@@ -241,7 +246,7 @@ def _name_something(values:list[str], how:Notation)->bool:
     others = any(re.search(r"[^\d ]", v) for v in values)  # a sign, a point, another kind of space
     return len(lengths) == 1 and not others and min(lengths) % 3 == 0
 
-# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-029
+# %% ../../../nbs/environments/tabular/04_delimited.ipynb #cell-032
 def notation(
     values:list[str], # Different values of a column
 )->Notation | None: # None where it cannot be told

@@ -42,6 +42,7 @@ def domain(
     files = sorted(p for p in at.iterdir() if p.is_file())
     return _domain(at, name, tuple(map(file_digest, files)))
 
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-006
 @lru_cache(4)
 def _domain(at:Path, name:str, holds:tuple[str, ...])->Domain:
     "A domain whose files have these digests"
@@ -55,7 +56,7 @@ def _domain(at:Path, name:str, holds:tuple[str, ...])->Domain:
         raise FtrlError(f"{at}/codes.json: expected the source of each tool")
     return Domain(wiki, read_json(at/"tools.json"), codes, data)
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-007
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-008
 def _folder(
     tasks:Path, # The file of tasks
     name:str, # A domain that occurs in it
@@ -69,7 +70,7 @@ def _folder(
                         "codes.json and its tables beside the tasks, or in taubench below $FTRL_DATA")
     return found
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-009
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-010
 STOP, GREETING = "###STOP###", "Hi! How can I help you today?"
 USER = """You are a user interacting with an agent.
 
@@ -87,7 +88,7 @@ to end the conversation.
 information.
 - Try to make the conversation as natural as possible, and stick to the personalities in the instruction."""
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-010
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-011
 def _instruction(request:Request)->str:
     "What the user was told, from the request"
     return request.messages[0]["content"].split("Instruction: ", 1)[1].rsplit("\nRules:", 1)[0]
@@ -100,7 +101,7 @@ class ReadsOut(LLM):
         spoke = [any(m["role"] == "assistant" for m in r.messages) for r in requests]
         return [answer(STOP if done else _instruction(r)) for r, done in zip(requests, spoke)]
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-013
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-014
 class TauEpisode(Episode):
     "A conversation between an agent, its tools and a user"
     def __init__(self, key:str, task:dict, world:Domain, max_turns:int=30, compat:bool=False):
@@ -128,7 +129,7 @@ def _first_call(reply:Reply)->Reply:
     calls = reply.message.get("tool_calls") or []
     return replace(reply, message=reply.message | {"tool_calls": calls[:1]}) if calls else reply
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-014
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-015
 @patch
 def hear(self:TauEpisode, said:str)->None:
     "What the user says"
@@ -140,7 +141,7 @@ def hear(self:TauEpisode, said:str)->None:
     elif len(self.steps) >= self.max_turns:
         self.end("turns")
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-016
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-017
 @patch
 def turn(self:TauEpisode, step, reply:Reply)->None:
     "Run the call, or let the user answer"
@@ -155,7 +156,7 @@ def turn(self:TauEpisode, step, reply:Reply)->None:
     if call.name == "transfer_to_human_agents" and not self.compat:
         self.end("transfer")
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-017
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-018
 @patch
 def run(self:TauEpisode, call)->str:
     "What a tool says; it may change the database"
@@ -168,7 +169,7 @@ def run(self:TauEpisode, call)->str:
         self.session = sandbox.shared().session(self.world.data).__enter__()
     return clean(self.session.call(code, call.name, call.arguments).content)
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-019
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-020
 @patch
 def end(self:TauEpisode, why:str)->None:
     "Over: the database is looked at and the session closed"
@@ -191,7 +192,7 @@ def _close(session)->None:
     except Exception:
         pass  # its process is gone, and what it held with it
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-022
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-023
 def leaves(
     world:Domain,
     actions:list[dict], # Tool calls
@@ -214,7 +215,7 @@ def all_said(
     said = [bare(chat.spoken(m.get("content") or "")) for m in turns]
     return all(any(output.lower() in text for text in said) for output in outputs)
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-025
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-026
 def _checked(x:dict, where:str)->str:
     "The domain of a task that holds what a task must"
     name = str(x.get("data_source", "")).split("/")[-1]
@@ -238,7 +239,7 @@ def _check_actions(actions:list, codes:dict[str, str], where:str)->None:
         if not isinstance(arguments, str) or not isinstance(parsed(arguments, where), dict):
             raise FtrlError(f"{where}: the arguments of {function['name']} are no JSON text of an object")
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-028
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-029
 @add_benchmark
 class TauBench(Bench):
     "τ-bench, retail and airline"
@@ -268,7 +269,7 @@ class TauBench(Bench):
         said = [None if protocol.user else user, compat if protocol.compat else None]
         return "; ".join(filter(None, said)) or None
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-029
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-030
 @patch
 def world(self:TauBench, tasks:Path, name:str)->Domain:
     "The domain of a file of tasks"
@@ -289,7 +290,7 @@ def players(self:TauBench, agent:LLM, protocol)->dict[str, LLM]:
     "The agent and the user"
     return {"user": ReadsOut()} | Bench.players(self, agent, protocol)
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-031
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-032
 @patch
 def episode(self:TauBench, item, key, protocol):
     "A task to be played"
@@ -313,7 +314,7 @@ def gold(self:TauBench, world:Domain, actions:list[dict])->str:
         self.golds[key] = leaves(world, actions)
     return self.golds[key]
 
-# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-036
+# %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-037
 def pass_k(
     lines, # Result lines with trials
     k:int=1, # How many must succeed
