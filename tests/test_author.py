@@ -283,7 +283,7 @@ ODD = {
     "parts": ([{"type": "text", "text": "{}"}], "required property"),
     "nothing": (None, "no JSON object"),
     "a number": (7, "no JSON object"),
-    "an object": ({"a": 1}, "property name"),
+    "an object": ({"a": 1}, "no JSON object"),
     "deep": ('{"refused": ' + "[" * 5000, "nested"),
     "half a character": ('{"refused": "\\ud800"}', "surrogate"),
     "a long number": ('{"refused": ' + "9" * 9999 + "}", "digits"),

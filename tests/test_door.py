@@ -69,7 +69,7 @@ COMPLETED = {
     "ftrl evaluate toolx": "", "ftrl build --world geog": "geography",
     "ftrl train rows --algorithm gr": "grpo", "ftrl score --reward solve-p": "solve-precision solve-pr",
     "ftrl collect envs --model qwen2.5-coder-0": "qwen2.5-coder-0.5b",
-    "ftrl export rows --to ver": "verl verifiers", "ftrl reproduce --profile ti": "tiny"}
+    "ftrl export rows --to ver": "verifiers verl verl-agent", "ftrl reproduce --profile ti": "tiny"}
 
 
 @pytest.mark.parametrize("line", COMPLETED)

@@ -19,7 +19,6 @@ from ..models.local import generated_text
 from .algorithm import ALGORITHMS
 from .policy import (Trained, adapter_settings, finish_training, formats, load_policy,
                                   model_folder, quieted, trained, training_claim)
-from .record import told_where, trackers
 from .reward import scores
 from .rollout import identity
 from .settings import OWN_OPTIONS, TrainConfig, check_options
@@ -193,6 +192,7 @@ def _arguments(config:TrainConfig, out:Path, prompt:int, tokens:int | None=None)
     "TRL's GRPOConfig; a micro-batch holds at most so many packed tokens"
     import torch
     from trl import GRPOConfig
+    from ftrl.training.record import trackers
     gpu = torch.cuda.is_available()
     processes = int(os.environ.get("WORLD_SIZE", 1))
     completions, parts = micro_batch(config, prompt, processes, tokens or packed_limit())
@@ -302,12 +302,17 @@ def train(
     with training_claim(out, force, **about) as mine:
         if mine.done is not None:
             return trained(out)
-        told_where(out, config.options.get("report_to", trackers()))
+        _tell_where(out, config)
         trainer = _prepared(rows, model, out, config, mode, peft, reference)
         title = f"{ALGORITHMS[config.algorithm].label} on {len(rows)} rows"
         return finish_training(trainer, mine, title, str(model))
 
 # %% ../../nbs/training/11_train.ipynb #cell-037
+def _tell_where(out:Path, config:TrainConfig)->None:
+    "Say which trackers follow the run"
+    from ftrl.training.record import told_where, trackers
+    told_where(out, config.options.get("report_to", trackers()))
+
 def _frozen(out:Path, config:TrainConfig, peft)->bool:
     "May weights under an adapter be held in bf16? Sharded ones are of one format"
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1

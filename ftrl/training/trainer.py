@@ -437,11 +437,24 @@ def _most_learning(self:StepTrainer, inputs:dict)->int:
     return int(self.accelerator.gather(here).max())
 
 @patch
-def _idle_loss(self:StepTrainer)->torch.Tensor:
-    "The loss of a mini-batch that teaches nothing: 0, with a gradient of 0"
-    some = next(p for p in self.model.parameters() if p.requires_grad)
-    return 0 * some.sum()
+def _idle_loss(self:StepTrainer, inputs:dict)->torch.Tensor:
+    "The loss of a mini-batch that teaches nothing: 0, and a gradient of 0 for every weight that learns"
+    weights = [p for p in self.model.parameters() if p.requires_grad]
+    # no number, if the weights or what the sampler computed with them are none
+    return 0 * (sum(p.sum() for p in weights) + self._surprise(inputs))
 
+@patch
+def _surprise(self:StepTrainer, inputs:dict)->torch.Tensor | float:
+    "How improbable the sampler's tokens were, on average: its entropy, which is logged"
+    sampled = inputs.get("sampling_per_token_logps")
+    if sampled is None or not self.samples:  # vLLM's have gaps
+        return 0.0
+    mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+    surprise = -sampled[mask.bool()].mean()
+    self._metrics["train"]["entropy"].append(surprise.item())
+    return surprise
+
+# %% ../../nbs/training/07_trainer.ipynb #cell-059
 @patch
 def _compute_loss(self:StepTrainer, model, inputs):
     "TRL's loss, on the completions that have a gradient"
@@ -450,7 +463,7 @@ def _compute_loss(self:StepTrainer, model, inputs):
     if self.shared and sums_tokens:
         most = self._most_learning(inputs)
         if not most and self.accelerator.num_processes == 1:
-            return self._idle_loss()
+            return self._idle_loss(inputs)
         inputs = active(inputs, most or self.num_generations)  # processes wait for each other's gradients
     self._learned = dict(inputs)  # its advantages are weighted when the log-probabilities are known
     try:
@@ -458,7 +471,7 @@ def _compute_loss(self:StepTrainer, model, inputs):
     finally:
         self._learned = None
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-060
+# %% ../../nbs/training/07_trainer.ipynb #cell-061
 @patch
 def training_step(self:StepTrainer, model, inputs, num_items_in_batch=None):
     "TRL's step; a loss that is no number stops it before the weights change"
