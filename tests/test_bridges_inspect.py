@@ -43,5 +43,5 @@ tiktoken.get_encoding = get_encoding
     assert list((tmp_path/"task"/"logs").iterdir())
 
 
-def test_the_notebook(tmp_path):
-    test_notebooks.test_notebook("nbs/bridges/05_inspect.ipynb", tmp_path)
+def test_the_notebook():
+    test_notebooks.test_notebook("nbs/bridges/05_inspect.ipynb")

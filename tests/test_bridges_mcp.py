@@ -221,5 +221,5 @@ def test_a_thousand_dropped_sessions_leave_nothing(recorded):
         started.end()
 
 
-def test_the_notebook(tmp_path):
-    test_notebooks.test_notebook("nbs/bridges/04_mcp.ipynb", tmp_path)
+def test_the_notebook():
+    test_notebooks.test_notebook("nbs/bridges/04_mcp.ipynb")

@@ -86,5 +86,5 @@ def test_a_hundred_sessions_at_once(url, recorded):
     assert asyncio.run(together()) == [episode.reward for episode in episodes]
 
 
-def test_the_notebook(tmp_path):
-    test_notebooks.test_notebook("nbs/bridges/07_openenv.ipynb", tmp_path)
+def test_the_notebook():
+    test_notebooks.test_notebook("nbs/bridges/07_openenv.ipynb")

@@ -101,5 +101,5 @@ def test_vf_eval_gives_the_recorded_rewards(package, recorded):
     assert rewards == {e.env: pytest.approx(e.reward) for e in recorded.episodes}
 
 
-def test_the_notebook(tmp_path):
-    test_notebooks.test_notebook("nbs/bridges/06_verifiers.ipynb", tmp_path)
+def test_the_notebook():
+    test_notebooks.test_notebook("nbs/bridges/06_verifiers.ipynb")
