@@ -450,7 +450,10 @@ def _surprise(self:StepTrainer, inputs:dict)->torch.Tensor | float:
     if sampled is None or not self.samples:  # vLLM's have gaps
         return 0.0
     mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
-    surprise = -sampled[mask.bool()].mean()
+    written = sampled[mask.bool()]
+    if not len(written):  # all were cut, and are masked
+        return 0.0
+    surprise = -written.mean()
     self._metrics["train"]["entropy"].append(surprise.item())
     return surprise
 
