@@ -77,8 +77,7 @@ def compare(
 
 # %% ../nbs/05_perf.ipynb #cell-014
 def trim()->None:
-    "Give freed memory back to the system, where the C library can (glibc)"
-    gc.collect()
+    "Give freed memory back to the system, where the C library can (glibc); microseconds if there is none"
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):

@@ -6,7 +6,7 @@
 __all__ = ['operations', 'gemm_rate', 'peak', 'micro_batches', 'bench_update', 'bench_generate']
 
 # %% ../../nbs/training/15_speed.ipynb #cell-002
-import statistics, sys, tempfile
+import gc, statistics, sys, tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -60,7 +60,7 @@ def peak(
 )->float | None: # MiB above what was resident before; None where it cannot be told
     "Peak memory of one run"
     import torch
-    trim()
+    gc.collect()
     return _gpu_peak(run) if torch.cuda.is_available() else _resident_peak(run)
 
 def _gpu_peak(run:Callable)->float:
