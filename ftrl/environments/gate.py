@@ -156,16 +156,20 @@ def _silent(t:Trial)->str:
     return ""
 
 # %% ../../nbs/environments/10_gate.ipynb #cell-027
-@gate("sensitive")
-def _sensitive(t:Trial)->str:
-    "Changing any single gold argument loses the sub-answer"
+def _answered_too(t:Trial, kind:str)->str:
+    "The first call of a kind that returns the sub-answer of the gold call it stands beside"
     if not t.env:
         return ""
     answer = {s.id: s.answer for s in t.env.subquestions}
-    for _, call, reply in _replies(t, "changed"):
+    for _, call, reply in _replies(t, kind):
         if verify(reply, answer[call.id]):
             return f"{call.id}: {dumps(call.arguments)} returns the sub-answer too"
     return ""
+
+@gate("sensitive")
+def _sensitive(t:Trial)->str:
+    "Changing any single gold argument loses the sub-answer"
+    return _answered_too(t, "changed")
 
 # %% ../../nbs/environments/10_gate.ipynb #cell-030
 def _groups(t, kind)->dict[str, list[str]]:
@@ -192,13 +196,7 @@ def _meant(t:Trial)->str:
 @gate("naive")
 def _reshaped(t:Trial)->str:
     "An answer that has to be reshaped is not taken as it came"
-    if not t.env:
-        return ""
-    answer = {s.id: s.answer for s in t.env.subquestions}
-    for _, call, reply in _replies(t, "naive"):
-        if verify(reply, answer[call.id]):
-            return f"{call.id}: {dumps(call.arguments)} returns the sub-answer too"
-    return ""
+    return _answered_too(t, "naive")
 
 # %% ../../nbs/environments/10_gate.ipynb #cell-035
 @gate("errors")
