@@ -9,13 +9,9 @@ __all__ = ['Projection', 'GatedDown', 'Gated', 'RootMeanSquare', 'keep_less']
 from types import MethodType
 import torch
 import torch.nn.functional as F
+from .head import as_product, product_type
 
 # %% ../../../nbs/training/sharing/01_layer.ipynb #cell-005
-def _low(x):
-    "A tensor in autocast's format, where autocast is on"
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
 def _weight_gradient(g, x, dtype):
     "Gradient of a projection's weight [out, in]"
     return (g.flatten(0, -2).t() @ x.flatten(0, -2)).to(dtype)
@@ -24,10 +20,10 @@ class Projection(torch.autograd.Function):
     "`x` [..., in] times `weight` [out, in], plus `bias` [out] or None"
     @staticmethod
     def forward(ctx, x, weight, bias):
-        x, w = _low(x), _low(weight.detach())
+        x, w = as_product(x), as_product(weight.detach())
         ctx.save_for_backward(x, weight)
         ctx.bias_type = None if bias is None else bias.dtype
-        return F.linear(x, w, None if bias is None else _low(bias.detach()))
+        return F.linear(x, w, None if bias is None else as_product(bias.detach()))
 
     @staticmethod
     def backward(ctx, g):
@@ -120,10 +116,10 @@ class RootMeanSquare(torch.autograd.Function):
 # %% ../../../nbs/training/sharing/01_layer.ipynb #cell-018
 def _norm(self, x):
     "A norm of a layer"
-    kind, dtype = x.device.type, torch.promote_types(self.weight.dtype, x.dtype)
+    dtype = torch.promote_types(self.weight.dtype, x.dtype)
     # fp32 comes from the residual stream, and projections follow; norms of q and k get bf16
-    if x.dtype == torch.float32 and torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
+    if x.dtype == torch.float32:
+        dtype = product_type(x.device.type, dtype)
     return RootMeanSquare.apply(x, self.weight, self.variance_epsilon, dtype)
 
 # %% ../../../nbs/training/sharing/01_layer.ipynb #cell-020

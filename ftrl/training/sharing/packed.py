@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 import torch
 from fastcore.basics import patch
+from .head import product_type
 from .tree import Tree, tree
 
 # %% ../../../nbs/training/sharing/03_packed.ipynb #cell-007
@@ -209,8 +210,7 @@ def pack(
 )->Packed: # One row
     "Lay groups into one row, each common beginning once"
     device = groups[0].prompt.device
-    autocast = torch.is_autocast_enabled(device.type)
-    dtype = dtype or (torch.get_autocast_dtype(device.type) if autocast else torch.float32)
+    dtype = dtype or product_type(device.type, torch.float32)
     size, like = size or (256 if device.type == "cpu" else 2048), torch.empty(0, dtype=dtype, device=device)
     rows, splits = _rows([Group(g.prompt.cpu(), [c.cpu() for c in g.completions]) for g in groups])
     found = grown(rows)

@@ -11,7 +11,7 @@ from types import MethodType
 import torch
 from ...core import FtrlError
 from .flex import suited
-from .head import LogProbability
+from .head import LogProbability, as_product, product_type
 from .layer import keep_less
 from .packed import Group, Packed, pack
 
@@ -37,10 +37,7 @@ def attention(module, query, key, value, attention_mask, scaling=None, dropout=0
     if layout is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward as stock
         return stock(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    kind = query.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    query, key, value = map(as_product, (query, key, value))
     scale = scaling or query.shape[-1] ** -0.5
     return layout.attend(module.layer_idx, query, key, value, scale), None
 
@@ -51,9 +48,7 @@ def _placed(layout, core, device:torch.device):
         return layout
     config = core.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    low = torch.is_autocast_enabled(device.type)
-    dtype = torch.get_autocast_dtype(device.type) if low else core.dtype
-    return suited(layout, device, dtype, width)
+    return suited(layout, device, product_type(device.type, core.dtype), width)
 
 def hidden_states(
     core, # A causal model after `share`
