@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING
 from ..core import FtrlError
-from ..files import read_json_lines
+from .mean import item_differences, read_results
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -66,13 +66,9 @@ def seeds_needed(
     return max(1, math.ceil(noise.seed ** 2 / left)) if left > 0 else None
 
 # %% ../../nbs/evaluation/09_budget.ipynb #cell-013
-def _values(path:str|Path, metric:str)->dict[str, float]:
-    "Points of each item; failed items are left out"
-    found = {}
-    for i, x in enumerate(read_json_lines(path)):
-        if not x["error"]:
-            found[f"{x['scenario']} {x['id']} {x.get('trial', 0)}"] = 100 * float(x["metrics"][metric])
-    return found
+def _by_file(path:Path, line:dict)->str:
+    "The file that a line stands in"
+    return str(path)
 
 def item_gains(
     before:str|Path, # A result file
@@ -80,12 +76,14 @@ def item_gains(
     metric:str, # One of the benchmark's
 )->list[float]: # Points, one an item that both have
     "What each item gained"
-    old, new = _values(before, metric), _values(after, metric)
-    both = [item for item in old if item in new]
-    if len(both) < 2:
-        raise FtrlError(f"{before} and {after} share {len(both)} items; "
+    frame = read_results([before, after], name=_by_file)
+    frame = frame[frame.metric == metric].dropna(subset="value")
+    old, new = (frame[frame.model == str(Path(file))] for file in (before, after))
+    found = item_differences(old, new).value if len(old) and len(new) else []
+    if len(found) < 2:
+        raise FtrlError(f"{before} and {after} share {len(found)} items; "
                         "expected two result files of one benchmark")
-    return [new[item] - old[item] for item in both]
+    return [100 * float(gain) for gain in found]
 
 # %% ../../nbs/evaluation/09_budget.ipynb #cell-014
 def noise_of(
