@@ -6,7 +6,7 @@
 __all__ = ['sparkline', 'Training', 'Watched', 'look_at', 'watch']
 
 # %% ../../nbs/runs/12_watch.ipynb #cell-002
-import json, math, sys, time
+import math, sys, time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,19 +34,6 @@ def sparkline(
     return "".join(_SIGNS[min(7, int(8 * (mean - low) / span))] for mean in means)
 
 # %% ../../nbs/runs/12_watch.ipynb #cell-008
-def _whole_steps(path:Path)->list[dict]:
-    "The lines that are whole"
-    found = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # it is being written
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            found.append(line)
-    return found
-
-# %% ../../nbs/runs/12_watch.ipynb #cell-009
 @dataclass(frozen=True)
 class Training:
     "A training as its files tell it"
@@ -58,9 +45,10 @@ class Training:
     @classmethod
     def read(cls, folder:Path)->"Training":
         "What stands in a folder now"
+        from ftrl.training.record import recorded_steps
         note = claimed(folder)
         config = note.get("about", {}).get("config", {})
-        return cls(folder, _whole_steps(folder/"metrics.jsonl"), config.get("steps"), _state(folder, note))
+        return cls(folder, recorded_steps(folder/"metrics.jsonl"), config.get("steps"), _state(folder, note))
 
 def _state(folder:Path, note:dict)->str:
     "Whether somebody is at work; a copy without its note only has its record"
@@ -70,7 +58,7 @@ def _state(folder:Path, note:dict)->str:
         return "finished"
     return "broken off" if note else "recorded"
 
-# %% ../../nbs/runs/12_watch.ipynb #cell-010
+# %% ../../nbs/runs/12_watch.ipynb #cell-009
 @patch(as_prop=True)
 def step(self:Training)->int:
     "The last step that is written down"
@@ -95,7 +83,7 @@ def warnings(self:Training)->list[str]:
     wrong = diagnosis(self.lines) if self.lines else None
     return [*found, *([wrong] if wrong else [])]
 
-# %% ../../nbs/runs/12_watch.ipynb #cell-012
+# %% ../../nbs/runs/12_watch.ipynb #cell-011
 _LOOKED_AT = ("reward", "solve_rate", "loss", "length", "kl", "entropy")
 
 @patch
@@ -112,7 +100,7 @@ def __str__(self:Training):
         shown.append("  nobody is at work on it: the same command goes on where it stopped")
     return "\n".join(shown)
 
-# %% ../../nbs/runs/12_watch.ipynb #cell-017
+# %% ../../nbs/runs/12_watch.ipynb #cell-016
 def _unfinished(folder:Path)->Iterator[str]:
     "What is being collected or played now"
     for part in sorted(folder.rglob(".*.part")):
@@ -136,7 +124,7 @@ def _busy(folder:Path)->bool:
     notes = [folder, *(note.with_name(note.name[1:-len(".claim")]) for note in folder.rglob(".*.claim"))]
     return any(map(claim_held, notes))
 
-# %% ../../nbs/runs/12_watch.ipynb #cell-018
+# %% ../../nbs/runs/12_watch.ipynb #cell-017
 @dataclass(frozen=True)
 class Watched:
     "What is to be seen of a folder"
@@ -162,7 +150,7 @@ def look_at(
             parts.append(f"open {folder/name}: it needs no server")
     return Watched("\n".join(parts or [f"{folder}: begun, nothing is written down yet"]), busy)
 
-# %% ../../nbs/runs/12_watch.ipynb #cell-021
+# %% ../../nbs/runs/12_watch.ipynb #cell-020
 _EVERY, _LOGGED, _PATIENCE = 2.0, 30.0, 10.0  # seconds
 
 def watch(

@@ -106,7 +106,7 @@ def cold_start(
     with training_claim(out, force, **about) as mine:
         if mine.done is not None:
             return trained(out)
-        told_where(out, config.options.get("report_to", trackers()))
+        told_where(out, config.options)
         network, tokenizer = load_policy(model)
         examples = _examples(envs, tokenizer, config, network.config.max_position_embeddings)
         trainer = _gold_trainer(network, tokenizer, examples, out, config)

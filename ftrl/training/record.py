@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIGNS', 'metrics_line', 'diagnosis', 'no_signal', 'one_sided', 'calls_fading', 'syntax_breaking', 'entropy_gone',
-           'length_drifting', 'advice', 'Record', 'trackers', 'told_where']
+           'length_drifting', 'advice', 'recorded_steps', 'Record', 'trackers', 'told_where']
 
 # %% ../../nbs/training/06_record.ipynb #cell-002
 import json, math, os, time
@@ -208,14 +208,18 @@ def advice(
     return found
 
 # %% ../../nbs/training/06_record.ipynb #cell-036
-def _lines(path:Path)->list[dict]:
-    "The whole lines of a record"
+def recorded_steps(
+    path:Path, # metrics.jsonl
+)->list[dict]:
+    "The whole lines of a record; the last may just be written"
     found = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
-            found.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            found.append(line)
     return found
 
 # %% ../../nbs/training/06_record.ipynb #cell-038
@@ -236,7 +240,7 @@ class Record(TrainerCallback):
         "Go on where the checkpoint ends"
         if not state.is_world_process_zero:
             return
-        self.lines = [x for x in _lines(self.path) if x["step"] <= state.global_step]
+        self.lines = [x for x in recorded_steps(self.path) if x["step"] <= state.global_step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("".join(dumps(x) + "\n" for x in self.lines))
         self.bar = progress_bar(self.title, state.max_steps, "step", state.global_step)
@@ -307,11 +311,12 @@ def trackers()->list[str]:
 
 def told_where(
     out:Path, # The directory of a training
-    report_to, # What it reports to: a name, or several
+    options:dict, # What its user says; `report_to` counts, a name or several
 )->None:
     "Say where a training can be watched; the first process alone does"
     if os.environ.get("RANK", "0") != "0":
         return
+    report_to = options.get("report_to", trackers())
     names = [report_to] if isinstance(report_to, str) else list(report_to or ())
     named = ", ".join(name for name in names if name != "none")
     say(f"{out}: `ftrl watch {out}` shows it; reports to {named or 'no tracker (none is installed)'}")

@@ -302,17 +302,11 @@ def train(
     with training_claim(out, force, **about) as mine:
         if mine.done is not None:
             return trained(out)
-        _tell_where(out, config)
         trainer = _prepared(rows, model, out, config, mode, peft, reference)
         title = f"{ALGORITHMS[config.algorithm].label} on {len(rows)} rows"
         return finish_training(trainer, mine, title, str(model))
 
 # %% ../../nbs/training/11_train.ipynb #cell-037
-def _tell_where(out:Path, config:TrainConfig)->None:
-    "Say which trackers follow the run"
-    from ftrl.training.record import told_where, trackers
-    told_where(out, config.options.get("report_to", trackers()))
-
 def _frozen(out:Path, config:TrainConfig, peft)->bool:
     "May weights under an adapter be held in bf16? Sharded ones are of one format"
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
@@ -320,6 +314,8 @@ def _frozen(out:Path, config:TrainConfig, peft)->bool:
 
 def _prepared(rows:list[Row], model, out:Path, config:TrainConfig, mode:str, peft, reference):
     "The trainer of a run, with the rows that fit the model"
+    from ftrl.training.record import told_where
+    told_where(out, config.options)
     network, tokenizer = load_policy(model, _frozen(out, config, peft))
     texts = [render(row.messages, row.toolset, tokenizer, **config.template) for row in rows]
     prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
