@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'APART', 'KEPT', 'AGAIN', 'Run', 'record', 'profiles', 'run_defaults', 'profile_settings', 'step',
-           'run_parameters', 'earlier', 'Task', 'reproduce', 'run_summary', 'publish', 'base', 'keep_adapter',
-           'restore', 'keep_metrics']
+           'run_parameters', 'earlier', 'Task', 'reproduce', 'run_summary', 'publish', 'base', 'start_of',
+           'keep_adapter', 'restore', 'keep_metrics']
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-002
 import json, os, platform, shutil, threading, time
@@ -420,6 +420,15 @@ def _random(out:Path)->None:
     tokenizer.save_pretrained(out)
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-054
+def start_of(
+    run:Run, # The run
+    model:str, # As for `base`
+    cold_steps:int, # Of the cold start; 0: there is none
+)->str: # A model directory, hub id, or smollm2
+    "The model that reinforcement learning starts from"
+    return str(run/"models/cold") if cold_steps else base(run, model)
+
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-057
 def keep_adapter(
     run:Run, # The run
     name:str, # A policy in `models`
@@ -439,7 +448,7 @@ def _moved(run:Run, name:str)->bool:
         return True
     return any(x.get("grad_norm", 1) > 0 for x in read_json_lines(record))
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-055
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-058
 def restore(
     run:Run, # The run
     model:str, # What its policies were trained from
@@ -458,7 +467,7 @@ def restore(
             found.append(folder.name)
     return found
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-058
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-061
 def keep_metrics(
     run:Run, # The run
     name:str, # A policy
