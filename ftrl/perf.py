@@ -141,5 +141,5 @@ def number_format(
     exact, half = (_fastest(little, dtype, 1) for dtype in formats)
     if half > 20 * exact:
         return "float32"
-    exact, half = (_fastest(shape, dtype, 3) for dtype in formats)
+    exact, half = (_fastest(shape, dtype, 9) for dtype in formats)
     return "bfloat16" if half * 7 < exact * 6 else "float32"
