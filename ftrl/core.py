@@ -143,7 +143,7 @@ class ToolDoc:
         "The document in a chat model's schema"
         f = schema.get("function", schema)
         nothing = {"type": "object", "properties": {}}
-        return cls(f["name"], f.get("description", ""), f.get("parameters", nothing))
+        return cls(f["name"], f.get("description") or "", f.get("parameters", nothing))
 
 # %% ../nbs/00_core.ipynb #cell-033
 @dataclass(frozen=True)
@@ -223,6 +223,20 @@ class Row:
         return json.loads(self.unsolved_set)
 
 # %% ../nbs/00_core.ipynb #cell-041
+_LISTS = ("depends_on", "strategies", "distractors", "gates", "says")
+_KINDS = {"arguments": dict, "data": dict, "difficulty": int, "seed": int} | dict.fromkeys(_LISTS, list)
+
+def _fit(fields:dict)->None:
+    "Are the fields of an environment of their types? Lists hold texts; what `_KINDS` does not name is one"
+    for name, x in fields.items():
+        kind = _KINDS.get(name, str)
+        right = isinstance(x, kind) and not isinstance(x, bool)
+        if kind is list:
+            right = right and all(isinstance(text, str) for text in x)
+        if not right:
+            raise TypeError(f"`{name}` is {dumps(x)[:60]}; expected {kind.__name__}")
+
+# %% ../nbs/00_core.ipynb #cell-042
 @patch(as_prop=True)
 def state(self:Row)->State | None:
     "The state at the start of the episode, of environments that have one"
@@ -233,7 +247,10 @@ def _state(kept:dict, messages:list[dict])->State:
     "A state as `env` holds it; its rules are the system message"
     try:
         rules = next((m["content"] for m in messages if m["role"] == "system"), "")
-        forbidden = tuple(Call(**call) for call in kept.get("forbidden", ()))
+        calls = kept.get("forbidden", ())
+        for fields in ({k: v for k, v in kept.items() if k != "forbidden"}, *calls):
+            _fit(fields)
+        forbidden = tuple(Call(**call) for call in calls)
         return State(kept["data"], rules, kept["goal"], tuple(kept["says"]), forbidden)
     except (KeyError, TypeError, AttributeError) as e:
         raise FtrlError(f"the state in `env` cannot be read ({type(e).__name__}: {e}); expected data, goal, "
@@ -244,7 +261,7 @@ def _kept(state:State)->dict:
     forbidden = [{"name": c.name, "arguments": c.arguments} for c in state.forbidden]
     return {"data": state.data, "goal": state.goal, "says": state.says, "forbidden": forbidden}
 
-# %% ../nbs/00_core.ipynb #cell-043
+# %% ../nbs/00_core.ipynb #cell-044
 @patch(as_prop=True)
 def id(self:Row)->str:
     "The environment's id, or a digest of the first user message"
@@ -259,13 +276,13 @@ def id(self:Row)->str:
 def __repr__(self:Row):
     return f"Row({self.id}, {self.data_source}, {len(self.messages)} messages, {self.unsolved})"
 
-# %% ../nbs/00_core.ipynb #cell-045
+# %% ../nbs/00_core.ipynb #cell-046
 @patch(as_prop=True)
 def strategies(self:Env)->tuple[str, ...]:
     "The strategies that its calls meet, each once"
     return tuple(sorted({name for s in self.subquestions for name in s.strategies}))
 
-# %% ../nbs/00_core.ipynb #cell-048
+# %% ../nbs/00_core.ipynb #cell-049
 def _plain(s:SubQuestion)->dict:
     "A sub-question as JSON holds it: strategies only where there are some"
     kept = asdict(s)
@@ -290,14 +307,14 @@ def row(self:Env)->Row:
                unsolved_set=dumps(unsolved), solve_rate=0.0, data_source=f"self/{self.scenario}",
                split=self.split, answer=self.answer, env=dumps(meta))
 
-# %% ../nbs/00_core.ipynb #cell-050
+# %% ../nbs/00_core.ipynb #cell-051
 def _opening(env:Env)->list[dict]:
     "What a policy reads first"
     if env.state:
         return [{"role": "system", "content": env.state.rules}, {"role": "user", "content": env.question}]
     return [{"role": "user", "content": f"{INSTRUCTION}\nQuestion: {env.question}"}]
 
-# %% ../nbs/00_core.ipynb #cell-052
+# %% ../nbs/00_core.ipynb #cell-053
 @patch(cls_method=True)
 def from_row(cls:Env, row:Row)->Env:
     "The environment behind a row; rows without the `env` column have none"
@@ -307,6 +324,8 @@ def from_row(cls:Env, row:Row)->Env:
         meta = dict(row.meta)
         meta.pop("strategies", None)  # told by the sub-questions
         subquestions = tuple(_subquestion(s) for s in meta.pop("subquestions"))
+        meta.pop("state", None)
+        _fit(meta)
         meta |= {k: tuple(meta.get(k, ())) for k in ("distractors", "gates")}
         meta["state"] = row.state
         asked = next(m["content"] for m in row.messages if m["role"] == "user")
@@ -321,20 +340,21 @@ def from_row(cls:Env, row:Row)->Env:
         raise FtrlError(f"row {row.id}: its `env`, tools or messages are not those of an environment "
                         f"({why}); expected a row made by `ftrl build`") from e
 
-# %% ../nbs/00_core.ipynb #cell-053
+# %% ../nbs/00_core.ipynb #cell-054
 def _subquestion(s:dict)->SubQuestion:
     "A sub-question as JSON holds it"
+    _fit(s)
     told = {"depends_on": tuple(s["depends_on"]), "strategies": tuple(s.get("strategies", ()))}
     return SubQuestion(**{**s, **told})
 
-# %% ../nbs/00_core.ipynb #cell-056
+# %% ../nbs/00_core.ipynb #cell-057
 def bare(
     x, # Text, or any value
 )->str: # Lower case, no commas, no space around it
     "A text as answers are compared"
     return str(x).lower().replace(",", "").strip()
 
-# %% ../nbs/00_core.ipynb #cell-058
+# %% ../nbs/00_core.ipynb #cell-059
 def verify(
     text, # A reply: text, or any JSON value
     gold:str | None, # The answer it should contain; None: no answer is known
@@ -347,7 +367,7 @@ def verify(
     said, pieces = bare(text), [bare(piece) for piece in gold.split(", ")]
     return any(pieces) and all(piece in said for piece in pieces)
 
-# %% ../nbs/00_core.ipynb #cell-061
+# %% ../nbs/00_core.ipynb #cell-062
 _RULE = re.compile(r"\brule \d+")
 
 def tells_all(
@@ -359,7 +379,7 @@ def tells_all(
     missing = [piece for piece in says if bare(piece) not in said]
     return not missing and set(_RULE.findall(said)) <= set(says)
 
-# %% ../nbs/00_core.ipynb #cell-064
+# %% ../nbs/00_core.ipynb #cell-065
 def solve(
     unsolved:dict[str, list[str]], # Tool name -> sub-answers still open; changed in place
     name:str, # The tool that was called
@@ -372,7 +392,7 @@ def solve(
             return answers.pop(i)
     return None
 
-# %% ../nbs/00_core.ipynb #cell-067
+# %% ../nbs/00_core.ipynb #cell-068
 @dataclass(frozen=True)
 class Call:
     "A tool call as the model wrote it; one with an `error` cannot be run, and its error is its reply"
@@ -391,7 +411,7 @@ class Step:
     tokens: int = 0
     error: str | None = None
 
-# %% ../nbs/00_core.ipynb #cell-069
+# %% ../nbs/00_core.ipynb #cell-070
 @dataclass
 class Trajectory:
     "One episode, from the row it started on to where it stopped (`answer`, `turns`, `length` or `error`)"
@@ -418,7 +438,7 @@ class Trajectory:
     def calls(self)->int:
         return sum(len(s.calls) for s in self.steps)
 
-# %% ../nbs/00_core.ipynb #cell-071
+# %% ../nbs/00_core.ipynb #cell-072
 @patch(as_prop=True)
 def metrics(self:Trajectory)->dict[str, float]:
     "Solve-P, Solve-R and Solve-F1 as the paper evaluates them (section 5), and Pass^1 where a state changes"

@@ -6,11 +6,11 @@
 __all__ = ['LINE', 'BLANK', 'ROWS', 'COLUMNS', 'atomic', 'finished', 'normal', 'differences', 'Claim', 'claimed', 'claim',
            'claim_held', 'produced', 'file_digest', 'open_text', 'find_file', 'parsed', 'numbered_lines',
            'read_json_lines', 'write_json_lines', 'checked_message', 'checked_row', 'plain', 'flat_message',
-           'stream_rows', 'load_rows', 'save_rows', 'as_rows', 'rows_digest', 'to_dataset', 'from_dataset', 'cache_dir',
-           'data_dir']
+           'stream_rows', 'load_rows', 'as_table', 'write_parquet', 'save_rows', 'as_rows', 'rows_digest', 'to_dataset',
+           'from_dataset', 'cache_dir', 'data_dir']
 
 # %% ../nbs/01_files.ipynb #cell-002
-import fcntl, glob, gzip, hashlib, itertools, json, os, shutil, socket, zlib
+import fcntl, glob, gzip, hashlib, itertools, json, os, re, shutil, socket, sys, zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -286,13 +286,15 @@ def open_text(
 ):
     "Open text; equal content gives equal bytes, gzipped or not"
     gzipped, writing = str(path).endswith(".gz"), "w" in mode
+    if not gzipped and not writing:
+        return open(path, mode, encoding="utf-8")
     if not gzipped:
-        return open(path, mode, encoding="utf-8", newline="\n" if writing else None)
+        return open(path, mode, encoding="utf-8", errors="replace", newline="\n")  # half characters
     if not writing:
         return gzip.open(path, mode, encoding="utf-8")
     import io
     packed = gzip.GzipFile("", "wb", fileobj=open(path, "wb"), mtime=0)  # neither name nor time in the file
-    return io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
+    return io.TextIOWrapper(packed, encoding="utf-8", errors="replace", newline="\n")
 
 # %% ../nbs/01_files.ipynb #cell-044
 def find_file(
@@ -332,6 +334,8 @@ def _not_lines(path:Path, i:int, why:str)->FtrlError:
     return FtrlError(f"{path} line {i}: {why}; expected JSON lines")
 
 # %% ../nbs/01_files.ipynb #cell-048
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # half of a character, and often the other half behind it
+
 def parsed(
     text:str, # JSON
     where:str, # Names its place in errors
@@ -339,11 +343,11 @@ def parsed(
     "A JSON value; what is not JSON, or too deep to read, raises `FtrlError`"
     try:
         x = json.loads(text)
+        return clean(x) if _HALF.search(text) else x
     except RecursionError:
         raise FtrlError(f"{where}: JSON nested too deeply; expected a row or a record") from None
     except ValueError as e:
         raise FtrlError(f"{where}: not JSON ({e})") from e
-    return clean(x) if "\\ud" in text or "\\uD" in text else x
 
 def numbered_lines(
     path, # A .jsonl file, plain or .gz
@@ -389,6 +393,9 @@ def _columns(x:dict, where:str)->None:
             continue  # an answer that nobody knows
         if not _is(x[name], kind):
             raise FtrlError(f"{where}: column `{name}` is {type(x[name]).__name__}; expected {kind.__name__}")
+    rate = x["solve_rate"]
+    if not abs(rate) <= sys.float_info.max:
+        raise FtrlError(f"{where}: column `solve_rate` is {str(rate)[:40]}; expected a finite number")
 
 def _is(value, kind:type)->bool:
     "Is a value of a column's type? Whole numbers pass for fractions, truth values for nothing else"
@@ -470,7 +477,23 @@ def checked_message(
     found = [_tool_call(call, where) for call in calls]
     return {**m, "tool_calls": found} if found != calls else m
 
-# %% ../nbs/01_files.ipynb #cell-063
+# %% ../nbs/01_files.ipynb #cell-064
+def _tool(schema, where:str)->None:
+    "Has a tool a name that a call can give? Its parameters are for the gates to judge"
+    function = schema.get("function", schema) if isinstance(schema, dict) else None
+    named = isinstance(function, dict) and isinstance(function.get("name"), str)
+    if named and isinstance(function.get("description") or "", str):
+        return
+    raise FtrlError(f"{where}: column `tools` holds {dumps(schema)[:60]}; expected objects with a `function` "
+                    "that has a `name` and a `description`, both texts")
+
+def _whole_text(text, value):
+    "A column of JSON without half characters; unchanged where it has none"
+    if isinstance(text, str) and _HALF.search(text) and json.loads(text) != value:
+        return dumps(value)
+    return text
+
+# %% ../nbs/01_files.ipynb #cell-066
 def _holds(xs, kind:type, name:str, where:str)->None:
     "Are all of them of this type?"
     if not all(isinstance(x, kind) for x in xs):
@@ -484,13 +507,15 @@ def checked_row(
     _columns(x, where)
     found = _inside(x, where)
     _texts(found["unsolved_set"], where)
-    _holds(found["tools"], dict, "tools", where)
+    for schema in found["tools"]:
+        _tool(schema, where)
     _holds(found["codes"].values(), str, "codes", where)
     env = x.get("env")
     known = {c: x[c] for c in COLUMNS} | {"messages": [checked_message(m, where) for m in x["messages"]]}
-    return Row(**known, env=dumps(env) if isinstance(env, dict) else env)
+    known |= {name: _whole_text(known[name], found[name]) for name in ("tools", "codes", "unsolved_set")}
+    return Row(**known, env=dumps(env) if isinstance(env, dict) else _whole_text(env, found.get("env")))
 
-# %% ../nbs/01_files.ipynb #cell-067
+# %% ../nbs/01_files.ipynb #cell-070
 def plain(row:Row)->dict:
     "A row as a plain dict; `env` only where there is one"
     found = {c: getattr(row, c) for c in COLUMNS}
@@ -510,7 +535,7 @@ def flat_message(
         return {k: v for k, v in message.items() if k != "tool_calls"}
     return {**message, "tool_calls": [{**c, "function": _argument_text(c["function"])} for c in calls]}
 
-# %% ../nbs/01_files.ipynb #cell-068
+# %% ../nbs/01_files.ipynb #cell-071
 def _present(x:dict, keep:tuple=())->dict:
     "Without its nulls"
     return {k: v for k, v in x.items() if v is not None or k in keep}
@@ -525,7 +550,7 @@ def _lean(message)->dict:
         message["tool_calls"] = [_present(c) if isinstance(c, dict) else c for c in calls]
     return message
 
-# %% ../nbs/01_files.ipynb #cell-071
+# %% ../nbs/01_files.ipynb #cell-074
 def stream_rows(
     path, # .jsonl, .jsonl.gz or .parquet
 )->Iterator[Row]:
@@ -552,7 +577,7 @@ def _batches(path)->Iterator[dict]:
         why = (str(e).splitlines() or [type(e).__name__])[0]
         raise FtrlError(f"{path}: not a parquet file, or a broken one ({why[:160]})") from e
 
-# %% ../nbs/01_files.ipynb #cell-072
+# %% ../nbs/01_files.ipynb #cell-075
 def _stream_parquet(path)->Iterator[Row]:
     "Rows of a parquet file, a batch at a time"
     for i, x in enumerate(_batches(path), 1):
@@ -566,7 +591,32 @@ def load_rows(
     "Read all rows of a file"
     return list(stream_rows(path))
 
-# %% ../nbs/01_files.ipynb #cell-074
+# %% ../nbs/01_files.ipynb #cell-077
+def as_table(
+    records:list[dict], # Of equal fields
+):
+    "Records as an Arrow table; half characters become question marks, as in text files"
+    import pyarrow as pa
+    try:
+        return pa.Table.from_pylist(records)
+    except UnicodeEncodeError:
+        return as_table(clean(records))
+    except (pa.ArrowException, OverflowError) as e:
+        why = (str(e).splitlines() or [type(e).__name__])[0]
+        raise FtrlError(f"these rows do not fit a table ({why[:160]}); expected messages of equal fields and "
+                        "whole numbers of 64 bits, or a name ending in .jsonl") from e
+
+def write_parquet(
+    records:list[dict], # Of equal fields
+    path, # A .parquet file
+)->None:
+    "Write records as one table, whole or not at all"
+    import pyarrow.parquet as pq
+    table = as_table(records)
+    with atomic(path) as temp:
+        pq.write_table(table, temp)
+
+# %% ../nbs/01_files.ipynb #cell-079
 def _schema():
     "The Arrow schema of no rows"
     import pyarrow as pa
@@ -576,18 +626,12 @@ def _schema():
 
 def _arrow(rows:list[Row]):
     "Rows as an Arrow table"
-    import pyarrow as pa
     found = [plain(r) | {"messages": [flat_message(m) for m in r.messages]} for r in rows]
     if any("env" in x for x in found):
         found = [{"env": None} | x for x in found]
-    try:
-        return pa.Table.from_pylist(found, schema=None if found else _schema())
-    except pa.ArrowException as e:
-        why = str(e).splitlines()[0]
-        raise FtrlError(f"these rows do not fit a table ({why[:160]}); expected messages of equal fields, "
-                        "or a name ending in .jsonl") from e
+    return as_table(found) if found else _schema().empty_table()
 
-# %% ../nbs/01_files.ipynb #cell-075
+# %% ../nbs/01_files.ipynb #cell-080
 def save_rows(
     rows:Iterable[Row | Env], # What to write, in order; environments are written as fresh rows
     path, # .jsonl, .jsonl.gz or .parquet
@@ -602,7 +646,7 @@ def save_rows(
         pq.write_table(table, temp)
     return table.num_rows
 
-# %% ../nbs/01_files.ipynb #cell-078
+# %% ../nbs/01_files.ipynb #cell-083
 def as_rows(
     data, # A file, or rows, environments, their dicts or a `datasets.Dataset`
 )->list[Row]: # At least one
@@ -622,7 +666,7 @@ def as_rows(
     raise FtrlError(f"{where}no row and no environment in it; expected at least one, such as `ftrl build` "
                     "makes")
 
-# %% ../nbs/01_files.ipynb #cell-079
+# %% ../nbs/01_files.ipynb #cell-084
 def _as_row(x, i:int)->Row:
     "One row of `as_rows`"
     if isinstance(x, Row):
@@ -636,7 +680,7 @@ def _as_row(x, i:int)->Row:
         x = {**x, "messages": [_lean(m) for m in messages]}
     return checked_row(x, f"item {i}")
 
-# %% ../nbs/01_files.ipynb #cell-082
+# %% ../nbs/01_files.ipynb #cell-087
 def rows_digest(
     rows:Iterable[Row | Env], # Rows or environments, in order
 )->str: # Their number, and 12 hexadecimal digits
@@ -648,7 +692,7 @@ def rows_digest(
         n += 1
     return f"{n} rows {digest.hexdigest()[:12]}"
 
-# %% ../nbs/01_files.ipynb #cell-085
+# %% ../nbs/01_files.ipynb #cell-090
 def to_dataset(
     rows:Iterable[Row], # Rows of any kind
 ):
@@ -663,7 +707,7 @@ def from_dataset(
     rows = ({**x, "messages": [_lean(m) for m in x["messages"]]} for x in dataset)
     return [checked_row(x, f"dataset row {i}") for i, x in enumerate(rows)]
 
-# %% ../nbs/01_files.ipynb #cell-088
+# %% ../nbs/01_files.ipynb #cell-093
 def cache_dir()->Path:
     "Where converted models are kept: `$FTRL_CACHE`, or `~/.cache/ftrl`"
     return Path(os.environ.get("FTRL_CACHE") or Path.home()/".cache"/"ftrl")

@@ -52,22 +52,25 @@ def typed(
     return {"True": True, "False": False, "None": None}.get(text, text)
 
 # %% ../nbs/04_forms.ipynb #cell-009
+def _dict(x)->dict:
+    "What should be an object; empty where it is none"
+    return x if isinstance(x, dict) else {}
+
 def _object(text:str)->dict:
     "The JSON object that a text is; empty where it is none"
     try:
-        x = json.loads(text)
+        return _dict(json.loads(text))
     except (ValueError, RecursionError):
         return {}
-    return x if isinstance(x, dict) else {}
 
 def _xml(text:str, schemas:dict)->tuple[str, list[Call]]:
     "`<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`"
     calls = []
     for name, body in _FUNCTION.findall(text):
-        known = schemas.get(name, {}).get("properties", {})
+        known = _dict(schemas.get(name, {}).get("properties"))
         arguments = {}
         for key, value in _PARAMETER.findall(body):
-            arguments[key] = typed(value.strip("\n"), known.get(key, {}))
+            arguments[key] = typed(value.strip("\n"), _dict(known.get(key)))
         # Llama's models put one JSON object between the marks
         calls.append(Call(name, arguments or _object(body)))
     before = re.split(r"<tool_call>|<function=", text, maxsplit=1)[0]
@@ -158,7 +161,7 @@ def schemas_of(
 )->dict[str, dict]: # Parameters by tool
     "The parameters of each tool"
     functions = [t.get("function", t) for t in tools or ()]
-    return {f["name"]: f.get("parameters") or {} for f in functions if "name" in f}
+    return {f["name"]: _dict(f.get("parameters")) for f in functions if "name" in f}
 
 def turn_of(
     text:str, # What the model wrote

@@ -169,6 +169,14 @@ ELSEWHERE = [  # what a row from elsewhere may hold, and whether it can be read 
     (tools(None), True), ({"tools": "[null]"}, False), ({"codes": '{"f": 3}'}, False),
     ({"codes": '{"f": "def f(:"}'}, True), ({"answer": None}, True), ({"answer": 3}, False),
     ({"solve_rate": "1"}, False), ({"env": "[]"}, False), ({"env": "{}"}, True),
+    ({"solve_rate": float("nan")}, False), ({"solve_rate": 10**400}, False), ({"solve_rate": 10**30}, True),
+    *[({"tools": json.dumps([schema])}, False)
+      for schema in ({}, {"function": None}, {"function": 3}, {"function": True}, {"name": ["f"]},
+                     {"function": {"name": {"f": 3}}}, {"name": "f", "description": 3})],
+    ({"tools": '[{"name": "f"}]'}, True), ({"tools": '[{"name": "\\ud800"}]'}, True),
+    ({"tools": '[{"name": "f", "description": null, "parameters": 10e400}]'}, True),
+    ({"answer": "\ud800"}, True), ({"codes": '{"f": "\\ud800"}'}, True),
+    ({"messages": [{"role": "tool", "content": "x", "tool_call_id": 10**30}]}, True),
 ]
 
 
@@ -189,3 +197,37 @@ def test_rows_from_elsewhere(tmp_path, monkeypatch, capsys):
             about, lines = f"{words} of {more}: {err}", err.splitlines()
             assert status in (0, 1) or len(lines) == 1, about
             assert readable or (status == 2 and "line 1" in err), about
+
+
+def test_an_environment_whose_fields_are_of_other_types(capsys, monkeypatch, tmp_path):
+    "It fails the gates and cannot be shown; no command ends in a traceback"
+    from ftrl.cli import main
+    from ftrl.environments.build import build
+    from ftrl.files import plain
+    row = plain(next(build(1, ["chemistry"])).row())
+    meta = json.loads(row["env"])
+    monkeypatch.chdir(tmp_path)
+    first, *rest = meta["subquestions"]
+    odd = [meta | {"subquestions": [first | {name: value}, *rest]}
+           for name in first for value in (["f"], {"f": 3}, None, True)
+           if not (name == "arguments" and value == {"f": 3} or name == "depends_on" and value == ["f"])]
+    odd += [meta | {name: value} for name in ("id", "world", "seed", "difficulty", "distractors", "gates")
+            for value in ([3], {"f": 3}, None, True)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row | {"env": json.dumps(x)}) + "\n" for x in odd))
+    monkeypatch.setattr(sys, "argv", "ftrl check rows.jsonl".split())
+    with pytest.raises(SystemExit): main()
+    assert f"0 of {len(odd)}" in capsys.readouterr().out
+    for i in range(len(odd)):
+        monkeypatch.setattr(sys, "argv", f"ftrl show rows.jsonl -i {i}".split())
+        with pytest.raises(SystemExit) as e: main()
+        assert e.value.code == 2 and "expected" in capsys.readouterr().err, odd[i]
+
+
+@pytest.mark.parametrize("to", ["rows.parquet", "rows.jsonl", "rows.jsonl.gz"])
+def test_half_characters_become_question_marks_in_every_file(tmp_path, to):
+    from ftrl.core import Row
+    from ftrl.files import load_rows, save_rows
+    row = Row(**ROW | {"answer": "a\ud800", "messages": [{"role": "user", "content": "\udfff?"}]})
+    save_rows([row], tmp_path / to)
+    read, = load_rows(tmp_path / to)
+    assert (read.answer, read.messages[0]["content"]) == ("a?", "??")

@@ -12,7 +12,7 @@ from pathlib import Path
 from .bridge import BRIDGES, Bridge
 from ..chat import from_message, turn_text
 from ..core import FtrlError, Row, dumps
-from ..files import COLUMNS, atomic, claim, flat_message, plain
+from ..files import COLUMNS, atomic, claim, flat_message, plain, write_parquet
 from ..training.reward import REWARDS, score
 
 # %% ../../nbs/bridges/03_verl.ipynb #cell-005
@@ -148,18 +148,16 @@ def export(
     force:bool=False, # Replace a directory that holds something else
 )->Path:
     "Write what a cluster that runs verl needs"
-    import pyarrow as pa, pyarrow.parquet as pq
     source, records = reward_source(reward), [verl_record(row, i) for i, row in enumerate(rows)]
     if not records:
         raise FtrlError("no rows to export; expected at least one")
     out, script = Path(out), SCRIPT.format(name=_verl_name(reward))
-    digest = hashlib.sha256(dumps(records).encode()).hexdigest()
+    digest = hashlib.sha256(dumps(records).encode("utf-8", "replace")).hexdigest()
     with claim(out, force, export="verl", reward=reward, rows=digest) as mine:
         if mine.done is not None:
             return out
         out.mkdir(parents=True, exist_ok=True)
-        with atomic(out/"rows.parquet") as temp:
-            pq.write_table(pa.Table.from_pylist(records), temp)
+        write_parquet(records, out/"rows.parquet")
         for name, text in (("reward.py", source), ("train.sh", script)):
             with atomic(out/name) as temp:
                 temp.write_text(text, encoding="utf-8")

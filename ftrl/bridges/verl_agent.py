@@ -19,7 +19,7 @@ from .verl import verl_record
 from .visit import METRICS
 from ..chat import control_marks, template_message
 from ..core import FtrlError, Row, dumps
-from ..files import atomic, checked_row, parsed, plain
+from ..files import checked_row, parsed, plain, write_parquet
 from ..forms import form_of
 from ..models.llm import answer
 from ..models.local import generated_text
@@ -181,13 +181,11 @@ def export_verl_agent(
     force:bool=False, # Replace a directory that holds something else
 )->Path:
     "Write what verl needs to play whole episodes"
-    import pyarrow as pa, pyarrow.parquet as pq
     rows = fresh(rows)
     files = {"agent.yaml": _AGENT, "train.sh": _TRAIN}
     out = write_folder(out, force, files, rows, data="", export="verl-agent")
     if not (out/"rows.parquet").is_file():
-        with atomic(out/"rows.parquet") as temp:
-            pq.write_table(pa.Table.from_pylist([agent_record(row, i) for i, row in enumerate(rows)]), temp)
+        write_parquet([agent_record(row, i) for i, row in enumerate(rows)], out/"rows.parquet")
     return out
 
 _LABEL = "verl 0.9, whole episodes: rows.parquet, agent.yaml, train.sh"

@@ -6,10 +6,12 @@
 __all__ = ['ODD', 'BREAKS', 'Finding', 'what_failed', 'fuzz_files', 'bench_files', 'bench_fuzz']
 
 # %% ../../nbs/commands/04_fuzz.ipynb #cell-002
-import contextlib, gzip, io, json, random, resource, signal, time
+import contextlib, gzip, io, json, random, resource, signal, time, traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from ..bridges.bridge import BRIDGES
 from . import environments, evaluation, training  # each puts its commands into the program
 from .app import app
 from ..core import FtrlError, rng
@@ -87,7 +89,13 @@ class Finding:
     "A command that did not take a broken file as it should"
     command: str
     file: str
-    why: str
+    why: str  # What was raised, and where: module:line, the innermost first
+
+def _place(e:BaseException)->str:
+    "The innermost lines of this package that an exception went through"
+    home = f"{Path(find_spec('ftrl').origin).parent}/"
+    frames = [f for f in traceback.extract_tb(e.__traceback__) if f.filename.startswith(home)]
+    return " < ".join(f"{f.filename.removeprefix(home)}:{f.lineno}" for f in frames[:-4:-1])
 
 def _late(*_)->None:
     raise TimeoutError("still running")
@@ -108,7 +116,7 @@ def what_failed(
     except SystemExit as e:
         return "" if e.code in (0, 1, 2, None) else f"status {e.code}"
     except Exception as e:
-        return f"{type(e).__name__}: {str(e)[:200]}"
+        return f"{type(e).__name__}: {str(e)[:200]} @ {_place(e)}"
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
@@ -118,15 +126,17 @@ def what_failed(
 def _good_files(folder:Path)->dict[str, bytes]:
     "Small good files of every kind that a command reads, by name"
     from ftrl.environments.build import build
-    envs = list(build(3, ["chemistry"]))
+    from ftrl.training.gold import gold_trajectory
+    envs = [*build(3, ["chemistry"]), *build(2, ["shop"])]
     stored = ["envs.jsonl", "envs.jsonl.gz", "envs.parquet"]
     for name in stored:
         save_rows(envs, folder/name)
     said = "I do not know."
     rows = read_json_lines(folder/"envs.jsonl")
-    turns = [row | {"response": said} for row in rows]
+    fresh = [row | {"response": said} for row in rows]
+    later = [row | {"messages": gold_trajectory(env)[:-1]} for row, env in zip(fresh, envs)]
     replies = [{"id": env.id, "turns": [said]} for env in envs]
-    write_json_lines(turns, folder/"turns.jsonl")
+    write_json_lines([*fresh, *later], folder/"turns.jsonl")
     write_json_lines(replies, folder/"replies.jsonl")
     names = [*stored, "turns.jsonl", "replies.jsonl"]
     return {name: (folder/name).read_bytes() for name in names}
@@ -135,8 +145,9 @@ def _good_files(folder:Path)->dict[str, bytes]:
 def _commands(name:str, path:str, folder:Path)->list[list[str]]:
     "The commands that read a file of this kind"
     to_file = ["--force", "--out", f"{folder}/out.jsonl"]
+    exports = [["export", path, "--to", to, "--force", "--out", f"{folder}/out-{to}"] for to in BRIDGES]
     if name == "turns.jsonl":
-        return [["score", path, *to_file]]
+        return [["score", path, *to_file]] * 3 + exports
     of_replies = name == "replies.jsonl"
     envs = f"{folder}/envs.jsonl" if of_replies else path
     replies = path if of_replies else folder/"replies.jsonl"
@@ -145,8 +156,9 @@ def _commands(name:str, path:str, folder:Path)->list[list[str]]:
               ["evaluate", "ftrl", "--data", envs, *replay, *to_file]]
     if of_replies:
         return played
+    to_table = [["collect", path, *replay, "--force", "--out", f"{folder}/out.parquet"]]
     looked_at = [["check", path], ["show", path, "-i", "1"], ["table", path]]
-    return [*played, *looked_at, ["export", path, "--force", "--out", f"{folder}/out-verl"]]
+    return [*played, *to_table, *looked_at, *exports]
 
 # %% ../../nbs/commands/04_fuzz.ipynb #cell-019
 def fuzz_files(
