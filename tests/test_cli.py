@@ -213,7 +213,8 @@ def test_an_environment_whose_fields_are_of_other_types(capsys, monkeypatch, tmp
            if not (name == "arguments" and value == {"f": 3} or name == "depends_on" and value == ["f"])]
     odd += [meta | {name: value} for name in ("id", "world", "seed", "difficulty", "distractors", "gates")
             for value in ([3], {"f": 3}, None, True)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row | {"env": json.dumps(x)}) + "\n" for x in odd))
+    rows = [row | {"env": json.dumps(x)} for x in odd]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
     monkeypatch.setattr(sys, "argv", "ftrl check rows.jsonl".split())
     with pytest.raises(SystemExit): main()
     assert f"0 of {len(odd)}" in capsys.readouterr().out
