@@ -217,3 +217,12 @@ def test_memory_and_speed():
     memory = report["cases"][-1]
     assert memory["ours"] < 3 * memory["peer"]
     assert all(c["ours"] > 0 and c["peer"] > 0 for c in report["cases"])
+
+
+def test_shards_without_their_index_are_refused_as_transformers_refuses_them(tmp_path):
+    tiny("Llama").save_pretrained(tmp_path/"base")
+    tiny("Llama").save_pretrained(tmp_path/"tuned", max_shard_size="20KB")
+    (tmp_path/"tuned"/"model.safetensors.index.json").unlink()
+    with pytest.raises(OSError): loaded(tmp_path/"tuned")
+    with pytest.raises(FtrlError, match="neither model.safetensors nor"):
+        delta.diff(tmp_path/"base", tmp_path/"tuned")

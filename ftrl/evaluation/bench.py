@@ -6,14 +6,14 @@
 __all__ = ['run_settings', 'result_line', 'Work', 'on_cluster', 'means', 'Results', 'evaluate']
 
 # %% ../../nbs/evaluation/03_bench.ipynb #cell-002
-import functools, math
+import functools, inspect, math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..core import FtrlError
+from ..core import FtrlError, known_options
 from .journal import Journal, open_journal, recorded
 from .protocol import BENCHMARKS, Bench, Play, Protocol, Selection, plays
 from ..files import claimed, read_json_lines
@@ -271,6 +271,7 @@ def evaluate(
 )->Results:
     "Play a benchmark; resumable, one line an item in the order of the data"
     _check_engine(engine, model)
+    known_options(kwargs, inspect.signature(evaluate).parameters, "evaluate")
     protocol = Protocol(**kwargs)
     _apart(out, data, model, protocol.user)
     work = Work(bench, model, protocol, data, Selection(limit, scenario, sample))

@@ -32,8 +32,11 @@ def _files(folder:Path)->list[Path]:
     if whole.is_file():
         return [whole]
     if not index.is_file():
-        shards = folder.glob("*.safetensors")
-        return sorted(p for p in shards if not p.name.startswith("adapter"))
+        others = sorted(p.name for p in folder.glob("*.safetensors") if not p.name.startswith("adapter"))
+        if others:
+            raise FtrlError(f"{folder}: holds {others[0]}, but neither model.safetensors nor {index.name}; "
+                            "no program loads it without (save it with save_pretrained)")
+        return []
     named = _json(index).get("weight_map")
     files = named.values() if isinstance(named, dict) else [None]
     if not all(isinstance(file, str) for file in files):
@@ -224,6 +227,9 @@ def local_checkpoint(
     spec, # A folder, a file, an embedded model's name, or a hub id
 )->Path:
     "The local folder or file of a checkpoint; hub ids are downloaded"
+    if not isinstance(spec, (str, Path)):
+        raise FtrlError(f"a checkpoint is {type(spec).__name__}; expected the name of a folder, a .gguf file "
+                        "or a model")
     path = Path(spec)
     if str(spec) in EMBEDDED or "+" in str(spec) and not path.exists():
         return Path(model_path(spec))

@@ -6,10 +6,10 @@
 __all__ = ['OWN_OPTIONS', 'LOSS_KNOBS', 'SAMPLING_KNOBS', 'TrainConfig', 'ColdConfig', 'check_options', 'Knob']
 
 # %% ../../nbs/training/09_settings.ipynb #cell-002
-import dataclasses, difflib
+import dataclasses
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from ..core import FtrlError, in_range
+from ..core import FtrlError, in_range, known_options
 from ..models.llm import template_options
 from .algorithm import ALGORITHMS
 from .reward import REWARDS
@@ -121,9 +121,7 @@ def _check_option(name:str, value, known:dict, own, kind:str)->None:
     if name in _INSTEAD:
         raise FtrlError(f"option {name} has a name of its own here; expected {_INSTEAD[name]}")
     if name not in known:
-        near = difflib.get_close_matches(name, [*known, *own], 1)
-        meant = near[0] if near else "an option"
-        raise FtrlError(f"option {name} is unknown; expected {meant} of TRL's {kind}")
+        known_options([name], [*known, *own], f"TRL's {kind}")
     if value == known[name]:
         return
     if name in _NO_EFFECT:

@@ -8,13 +8,14 @@ __all__ = ['THIRDS', 'inside', 'Variant', 'variants', 'Pair', 'put', 'assemble',
 # %% ../../nbs/weights/01_intervene.ipynb #cell-002
 import json, re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
-from ..core import FtrlError
+from ..core import FtrlError, known_options
+from ..evaluation.protocol import Protocol
 from ..files import atomic, finished, produced, read_json_lines
 from ..models.checkpoint import Adapted, copy_settings, pairs, weights
 from ..models.embedded import model_path
@@ -177,6 +178,7 @@ def intervene(
     **protocol, # Passed to `evaluate`, such as max_turns
 )->"pd.DataFrame": # The table of `worth`
     "Evaluate variants between two checkpoints with one loaded model"
+    known_options(protocol, (f.name for f in fields(Protocol)), "evaluate")
     out, known, players = Path(out), known or {}, _Players(base, tuned)
     for name, path in known.items():
         _adopt(path, out/f"{name}.jsonl", limit, force)
