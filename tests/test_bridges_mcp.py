@@ -221,5 +221,80 @@ def test_a_thousand_dropped_sessions_leave_nothing(recorded):
         started.end()
 
 
-def test_the_notebook():
+STOCK = """
+import sys
+from mcp.server import MCPServer
+server = MCPServer("stock")
+
+@server.tool()
+def price_of(item: str) -> str:
+    "Return the price of an item."
+    return {f"lamp{i}": f"{100 + 7 * i}.90 EUR" for i in range(30)}[item]
+
+@server.tool()
+def wipe(everything: str) -> str:
+    "Delete everything."
+    open("wiped", "w").close()
+    return "gone"
+
+if len(sys.argv) > 1:
+    server.run("streamable-http", port=int(sys.argv[1]))
+server.run()
+"""
+TOOLS = """
+SERVER = "mcp:{place}"
+CALLS = {{"price_of": [{{"item": f"lamp{{i}}"}} for i in range(30)]}}
+"""
+
+
+def free_port():
+    import socket
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+def answers(port):
+    import socket
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("over", ["stdio", "http"])
+def test_tools_of_a_server_become_environments(tmp_path, over):
+    "The other way round: tools of a foreign server, by an explicit switch; only those that CALLS names"
+    (tmp_path / "stock.py").write_text(STOCK)
+    port, started = free_port(), None
+    place = f"{sys.executable} stock.py"
+    if over == "http":
+        place = f"http://127.0.0.1:{port}/mcp"
+        started = subprocess.Popen([sys.executable, "stock.py", str(port)], cwd=tmp_path)
+        while not answers(port):
+            assert started.poll() is None
+            time.sleep(.2)
+    (tmp_path / "tools.py").write_text(TOOLS.format(place=place))
+    program = [sys.executable, "-c", "from ftrl.cli import main; main()"]
+
+    def ftrl(*words):
+        return subprocess.run([*program, *words], cwd=tmp_path, env=ENV, capture_output=True, text=True)
+
+    try:
+        build = "build", "--out", "envs.jsonl", "-n", "3", "--world", "tools.py", "--scenario", "single_hop"
+        assert "begin with `ftrl --trust tools.py`" in ftrl(*build).stderr
+        made = ftrl("--trust", "tools.py", *build)
+        assert made.returncode == 0 and "use the network" in made.stderr, made.stderr
+        assert ftrl("--trust", "tools.py", "check", "envs.jsonl").returncode == 0
+        assert ftrl("check", "envs.jsonl").returncode == 1
+    finally:
+        if started:
+            started.kill()
+    row = json.loads((tmp_path / "envs.jsonl").read_text().splitlines()[0])
+    assert "stock.py" not in json.dumps(row) and str(port) not in json.dumps(row)
+    assert not (tmp_path / "wiped").exists()
+
+
+def test_the_notebooks():
     test_notebooks.test_notebook("nbs/bridges/04_mcp.ipynb")
+    test_notebooks.test_notebook("nbs/sandbox/11_service.ipynb")

@@ -195,3 +195,65 @@ def test_tools_run_outside_only_where_their_file_is_trusted(tmp_path):
     kept_in = ftrl("check", "envs.jsonl", cwd=tmp_path)
     assert kept_in.returncode == 1 and "0 of 3 accepted" in kept_in.stdout
     assert ftrl("--trust", "none.py", *build, cwd=tmp_path).returncode == 2
+
+
+SERVICE = '''
+import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.parse import urlsplit
+
+ITEM = {"name": "item", "in": "path", "required": True, "schema": {"type": "string"}, "description": "A name"}
+PRICE = {"get": {"operationId": "price_of", "summary": "Return the price of an item.", "parameters": [ITEM]}}
+WIPE = {"delete": {"operationId": "wipe", "summary": "Delete everything."}}
+DOC = {"openapi": "3.1.0", "paths": {"/prices/{item}": PRICE, "/everything": WIPE}}
+PRICES = {f"lamp{i}": f"{100 + 7 * i}.90 EUR" for i in range(30)}
+
+class Shop(BaseHTTPRequestHandler):
+    def answer(self, value):
+        self.send_response(404 if value is None else 200)
+        self.end_headers()
+        self.wfile.write(json.dumps(value).encode())
+    def do_GET(self):
+        path = urlsplit(self.path).path
+        self.answer(DOC if path == "/openapi.json" else PRICES.get(path.removeprefix("/prices/")))
+    def do_DELETE(self):
+        print("deleted", flush=True)
+        self.answer({})
+    def log_message(self, *words): pass
+
+server = HTTPServer(("127.0.0.1", 0), Shop)
+print(server.server_port, flush=True)
+server.serve_forever()
+'''
+
+SERVED = """
+SERVER = "http://127.0.0.1:{port}/openapi.json"
+CALLS = {{"price_of": [{{"item": f"lamp{{i}}"}} for i in range(30)]}}
+ASKS = {{"price_of": "the price of {{item}}"}}
+"""
+
+
+def test_tools_behind_an_http_service(tmp_path):
+    "Built, checked and replayed through a real service; a tool that CALLS does not name is never called"
+    from ftrl.files import load_rows
+    service = subprocess.Popen([sys.executable, "-c", SERVICE], stdout=subprocess.PIPE, text=True)
+    try:
+        (tmp_path/"tools.py").write_text(SERVED.format(port=int(service.stdout.readline())))
+        build = "build", "--out", "envs.jsonl", "-n", 3, "--world", "tools.py", "--scenario", "single_hop"
+        refused = ftrl(*build, cwd=tmp_path)
+        assert refused.returncode == 2 and "begin with `ftrl --trust tools.py`" in refused.stderr
+        made = ftrl("--trust", "tools.py", *build, cwd=tmp_path)
+        assert made.returncode == 0 and "use the network" in made.stderr, made.stderr
+        assert ftrl("--trust", "tools.py", "check", "envs.jsonl", cwd=tmp_path).returncode == 0
+        kept_in = ftrl("check", "envs.jsonl", cwd=tmp_path)
+        assert kept_in.returncode == 1 and "0 of 3 accepted" in kept_in.stdout
+        rows = load_rows(tmp_path/"envs.jsonl")
+        hostile = [row.code["price_of"].replace("price_of(item)", "wipe()") for row in rows]
+        asked = "from ftrl.sandbox.outside import OpenSandbox as S; import sys; box = S('tools.py'); " \
+                "print(box.call(sys.argv[1], 'wipe', {}).content)"
+        told = subprocess.run([sys.executable, "-c", asked, hostile[0]], cwd=tmp_path,
+                              text=True, capture_output=True)
+        assert "has no such tool" in told.stdout, told.stdout + told.stderr
+    finally:
+        service.kill()
+    assert service.stdout.read() == ""

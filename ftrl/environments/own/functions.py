@@ -23,7 +23,8 @@ from ..document import joined
 from ..gate import shape
 from ..scenario import holds
 from ..world import verifiable
-from ...sandbox.outside import is_trusted, outside_source
+from ...registry import module_of_file
+from ...sandbox.outside import outside_source, public_functions, served_source, served_tools, trusts
 
 # %% ../../../nbs/environments/own/00_functions.ipynb #cell-007
 def _constant(name:str, value)->str:
@@ -106,7 +107,7 @@ def tool_source(
     function:Callable, # A plain function
 )->str: # Source of a tool
     "A function as the source of a tool: it stands alone, and its errors repeat no argument"
-    if is_trusted(function):
+    if trusts(inspect.getsourcefile(function) or ""):
         return outside_source(function)  # it runs where it is
     return source_of(function) + _QUIET.replace("{name}", function.__name__)
 
@@ -166,6 +167,16 @@ def _checked_ask(name:str, ask:str, properties:dict)->None:
         raise FtrlError(f"{name}: the phrase {ask!r} {got}; expected some of "
                         f"{', '.join('{' + p + '}' for p in properties)}")
 
+def _tool(doc:ToolDoc, code:str, calls:Iterable[dict], ask:str, answer:str)->OwnTool:
+    "A tool whose calls and words fit its document"
+    given, properties = tuple(dict(call) for call in calls), doc.parameters.get("properties", {})
+    if ask:
+        _checked_ask(doc.name, ask, properties)
+    for call in given:
+        if set(call) - set(properties):
+            raise FtrlError(f"{doc.name} takes {', '.join(properties)}; a call gives {call}")
+    return OwnTool(doc, code, given, ask, answer)
+
 def own_tool(
     function:Callable, # The function
     calls:Iterable[dict]=(), # Arguments of calls that have an answer; none: it is only in the way
@@ -173,14 +184,7 @@ def own_tool(
     answer:str="", # The field of the result that is the answer, where it returns a record
 )->OwnTool:
     "A function as a tool"
-    doc, given = document_of(function), tuple(dict(call) for call in calls)
-    properties = doc.parameters["properties"]
-    if ask:
-        _checked_ask(doc.name, ask, properties)
-    for call in given:
-        if set(call) - set(properties):
-            raise FtrlError(f"{doc.name} takes {', '.join(properties)}; a call gives {call}")
-    return OwnTool(doc, tool_source(function), given, ask, answer)
+    return _tool(document_of(function), tool_source(function), calls, ask, answer)
 
 # %% ../../../nbs/environments/own/00_functions.ipynb #cell-022
 @dataclass(frozen=True)
@@ -430,15 +434,11 @@ def from_functions(
 
 # %% ../../../nbs/environments/own/00_functions.ipynb #cell-054
 def _module(path:Path)->ModuleType:
-    "Import a file under a name of its own"
-    import importlib.util
-    spec = importlib.util.spec_from_file_location(f"_functions_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
+    "Import a file"
     try:
-        spec.loader.exec_module(module)
+        return module_of_file(path)
     except Exception as e:
         raise FtrlError(f"{path}: cannot be imported ({type(e).__name__}: {e})") from e
-    return module
 
 def _named(module, name)->dict:
     "One of the dicts of a file"
@@ -448,28 +448,46 @@ def _named(module, name)->dict:
                         "expected a dict by function name")
     return value
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-055
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-056
+def _offered(module, path)->dict[str, FunctionType | dict]:
+    "What a file offers by name: its functions, and its server's tools"
+    if getattr(module, "SERVER", "") and not trusts(path):
+        raise FtrlError(f"{path}: its tools are behind a server, outside the sandbox; begin with "
+                        f"`ftrl --trust {path}`")
+    found, served = public_functions(module), served_tools(module)
+    both = sorted({*found} & {*served})
+    if both:
+        raise FtrlError(f"{path}: {both[0]} is a function of it and a tool of its server; expected "
+                        "another name for the function")
+    return found | served
+
+def _documented(offered:FunctionType | dict, path)->tuple[ToolDoc, str]:
+    "The document and source of a function, or of a server's tool"
+    if isinstance(offered, dict):
+        return ToolDoc.from_schema(offered), served_source(offered, path)
+    return document_of(offered), tool_source(offered)
+
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-057
 def read_functions(
     path:str|Path, # A Python file
 )->tuple[OwnTool, ...]:
-    "The public functions of a file, with their calls"
+    "The public functions of a file, or the tools of the server that it names, with their calls"
     path = Path(path)
     if not path.is_file():
         raise FtrlError(f"{path}: no such file")
     module = _module(path)
-    functions = {name: value for name, value in vars(module).items()
-                 if isinstance(value, FunctionType) and value.__module__ == module.__name__
-                 and not name.startswith("_")}
+    offered = _offered(module, path)
     calls, asks, answers = (_named(module, name) for name in ("CALLS", "ASKS", "ANSWERS"))
-    strange = sorted({*calls, *asks, *answers} - set(functions))
+    strange = sorted({*calls, *asks, *answers} - set(offered))
     if strange or not calls:
-        got = f"{strange[0]} is no function of it" if strange else "it has no CALLS"
-        names = ", ".join(functions) or "its functions"
+        got = f"{strange[0]} is no tool of it" if strange else "it has no CALLS"
+        names = ", ".join(offered) or "its functions"
         raise FtrlError(f"{path}: {got}; expected CALLS = {{'function': [{{'argument': value}}, ...]}} "
                         f"for some of {names}")
-    return tuple(own_tool(function, calls.get(name, ()), asks.get(name, ""), answers.get(name, ""))
-                 for name, function in functions.items())
+    return tuple(_tool(*_documented(tool, path), calls.get(name, ()), asks.get(name, ""),
+                       answers.get(name, "")) for name, tool in offered.items())
 
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-058
 def functions_world(
     path:str|Path, # A Python file
 )->OwnWorld:
