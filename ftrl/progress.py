@@ -120,6 +120,7 @@ class _Bar(tqdm):
             _LIVE.remove(self)
         super().close()
 
+# %% ../nbs/06_progress.ipynb #cell-017
 class _Drawn(_Bar):
     "On a terminal"
     def __init__(self, **how):
@@ -134,7 +135,7 @@ class _Drawn(_Bar):
                 self.set_description_str(f"{self.title}{_in_all(self)}", refresh=False)
             self.refresh()
 
-# %% ../nbs/06_progress.ipynb #cell-017
+# %% ../nbs/06_progress.ipynb #cell-018
 class _Told(_Bar):
     "In a log: tqdm counts and draws nothing, the clock writes lines"
     def __init__(self, **how):
@@ -160,7 +161,7 @@ class _Told(_Bar):
     def _whole(self)->str:
         return self.format_sizeof(self.total) if self.unit_scale else f"{self.total:g}"
 
-# %% ../nbs/06_progress.ipynb #cell-018
+# %% ../nbs/06_progress.ipynb #cell-019
 def _beat_on()->None:
     "Once a second, as long as the program runs"
     while True:
@@ -180,7 +181,7 @@ def _tick()->None:
         _CLOCK[os.getpid()] = threading.Thread(target=_beat_on, daemon=True)
         _CLOCK[os.getpid()].start()
 
-# %% ../nbs/06_progress.ipynb #cell-020
+# %% ../nbs/06_progress.ipynb #cell-021
 def _kind():
     "The kind of bar for where this runs"
     if "ipykernel" in sys.modules and hasattr(sys.stdout, "pub_thread"):
@@ -203,7 +204,7 @@ def progress_bar(
     return _kind()(desc=title, total=total, unit=f" {unit}" if scale else unit or "it", initial=initial,
                    unit_scale=scale, **how)
 
-# %% ../nbs/06_progress.ipynb #cell-026
+# %% ../nbs/06_progress.ipynb #cell-027
 _WORK:list = []  # the command that runs
 
 class _Work:
@@ -224,7 +225,7 @@ class _Work:
             self.bar.close()
             self.bar = None
 
-# %% ../nbs/06_progress.ipynb #cell-027
+# %% ../nbs/06_progress.ipynb #cell-028
 @patch
 def beat(self:_Work)->None:
     "Draw the line on a terminal, write one when it is due elsewhere"
@@ -238,7 +239,7 @@ def beat(self:_Work)->None:
             self.bar = tqdm(bar_format="{desc}", leave=False)
         self.bar.set_description_str(self.line())
 
-# %% ../nbs/06_progress.ipynb #cell-030
+# %% ../nbs/06_progress.ipynb #cell-031
 @contextmanager
 def at_work(
     title:str, # The command, such as `ftrl push`
@@ -270,7 +271,7 @@ def say(
     "A line on the error stream, beside whatever bar is there"
     tqdm.write(text, file=sys.stderr)
 
-# %% ../nbs/06_progress.ipynb #cell-033
+# %% ../nbs/06_progress.ipynb #cell-034
 def count_lines(
     path, # .jsonl, .jsonl.gz or .parquet
 )->int | None: # None where it cannot be said

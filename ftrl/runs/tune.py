@@ -45,7 +45,7 @@ class Pace:
     start: float     # to load the model once
 
 _SPARE = .85   # of the time that is given: reports, saving, what was measured badly
-_USUAL = Pace(episode=2, step=25, start=5)  # smollm2 on two cores; where nothing is measured, only proportions count
+_USUAL = Pace(episode=2, step=25, start=5)  # smollm2 on two cores; for proportions
 
 def seconds_of(
     sizes:TuneSizes, # How much is done
@@ -55,6 +55,7 @@ def seconds_of(
     played = (2 * sizes.test + sizes.collect) * pace.episode
     return 4 * pace.start + played + sizes.steps * pace.step
 
+# %% ../../nbs/runs/10_tune.ipynb #cell-008
 def seconds_by_part(
     sizes:TuneSizes, # How much is done
     pace:Pace=_USUAL, # How fast
@@ -65,6 +66,7 @@ def seconds_by_part(
             "collect": pace.start + sizes.collect * pace.episode,
             "train": pace.start + sizes.steps * pace.step, "after": played}
 
+# %% ../../nbs/runs/10_tune.ipynb #cell-010
 def fitted(
     minutes:float, # What may be used from now on
     pace:Pace, # How fast this machine is
@@ -82,7 +84,7 @@ def fitted(
     return replace(sizes, train=scaled(sizes.train, 24), test=scaled(sizes.test, 8),
                    collect=scaled(sizes.collect, 8), steps=scaled(sizes.steps, 3))
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-010
+# %% ../../nbs/runs/10_tune.ipynb #cell-013
 @dataclass
 class Tuning:
     "A tuning run: what is tuned on what, where, and how much of it"
@@ -104,7 +106,7 @@ class Tuning:
     @property
     def held_out(self)->Path: return self/"test.jsonl"
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-012
+# %% ../../nbs/runs/10_tune.ipynb #cell-015
 @patch
 def noted(self:Tuning)->TuneSizes | None:
     "The sizes of the call before, if there was one"
@@ -118,7 +120,7 @@ def note(self:Tuning)->None:
     with atomic(self/"sizes.json") as temp:
         temp.write_text(dumps(asdict(self.sizes)) + "\n", encoding="utf-8")
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-015
+# %% ../../nbs/runs/10_tune.ipynb #cell-018
 def _holds_rows(data:str)->bool:
     "Are these rows, and no table of facts? A parquet file may be either"
     if not data.endswith(".parquet"):
@@ -137,7 +139,7 @@ def _digest(data:str)->str:
     from ftrl.environments.tables import open_world
     return getattr(open_world(data), "digest", "")
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-016
+# %% ../../nbs/runs/10_tune.ipynb #cell-019
 def _divide(run:Tuning)->None:
     "Rows of one's own: the last part is held out"
     rows = load_rows(run.data)
@@ -158,7 +160,7 @@ def _scenarios(world)->tuple[str, ...]:
         raise FtrlError(f"{world.name}: these facts allow no question in both splits; expected more of them")
     return able
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-017
+# %% ../../nbs/runs/10_tune.ipynb #cell-020
 def _build(run:Tuning)->None:
     "Environments to train on, and environments held out"
     from ftrl.environments.build import Recipe, stream_envs
@@ -178,7 +180,7 @@ def _build(run:Tuning)->None:
     save_rows(held, run.held_out)
     run.say(f"{run.held_out.name}: {len(held)} environments whose last question training never asks")
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-019
+# %% ../../nbs/runs/10_tune.ipynb #cell-022
 def _unasked(envs:Iterable, rows:Iterable)->Iterator:
     "Environments whose last sub-question is asked in none of these rows"
     asked = {s["question"] for row in rows for s in row.meta["subquestions"]}
@@ -197,7 +199,7 @@ def build(self:Tuning)->None:
     self.out.mkdir(parents=True, exist_ok=True)
     _divide(self) if _holds_rows(self.data) else _build(self)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-023
+# %% ../../nbs/runs/10_tune.ipynb #cell-026
 @patch
 def score(self:Tuning, name:str, model)->Results:
     "Play the held-out environments with a policy"
@@ -223,7 +225,7 @@ def start(self:Tuning)->str:
     config = ColdConfig(self.sizes.cold, seed=self.seed, lr=1e-4)
     return cold_start(self.envs, self.model, self/"cold", config).policy
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-024
+# %% ../../nbs/runs/10_tune.ipynb #cell-027
 @patch
 def train(self:Tuning, start:str, steps:int | None=None, part:str="policy"):
     "Collect with the model, and train it on what it met"
@@ -241,7 +243,7 @@ def train(self:Tuning, start:str, steps:int | None=None, part:str="policy"):
     self.say(f"training on {len(list(rows))} moments of {len(played)} environments, {config.steps} steps")
     return train(self/"rows.jsonl", start, self/part, config)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-026
+# %% ../../nbs/runs/10_tune.ipynb #cell-029
 def measure_pace(
     data:str, # What is tuned on
     model:str, # What is tuned
@@ -264,7 +266,7 @@ def measure_pace(
         rest = time.perf_counter() - begun - step - few.collect * episode
     return Pace(episode, step, max(0.0, rest))
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-028
+# %% ../../nbs/runs/10_tune.ipynb #cell-031
 def _share(results:Path, metric:str)->float:
     "The mean of a metric, in percent"
     return 100 * means(read_json_lines(results), grouped=False).get(metric, 0.0)
@@ -280,7 +282,7 @@ def _scores(run:Tuning)->str:
         lines.append(f"<tr><th>{name}</th>{marks}</tr>")
     return f"<table>{''.join(lines)}</table>"
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-029
+# %% ../../nbs/runs/10_tune.ipynb #cell-032
 def _told(message:dict)->str:
     "A message as a line"
     functions = [call["function"] for call in message.get("tool_calls") or ()]
@@ -305,7 +307,7 @@ def _episode(run:Tuning)->str:
         shown.append(f"<details><summary>{name}: {html.escape(id)}</summary>{body}</details>")
     return "".join(shown)
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-030
+# %% ../../nbs/runs/10_tune.ipynb #cell-033
 def tuning_page(
     run:Tuning, # A run with its results
 )->str: # HTML that needs nothing else
@@ -325,7 +327,7 @@ def tuning_page(
         f"<h2>Held-out questions</h2><ul>{questions}</ul>", f"<h2>Sizes</h2><table>{sizes}</table>",
         "</body></html>"])
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-032
+# %% ../../nbs/runs/10_tune.ipynb #cell-035
 @dataclass(frozen=True)
 class Tuned:
     "What a tuning run made"
@@ -338,7 +340,7 @@ class Tuned:
         return (f"{self.policy}: Solve-F1 {self.before:.1f} % before, {self.after:.1f} % after\n"
                 f"{self.report} tells the rest; play it with `ftrl evaluate ftrl --model {self.policy}`")
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-033
+# %% ../../nbs/runs/10_tune.ipynb #cell-036
 def tune(
     data:str|Path, # Table file or folder, database address, Python or OpenAPI file, or rows
     model:str="qwen2.5-coder-0.5b", # What to train, as for `--model` elsewhere
@@ -368,7 +370,7 @@ def tune(
                 raise
         return Tuned(**mine.done, report=out/"report.html")
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-034
+# %% ../../nbs/runs/10_tune.ipynb #cell-037
 def _fit(run:Tuning, minutes:float)->None:
     "Set the sizes of a new run, fitted to the minutes that were given"
     run.say("measuring this machine: a few episodes and one step")
@@ -391,7 +393,7 @@ def _tuned(run:Tuning)->dict:
     before, after = (_share(run/f"{name}.jsonl", "solve_f1") for name in ("before", "after"))
     return {"policy": policy, "before": before, "after": after}
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-036
+# %% ../../nbs/runs/10_tune.ipynb #cell-039
 def tuning_plan(
     data:str, # What would be tuned on
     model:str, # What would be tuned

@@ -82,7 +82,7 @@ def served_tools(
     with closing(service):
         return {tool["name"]: tool for tool in service.tools() if tool["name"] in calls}
 
-# %% ../../nbs/sandbox/12_outside.ipynb #cell-010
+# %% ../../nbs/sandbox/12_outside.ipynb #cell-011
 _OPEN:dict = {}  # services that this process asks, by the file that names them
 
 def _tool_of(file:str, name:str)->Callable:
@@ -99,7 +99,7 @@ def _tool_of(file:str, name:str)->Callable:
         return _OPEN[module].call(name, arguments)
     return asked
 
-# %% ../../nbs/sandbox/12_outside.ipynb #cell-012
+# %% ../../nbs/sandbox/12_outside.ipynb #cell-013
 def _texts(value)->list[str]:
     "All texts in arguments"
     if isinstance(value, dict):
@@ -124,7 +124,7 @@ def _answered(file:str, name:str, arguments:dict)->tuple[bool, str]:
             told = told.replace(text, "…")
         return False, told[:2000]
 
-# %% ../../nbs/sandbox/12_outside.ipynb #cell-013
+# %% ../../nbs/sandbox/12_outside.ipynb #cell-014
 def serve_outside(file:str)->None:
     "Answer calls on the standard streams until they are closed"
     out, sys.stdout = sys.stdout, sys.stderr  # what a tool prints is no answer
@@ -135,7 +135,7 @@ def serve_outside(file:str)->None:
     for service in _OPEN.values():
         service.close()  # its thread would wait for ever
 
-# %% ../../nbs/sandbox/12_outside.ipynb #cell-014
+# %% ../../nbs/sandbox/12_outside.ipynb #cell-015
 class _Host:
     "A process that answers for one file"
     def __init__(self, file:str):
@@ -162,7 +162,7 @@ class _Host:
         ok, text = json.loads(line) if line else late
         return Result(ok, text if ok else f"Error in {name}: {text}", seconds)
 
-# %% ../../nbs/sandbox/12_outside.ipynb #cell-016
+# %% ../../nbs/sandbox/12_outside.ipynb #cell-017
 class OpenSandbox(Sandbox):
     "A sandbox that lets the functions of some files run outside"
     def __init__(self, *files:str, limit:float=30.0, **how):
@@ -192,7 +192,7 @@ class OpenSandbox(Sandbox):
             host.process.kill()
         super().close()
 
-# %% ../../nbs/sandbox/12_outside.ipynb #cell-017
+# %% ../../nbs/sandbox/12_outside.ipynb #cell-018
 _TRUSTED:list[str] = []
 
 def trust(
