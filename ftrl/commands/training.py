@@ -81,14 +81,15 @@ def _config(profile:str | None, algorithm:str, reward:str, options:dict, given:d
     sizes = {name: value for name, value in given.items() if value is not None}
     return replace(config, algorithm=algorithm, reward=reward, options=config.options | options, **sizes)
 
-def _suit(rounds:int, mode:str, dev:int, aggregate:bool, done:float, reference:str | None)->None:
+def _suit(rounds:int, mode:str, reference:str | None, **of_rounds)->None:
     "Do these options go together?"
     if rounds and mode != "step":
         raise FtrlError("--rounds goes with --mode step")
     if rounds and reference:
         raise FtrlError("--reference goes without --rounds, whose KL is to --model")
-    if (dev or aggregate or done) and not rounds:
-        raise FtrlError("--dev, --aggregate and --done are about rounds; give --rounds too")
+    alone = [f"--{name}" for name, value in of_rounds.items() if value]
+    if alone and not rounds:
+        raise FtrlError(f"{', '.join(alone)}: about rounds; give --rounds too")
 
 # %% ../../nbs/commands/02_training.ipynb #cell-015
 def _run(
@@ -124,6 +125,8 @@ _Length = Annotated[Optional[int], Opt(help="Tokens of a completion")]
 _Rate = Annotated[Optional[float], Opt(help="Learning rate")]
 _Rank = Annotated[Optional[int], Opt(help="Rank of an adapter to train instead of all weights")]
 _Mode = Annotated[str, Opt(help="step: one turn from every row; episode: environments played to their end")]
+_Begin = Annotated[int, Opt(help="The first round trains on the beginnings of so many environments, not on "
+                                "what the model plays; for a model that was never trained on tools")]
 _Each = Annotated[Optional[int], Opt(help="Environments of a round; default: all")]
 _Aggregate = Annotated[bool, Opt("--aggregate", help="Train on the rows of all rounds so far")]
 _Done = Annotated[float, Opt(help="Repeat rows with nothing left to solve until they are this share")]
@@ -140,7 +143,7 @@ def train_command(
     profile: Annotated[Optional[str], Opt(help="smoke or paper: sizes and rates to start from")] = None,
     mode: _Mode = "step",
     rounds: Annotated[int, Opt(help="Collect with the policy, train, and again, so many times")] = 0,
-    each: _Each = None, aggregate: _Aggregate = False, done: _Done = 0.0, dev: _Dev = 0,
+    begin: _Begin = 0, each: _Each = None, aggregate: _Aggregate = False, done: _Done = 0.0, dev: _Dev = 0,
     steps: _Steps = None, prompts: _Prompts = None, group: _Group = None, length: _Length = None,
     lr: _Rate = None, lora: _Rank = None, set_: _Options = None, reference: _Reference = None,
     plan: Annotated[bool, Opt("--plan", help="Only say what a step will cost in tokens and memory")] = False,
@@ -150,12 +153,12 @@ def train_command(
     from ftrl.training.cluster.launch import end_with_follower
     end_with_follower()
     sizes = dict(steps=steps, prompts=prompts, group=group, length=length, lr=lr)
-    in_range(rounds=rounds, each=each, done=done, dev=dev, lora=lora, **sizes)
-    _suit(rounds, mode, dev, aggregate, done, reference)
+    in_range(rounds=rounds, begin=begin, each=each, done=done, dev=dev, lora=lora, **sizes)
+    of_rounds = dict(begin=begin, each=each, dev=dev, aggregate=aggregate, done=done)
+    _suit(rounds, mode, reference, **of_rounds)
     config = _config(profile, algorithm, reward, {"seed": seed} | given_options(set_), sizes)
     if plan:
         return _estimate(input_file(path), model, config)
-    of_rounds = dict(each=each, dev=dev, aggregate=aggregate, done=done)
     print(_run(input_file(path), model, out, config, mode, rounds, lora, reference, force, **of_rounds))
     closing(*_after_training(model, out), wrote=out)
 

@@ -44,7 +44,8 @@ def _shots(data:Path, subject:str, n:int)->list[dict]:
         return []
     path = data/"dev"/f"{subject}_dev.csv"
     if not path.is_file():
-        raise FtrlError(f"{data} has no solved questions of {subject} in dev/; expected them there, or shots=0")
+        raise FtrlError(f"{data} has no solved questions of {subject} in dev/; "
+                        "expected them there, or shots=0")
     return list(islice(read_tables(path), n))
 
 def letters(
