@@ -199,10 +199,19 @@ def stays(low:float, high:float)->str:
     return NO if high < 0 else UNKNOWN
 
 # %% ../../nbs/figures/07_evidence.ipynb #cell-026
+def _general(run, name:str, start:str)->dict:
+    "General suites before and after; of MMLU by letters, where that was measured"
+    found = by_suite(results(run), "accuracy", start, name)
+    try:
+        ranked = results(run, place="letters/*.jsonl")
+    except Missing:
+        return found
+    return found | by_suite(ranked, "accuracy", start, name)
+
 def general_stays(run, name:str, start:str)->list[Claimed]:
     "Does general ability stay?"
     claim = f"General abilities stay, {SINCE[start]}"
-    found = by_suite(results(run), "accuracy", start, name)
+    found = _general(run, name, start)
     if not found:
         return [Claimed(claim, UNKNOWN, why="not played in this run")]
     able = {suite: pairs for suite, pairs in found.items() if _able(suite, pairs)}
