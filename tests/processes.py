@@ -110,9 +110,21 @@ def whole_run(home, out, killed=None, at=3):
             os.kill(os.getpid(), signal.SIGKILL)
         return known(self, *args, **kwargs)
     known, StepTrainer.training_step = StepTrainer.training_step, step
-    options = {"save_steps": 2, "bf16": False, "warmup_steps": 0}
+    options = {"save_steps": 2, "bf16": False, "warmup_steps": 0, **taken_up()}
     config = TrainConfig(steps=5, prompts=2, group=4, length=6, lr=1e-3, options=options)
     train(load_rows(home/"rows.jsonl"), str(home/"model"), out, config)
+
+def taken_up():
+    "Have accelerate take up the backend when the package makes its arguments; options that it needs"
+    from trl import GRPOConfig
+    made = GRPOConfig.__post_init__
+    def make(self):
+        made(self)
+        if backend() == "fsdp": spread()
+    GRPOConfig.__post_init__ = make
+    if backend() != "deepspeed": return {}
+    sharded()
+    return {"use_cpu": False}
 
 SCENARIOS = {
     "train": lambda home, out: compared(home, out, trained),

@@ -1,5 +1,6 @@
 "Two processes on this CPU: data parallel, weights spread by FSDP2, an odd last batch, kills"
 import json, signal, sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 import forks, pytest, torch
@@ -40,24 +41,32 @@ def test_the_shared_prefix_equals_the_plain_trainer(what, backend, two, home, tm
     first, second = json.loads((out/"losses.json").read_text())
     assert len(first) == 2 and second == pytest.approx(first, rel=1e-4, abs=1e-6)
 
-@pytest.fixture(scope="module")
-def unbroken(two, tmp_path_factory):
-    out = tmp_path_factory.mktemp("unbroken")/"run"
-    codes, log = two("run", out)
-    assert codes == [0, 0], log
-    return out
-
 def numbers(out):
     lines = (out/"metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
-@pytest.mark.parametrize("killed", ["first", "second"])
-def test_a_run_goes_on_after_either_process_was_killed(killed, unbroken, two, tmp_path):
-    codes, log = two(f"{killed} killed", tmp_path/"run")
+@pytest.fixture(scope="module")
+def unbroken(two, tmp_path_factory):
+    "A whole run under a backend, made once"
+    @cache
+    def run(backend):
+        out = tmp_path_factory.mktemp("unbroken")/"run"
+        codes, log = two("run", out, backend)
+        assert codes == [0, 0], log
+        return out
+    return run
+
+# either process under gloo; where weights are spread each holds a half, and one of them is enough
+KILLS = [("first", "gloo"), ("second", "gloo"), *(("second", backend) for backend in BACKENDS[1:])]
+
+@pytest.mark.parametrize(("killed", "backend"), KILLS)
+def test_a_run_goes_on_after_either_process_was_killed(killed, backend, unbroken, two, tmp_path):
+    whole, out = unbroken(backend), tmp_path/"run"
+    codes, log = two(f"{killed} killed", out, backend)
     assert -signal.SIGKILL in codes, log
-    assert not (tmp_path/"run/model.safetensors").exists()
-    codes, log = two("run", tmp_path/"run")
+    assert not (out/"model.safetensors").exists() and (out/"checkpoint-2").is_dir(), log
+    codes, log = two("run", out, backend)
     assert codes == [0, 0], log
-    assert numbers(tmp_path/"run") == numbers(unbroken)
-    a, b = weights(tmp_path/"run"), weights(unbroken)
-    assert all(torch.equal(a[k], b[k]) for k in b)
+    assert numbers(out) == numbers(whole)
+    a, b = weights(out), weights(whole)
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in b)
