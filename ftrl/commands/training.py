@@ -106,11 +106,12 @@ def _run(
         return several(path, model, out, config, rounds, force=force, **of_rounds)
     return train(path, model, out, config, peft, mode, reference, force)
 
-def _estimate(path:str, model:str, config)->None:
-    "Say what a step will cost"
-    from ftrl.training.estimate import estimate, typical_prompt
-    print(estimate(model, config, typical_prompt(path, model), int(os.environ.get("WORLD_SIZE", 1))))
+def _plan(path:str, model:str, config, lora_rank:int | None, machine:str)->None:
+    "Say what a training will cost"
+    from ftrl.runs.plan import plan_step
+    print(plan_step(path, model, config, lora_rank, machine, int(os.environ.get("WORLD_SIZE", 1))))
     closing("the same without --plan")
+
 def _after_training(model:str, out:str)->tuple[str, str]:
     "What one does with a policy"
     return (f"ftrl evaluate ftrl --data test.jsonl --model {out} --out results.jsonl",
@@ -146,7 +147,8 @@ def train_command(
     begin: _Begin = 0, each: _Each = None, aggregate: _Aggregate = False, done: _Done = 0.0, dev: _Dev = 0,
     steps: _Steps = None, prompts: _Prompts = None, group: _Group = None, length: _Length = None,
     lr: _Rate = None, lora: _Rank = None, set_: _Options = None, reference: _Reference = None,
-    plan: Annotated[bool, Opt("--plan", help="Only say what a step will cost in tokens and memory")] = False,
+    plan: Annotated[bool, Opt("--plan", help="Only say what it will cost in time and memory")] = False,
+    machine: Annotated[str, Opt(help="With --plan: here, h100, h200, a100, 4090, cores or core")] = "here",
     seed: Seed = 0, force: Force = False,
 ):
     "Reinforcement learning on collected rows; resumes where it was broken off."
@@ -158,7 +160,9 @@ def train_command(
     _suit(rounds, mode, reference, **of_rounds)
     config = _config(profile, algorithm, reward, {"seed": seed} | given_options(set_), sizes)
     if plan:
-        return _estimate(input_file(path), model, config)
+        return _plan(input_file(path), model, config, lora, machine)
+    if machine != "here":
+        raise FtrlError("--machine goes with --plan; training runs here")
     print(_run(input_file(path), model, out, config, mode, rounds, lora, reference, force, **of_rounds))
     closing(*_after_training(model, out), wrote=out)
 

@@ -34,7 +34,7 @@ def reproduce_command(
 def plan_command(
     profile: _Profile = "tiny",
     model: Annotated[Optional[str], Opt("--model", help="Another model than the profile's")] = None,
-    machine: Annotated[str, Opt(help="here (measured now), h100, h200, a100, 4090 or cores")] = "here",
+    machine: Annotated[str, Opt(help="here (measured now), h100, h200, a100, 4090, cores or core")] = "here",
     devices: Annotated[Optional[int], Opt(help="That train together; default: as the profile")] = None,
 ):
     "What a run will take in time and memory, before anything is loaded, and how far such plans were off."
