@@ -166,7 +166,8 @@ def submit(self:Engine, key, ids:list[int], limit:int, temperature:float=0.0, se
     seat.running = True
     seat.temperature = temperature
     seat.seed = seed, key, len(ids)
-    seat.noted = min(seat.noted, n)  # the book may point into what is gone
+    if n < seat.noted:  # the book points into what is gone
+        seat.book, seat.noted = {}, 0
     seat.hope = []
     seat.trust = 0
 

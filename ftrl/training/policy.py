@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Trained', 'model_folder', 'load_policy', 'lora', 'adapter_settings', 'Formats', 'formats', 'whole_checkpoints',
-           'tidy', 'leads', 'training_claim', 'model_card', 'quieted', 'finish_training', 'trained']
+           'tidy', 'training_claim', 'model_card', 'quieted', 'finish_training', 'trained']
 
 # %% ../../nbs/training/10_policy.ipynb #cell-002
 import json, os, shutil
@@ -20,6 +20,7 @@ from ..models.embedded import EMBEDDED, model_path
 from ..models.llm import MODELS
 from ..models.local import load_config, load_network, load_tokenizer
 from ..perf import number_format, trim
+from ..progress import leads
 if TYPE_CHECKING:
     from peft import LoraConfig
 
@@ -179,10 +180,6 @@ def tidy(
         shutil.rmtree(left, ignore_errors=True)
 
 # %% ../../nbs/training/10_policy.ipynb #cell-025
-def leads()->bool:
-    "Is this the first of the processes that train together?"
-    return os.environ.get("RANK", "0") == "0"
-
 def _abandon(out:Path, mine:Claim)->None:
     "Give the directory back if there is nothing to resume from"
     if whole_checkpoints(out):

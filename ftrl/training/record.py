@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from transformers import TrainerCallback
 from ..core import FtrlError, dumps
-from ..progress import progress_bar, say
+from ..progress import leads, progress_bar, say
 
 # %% ../../nbs/training/06_record.ipynb #cell-005
 _METRICS = {  # TRL's name -> ours
@@ -314,7 +314,7 @@ def told_where(
     options:dict, # What its user says; `report_to` counts, a name or several
 )->None:
     "Say where a training can be watched; the first process alone does"
-    if os.environ.get("RANK", "0") != "0":
+    if not leads():
         return
     report_to = options.get("report_to", trackers())
     names = [report_to] if isinstance(report_to, str) else list(report_to or ())
