@@ -10,7 +10,7 @@ __all__ = ['LINE', 'BLANK', 'ROWS', 'COLUMNS', 'atomic', 'finished', 'normal', '
            'from_dataset', 'cache_dir', 'data_dir']
 
 # %% ../nbs/01_files.ipynb #cell-002
-import fcntl, glob, gzip, hashlib, itertools, json, os, re, shutil, socket, sys, zlib
+import fcntl, glob, gzip, hashlib, itertools, json, numbers, os, re, shutil, socket, sys, zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -92,6 +92,8 @@ def normal(
         return [normal(v) for v in x]
     if x is None or isinstance(x, (str, int, float, bool)):
         return x
+    if isinstance(x, numbers.Number) and hasattr(x, "item"):
+        return x.item()  # NumPy's
     return str(x)
 
 # %% ../nbs/01_files.ipynb #cell-018

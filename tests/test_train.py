@@ -388,6 +388,7 @@ def sampled_steps(model, tmp_path, tokenizer, algorithm, given, cut=False, steps
 @pytest.mark.parametrize("algorithm", ["grpo", "reinforce++", "rloo"])
 @pytest.mark.parametrize("case, given, unscored",
                          [("no reward", [None], 1), ("alike", [1 / 3], 0),
+                          ("no numbers", [float("inf"), float("-inf"), float("nan")], 1),
                           ("one left", [None] * 7 + [1.0], 7 / 8)])
 def test_what_teaches_nothing_is_counted_and_moves_nothing(algorithm, case, given, unscored, tmp_path,
                                                            tokenizer):
@@ -471,6 +472,20 @@ def test_killed_at_its_end_a_run_is_whole_when_called_again(where, home, tmp_pat
     assert all(torch.equal(a[k], b[k]) for k in a)
     made, whole = (sorted(p.name for p in (tmp_path/out).iterdir()) for out in ("run", "whole"))
     assert made == whole and not list((tmp_path/"run").glob("*checkpoint*"))
+
+@pytest.mark.parametrize("part", ["optimizer.pt", "rng_state.pth", "model.safetensors"])
+def test_a_checkpoint_that_lacks_a_part_is_not_gone_on_from(part, home, tmp_path):
+    "With another optimizer or other random numbers a run would end elsewhere, without a word"
+    small = SMALL | {"steps": 3, "options": SMALL["options"] | {"save_steps": 1}}
+    job(home, tmp_path/"whole", small)
+    job(home, tmp_path/"run", small, killed_at=3)
+    last, = tmp_path.glob("run/checkpoint-*")
+    (last/part).write_bytes((last/part).read_bytes()[:100] if part == "rng_state.pth" else b"")
+    if part == "optimizer.pt": (last/part).unlink()
+    job(home, tmp_path/"run", small)
+    assert numbers(tmp_path/"run") == numbers(tmp_path/"whole")
+    a, b = weights(tmp_path/"run"), weights(tmp_path/"whole")
+    assert all(torch.equal(a[k], b[k]) for k in a)
 
 def test_a_run_is_known_by_all_that_decides_it(home, tmp_path):
     "The weights it starts from, the adapter, options that JSON spells otherwise; never its place"
@@ -556,6 +571,9 @@ def test_the_reasoning_switch_reaches_the_prompt(home, tmp_path, tokenizer):
         return data["train_dataset"][0]["prompt"]
     spelled = prompt(chat_template_kwargs={"enable_thinking": False})
     assert prompt(thinking=False) == spelled == prompt() + "<think></think>"
+    for odd in ({"thinking": "no"}, {"thinking": 0}, {"chat_template_kwargs": {"tools": []}},
+                {"thinking": True, "chat_template_kwargs": {"enable_thinking": False}}):
+        with pytest.raises(FtrlError, match="expected"): prompt(**odd)
 
 def test_the_policy_has_a_card_and_no_pickle(home, tmp_path):
     from ftrl.files import load_rows

@@ -55,7 +55,7 @@ def read_results(
         for i, x in enumerate(read_json_lines(path), 1):
             try:
                 rows += _records(x, name(Path(path), x), seen, runs)
-            except (KeyError, TypeError, AttributeError, ValueError) as e:
+            except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as e:
                 raise FtrlError(f"{path} line {i}: not a result line ({type(e).__name__} {e}); "
                                 "expected what `ftrl evaluate` writes") from e
     if not rows:
@@ -143,6 +143,10 @@ def paired_difference(
 )->"pd.DataFrame": # benchmark, origin, metric, mean, low, high, p of the difference, n pairs, beyond
     "Paired differences, tuned minus base, over the items both have"
     import pandas as pd
+    known = frame.model.unique()
+    for name in (base, tuned):
+        if name not in known:
+            raise FtrlError(f"no results of {name!r}; expected one of {', '.join(map(str, known))}")
     one, two = (frame[frame.model == m].dropna(subset="value") for m in (base, tuned))
     rows = []
     for key, part in item_differences(one, two).groupby(_PLACE[:3], sort=False):

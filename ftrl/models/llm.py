@@ -55,14 +55,28 @@ def failed(
     return Reply("", {"role": "assistant", "content": ""}, error=why)
 
 # %% ../../nbs/models/00_llm.ipynb #cell-010
+_DECIDED = ("messages", "conversation", "tools", "tokenizer", "generate", "tokenize", "add_generation_prompt",
+            "continue_final_message", "chat_template", "return_dict", "return_tensors", "padding",
+            "truncation", "max_length", "tokenizer_kwargs", "return_assistant_tokens_mask")
+
 def template_options(
     thinking:bool | None=None, # Reasoning on or off, where the template knows it
     more:dict | None=None, # What else it takes
 )->dict: # As keyword arguments of a chat template
     "What a chat template is told beside the conversation"
     options = dict(more or {})
+    if thinking is not None and options.get("enable_thinking", thinking) is not thinking:
+        raise FtrlError(f"thinking is {thinking!r}, and chat_template_kwargs has another enable_thinking; "
+                        "expected one of them")
     if thinking is not None:
         options["enable_thinking"] = thinking
+    switch = options.get("enable_thinking", False)
+    if not isinstance(switch, bool):
+        raise FtrlError(f"thinking is {switch!r}; expected true, false, or nothing")
+    for name in options:
+        if not isinstance(name, str) or name in _DECIDED:
+            raise FtrlError(f"chat_template_kwargs holds {name!r}, which is decided here; expected what the "
+                            "template itself takes, such as enable_thinking")
     return options
 
 # %% ../../nbs/models/00_llm.ipynb #cell-013
@@ -178,6 +192,8 @@ def load_model(
     **options, # Passed to the model: device, dtype, batch, thinking …
 )->LLM:
     "The model of a name"
+    if not isinstance(spec, (str, Path)):
+        raise FtrlError(f"a model is {type(spec).__name__}; expected one of {', '.join(model_forms())}")
     kind, colon, rest = str(spec).partition(":")
     if not colon:
         kind, rest = "local", os.path.expanduser(spec)

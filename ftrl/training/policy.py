@@ -7,7 +7,7 @@ __all__ = ['Trained', 'model_folder', 'load_policy', 'lora', 'adapter_settings',
            'tidy', 'training_claim', 'model_card', 'quieted', 'finish_training', 'trained']
 
 # %% ../../nbs/training/10_policy.ipynb #cell-002
-import json, os, shutil
+import json, os, shutil, zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,16 +150,34 @@ def _agreed(mine:Formats)->Formats:
 def _step_of(checkpoint:Path)->int:
     return int(checkpoint.name.rsplit("-", 1)[1])
 
+# one name of each line; DeepSpeed keeps all three in folders of its own
+_PARTS = (("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "global_step*"),
+          ("optimizer*", "global_step*"), ("rng_state*",))
+
+def _readable(file:Path)->bool:
+    "Was a file written to its end?"
+    if file.suffix in (".pt", ".pth"):
+        return zipfile.is_zipfile(file)  # what torch writes; its table of contents comes last
+    if file.suffix != ".safetensors":
+        return True
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
 def _whole(checkpoint:Path)->bool:
-    "Can a run go on from here?"
-    weights = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "global_step*")
-    if not any(any(checkpoint.glob(pattern)) for pattern in weights):
+    "Can a run go on from here as if it had never stopped?"
+    there = all(any(any(checkpoint.glob(name)) for name in names) for names in _PARTS)
+    if not there or not all(_readable(file) for file in checkpoint.iterdir() if file.is_file()):
         return False
     try:
         return isinstance(json.loads((checkpoint/"trainer_state.json").read_text()), dict)
     except (OSError, ValueError):
         return False
 
+# %% ../../nbs/training/10_policy.ipynb #cell-023
 def whole_checkpoints(
     out:Path, # A run's directory
 )->list[Path]: # In order of their steps
@@ -167,7 +185,7 @@ def whole_checkpoints(
     found = [p for p in out.glob("checkpoint-*") if p.name.rsplit("-", 1)[1].isdigit()]
     return sorted(filter(_whole, found), key=_step_of)
 
-# %% ../../nbs/training/10_policy.ipynb #cell-022
+# %% ../../nbs/training/10_policy.ipynb #cell-024
 def tidy(
     out:Path, # A run's directory
     keep:Sequence[Path]=(), # Checkpoints to keep
@@ -177,9 +195,11 @@ def tidy(
         if checkpoint not in keep:
             os.replace(checkpoint, checkpoint.with_name(f".gone-{checkpoint.name}"))
     for left in (*out.glob(".gone-*"), out/".saving"):
+        if left.is_file():
+            left.unlink()
         shutil.rmtree(left, ignore_errors=True)
 
-# %% ../../nbs/training/10_policy.ipynb #cell-025
+# %% ../../nbs/training/10_policy.ipynb #cell-027
 def _abandon(out:Path, mine:Claim)->None:
     "Give the directory back if there is nothing to resume from"
     if whole_checkpoints(out):
@@ -191,7 +211,7 @@ def _abandon(out:Path, mine:Claim)->None:
     if not out.exists():
         mine.release()
 
-# %% ../../nbs/training/10_policy.ipynb #cell-026
+# %% ../../nbs/training/10_policy.ipynb #cell-028
 @contextmanager
 def training_claim(
     out:Path, # The run's directory
@@ -210,7 +230,7 @@ def training_claim(
             _abandon(out, mine)
             raise
 
-# %% ../../nbs/training/10_policy.ipynb #cell-029
+# %% ../../nbs/training/10_policy.ipynb #cell-031
 def _base_name(model:str)->str | None:
     "The hub's name of a model, if it has one"
     if model in EMBEDDED:
@@ -234,7 +254,7 @@ def _numbers(metrics:list[dict])->str:
         lines.append(f"| {step['step']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
-# %% ../../nbs/training/10_policy.ipynb #cell-030
+# %% ../../nbs/training/10_policy.ipynb #cell-032
 def model_card(
     title:str, # What was done, in a few words
     model:str, # What it started from
@@ -257,7 +277,7 @@ def model_card(
                       'policy = load_model("this/folder")', "```", "",
                       "## Settings", "", *settings, "", "## Record", "", _numbers(metrics), ""])
 
-# %% ../../nbs/training/10_policy.ipynb #cell-033
+# %% ../../nbs/training/10_policy.ipynb #cell-035
 def _no_card(*args, **kwargs)->None:
     "Nothing: the policy gets a card of its own"
 
@@ -270,7 +290,7 @@ def quieted(
     trainer.remove_callback(PrinterCallback)
     return trainer
 
-# %% ../../nbs/training/10_policy.ipynb #cell-035
+# %% ../../nbs/training/10_policy.ipynb #cell-037
 @cache
 def _know_numbered_cpus()->None:
     "Let torch load to `cpu:0`, as accelerate calls the device of one of several processes on CPUs"
@@ -282,7 +302,7 @@ def _know_numbered_cpus()->None:
         return storage if location.startswith("cpu:") else None
     register_package(1, tag, restore)
 
-# %% ../../nbs/training/10_policy.ipynb #cell-037
+# %% ../../nbs/training/10_policy.ipynb #cell-039
 def _save(trainer, to:Path)->None:
     "The trained model, with its adapter merged, as transformers writes it"
     core = trainer.accelerator.unwrap_model(trainer.model)
@@ -306,7 +326,7 @@ def _train_and_save(trainer, out:Path)->None:
         why = str(e).splitlines()[0][:160]
         raise FtrlError(f"{out}: cannot save ({why}); free some space and run again to resume") from e
 
-# %% ../../nbs/training/10_policy.ipynb #cell-038
+# %% ../../nbs/training/10_policy.ipynb #cell-040
 def finish_training(
     trainer, # A TRL trainer
     mine:Claim, # Its directory

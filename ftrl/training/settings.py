@@ -6,7 +6,7 @@
 __all__ = ['OWN_OPTIONS', 'LOSS_KNOBS', 'SAMPLING_KNOBS', 'TrainConfig', 'ColdConfig', 'check_options', 'Knob']
 
 # %% ../../nbs/training/09_settings.ipynb #cell-002
-import dataclasses
+import dataclasses, numbers
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from ..core import FtrlError, in_range, known_options
@@ -126,7 +126,7 @@ def _check_option(name:str, value, known:dict, own, kind:str)->None:
         return
     if name in _NO_EFFECT:
         raise FtrlError(f"option {name} has no effect, because {_NO_EFFECT[name]}; leave it out")
-    for types, what in ((bool, "true or false"), ((int, float), "a number")):
+    for types, what in ((bool, "true or false"), (numbers.Real, "a number")):
         if not isinstance(known[name], types):
             continue
         if not isinstance(value, types):

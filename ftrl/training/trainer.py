@@ -286,7 +286,8 @@ def _count_gap(self:StepTrainer, trainer:torch.Tensor, sampler:torch.Tensor, mas
 @patch
 def _calculate_rewards(self:StepTrainer, inputs, prompts, completions, completion_ids_list):
     "TRL's rewards, kept for the algorithm; and which completions made a right call, if the reward tells"
-    self._gathered = GRPOTrainer._calculate_rewards(self, inputs, prompts, completions, completion_ids_list)
+    scores = GRPOTrainer._calculate_rewards(self, inputs, prompts, completions, completion_ids_list)
+    self._gathered = scores.masked_fill(~scores.isfinite(), float("nan"))  # no score at all
     self._right = self._pending_extra_logs.pop("right", None)
     return self._gathered
 
