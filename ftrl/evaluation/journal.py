@@ -104,12 +104,13 @@ def drop(self:Journal)->None:
 @patch
 def follow(self:Journal,
     work:Iterable[tuple[str, dict]], # Lines by key, as they finish
-    n:int, # How many there will be
+    keys:list[str], # Of all that is to be there in the end; what a larger run left does not count
     name:str, # Of the bar
     progress:bool, # Show it?
 )->None:
     "Keep lines as they come, under a bar"
-    with progress_bar(name, n, "item", len(self.places), progress) as bar:
+    known = sum(key in self.places for key in keys)
+    with progress_bar(name, len(keys), "item", known, progress) as bar:
         for key, line in work:
             self.add(key, line)
             bar.update()
