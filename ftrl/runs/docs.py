@@ -254,18 +254,29 @@ CSS = """.output{overflow-x:auto;font-size:.66rem}
 .md-typeset details.env{font-size:.7rem;overflow-wrap:anywhere}
 .md-typeset details.env summary{font-weight:400}
 .md-typeset details.env pre{white-space:pre-wrap;margin:.3rem 0}
+@media (max-width:45rem){
+ .md-typeset p:has(> img:only-child){overflow-x:auto}
+ .md-typeset p > img:only-child{max-width:none;width:44rem}
+}
 """
 
+_FIRST = {"Results": "91_results.md", "Gallery": "93_gallery.md"}
+_LAST = {"Every notebook": "92_map.md", "API": "api.md", "Figures of the run": "figures.md",
+         "Changes": "CHANGELOG.md", "Log": "LOG.md", "Contributing": "CONTRIBUTING.md"}
+
 def _nav(books:dict[str, str], folders:dict[str, str])->str:
-    "The navigation: home, sections, figures, API"
-    pages = {"Home": "index.md", "Figures of the run": "figures.md", "API": "api.md",
-             "Changes": "CHANGELOG.md", "Contributing": "CONTRIBUTING.md"}
-    lines = [_entry(title, page) for title, page in pages.items()]
-    for folder, section in SECTIONS.items():
-        mine = [_entry(title, f"{stem}.md") for stem, title in books.items() if folders[stem] == folder]
-        if mine:
-            listed = ", ".join(mine)
-            lines.append(f'{{ "{section}" = [{listed}] }}')
+    "The navigation: what a reader begins with, the folders in reading order, what one looks up"
+    there = {f"{stem}.md" for stem in books} | {"api.md", "figures.md", *EXTRA}
+    first, last = ([_entry(title, page) for title, page in pages.items() if page in there]
+                   for pages in (_FIRST, _LAST))
+    sections = {folder: [] for folder in SECTIONS}
+    for stem, title in books.items():
+        if f"{stem}.md" not in (*_FIRST.values(), *_LAST.values()):
+            sections[folders[stem]].append(_entry(title, f"{stem}.md"))
+    listed = [f'{{ "{SECTIONS[folder]}" = [{", ".join(mine)}] }}'
+              for folder, mine in sections.items() if mine]
+    howto = listed[:1] if sections["howto"] else []
+    lines = [_entry("Home", "index.md"), *howto, *first, *listed[len(howto):], *last]
     return "\n".join(f"  {line}," for line in lines)
 
 def _entry(title:str, page:str)->str:
@@ -324,7 +335,7 @@ def build_site(
     if done.returncode:
         raise FtrlError(f"zensical failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
     if run:
-        write_report(run, out/"site"/"report"/"index.html")
+        write_report(run, out/"site"/"report"/"index.html", drawn)
     return out/"site"
 
 # %% ../../nbs/runs/9_docs.ipynb #cell-042

@@ -28,9 +28,11 @@ def _folded(title:str, body:str)->str:
     return f"<details><summary>{html.escape(title)}</summary>{body}</details>"
 
 def _markdown(text:str)->str:
-    "Markdown as HTML"
+    "Markdown as HTML: notes below a table keep their lines, and an interval is not broken"
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
-    return f"<div class=wide>{markdown2html_mistune(text)}</div>"
+    lines = [line if line.startswith("|") else f"{line}  " for line in text.splitlines()]
+    whole = "\n".join(lines).replace("–", "\u2060–\u2060")  # word joiners
+    return f"<div class=wide>{markdown2html_mistune(whole)}</div>"
 
 # %% ../../nbs/runs/7_record.ipynb #cell-008
 def _figure(png:Path)->str:
@@ -132,9 +134,9 @@ def _lead(claims:Path)->str:
     told = f"{first.claim}: {first.verdict}{number}. Of {len(frame)} claims: {counts}."
     return f"<p class=lead>{html.escape(told)}</p>"
 
-def _headline(run:Path)->str:
+def _headline(run:Path, figures:Path)->str:
     "What came out: in a sentence, as the results table, and claim by claim"
-    table, claims = run/"table.md", run/"figures"/"claims.csv"
+    table, claims = run/"table.md", figures/"claims.csv"
     parts = [_lead(claims)] if claims.exists() else []
     if table.exists():
         parts.append(f'<h2 id="results">Results</h2>{_markdown(table.read_text(encoding="utf-8"))}')
@@ -160,9 +162,9 @@ def _in_order(pictures:Iterable[Path])->list[Path]:
     return sorted(pictures, key=place)
 
 # %% ../../nbs/runs/7_record.ipynb #cell-025
-def _sections(run:Path)->list[Section]:
+def _sections(run:Path, figures:Path)->list[Section]:
     "The parts of a page, in order"
-    pictures = _in_order(p for p in (run/"figures").glob("*.png") if p.stem != "claims")  # these come first
+    pictures = _in_order(p for p in figures.glob("*.png") if p.stem != "claims")  # these come first
     books = [p for p in finished(run, "notebooks/*.ipynb") if not p.stem.endswith(".failed")]
     if not pictures and not books:
         raise FtrlError(f"{run} has neither figures nor notebooks; run `ftrl reproduce --out {run}` first")
@@ -178,11 +180,13 @@ def _sections(run:Path)->list[Section]:
 # %% ../../nbs/runs/7_record.ipynb #cell-027
 def page(
     run:str | Path, # A run directory
+    figures:str | Path | None=None, # Where its figures are; by default `figures` in the run
 )->str: # The whole page
     "A run on one page"
     from pygments.formatters import HtmlFormatter
-    run = Path(run)
-    name, sections, headline = html.escape(run.resolve().name), _sections(run), _headline(run)
+    run, figures = Path(run), Path(figures or Path(run)/"figures")
+    name, sections = html.escape(run.resolve().name), _sections(run, figures)
+    headline = _headline(run, figures)
     code = HtmlFormatter(style="default").get_style_defs(".highlight")
     links = [f'<a href="#{s.id}">{html.escape(s.title)}</a>' for s in sections]
     viewport = '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -202,10 +206,11 @@ def _placed(section:Section)->str:
 def write_report(
     run:str | Path, # A run directory
     out:str | Path | None=None, # Where; `results.html` in the run by default
+    figures:str | Path | None=None, # Where its figures are; `figures` in the run by default
 )->Path:
     "Write the page of a run"
     out = Path(out or Path(run)/"results.html")
-    text = page(run)
+    text = page(run, figures)
     with atomic(out) as temp:
         temp.write_text(text, encoding="utf-8")
     return out
