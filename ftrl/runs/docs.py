@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 from ..core import FtrlError
-from .record import write_report
+from .record import unbroken, write_report
 
 # %% ../../nbs/runs/9_docs.ipynb #cell-005
 def defined(
@@ -70,7 +70,7 @@ def _output(o, folder:Path, name:str)->str:
         html = re.sub(r"<style.*?</style>", "", data["text/html"], flags=re.S)
         return f'<div class="output">\n{html}\n</div>'
     if "text/markdown" in data:
-        return _links(data["text/markdown"])
+        return _links(unbroken(data["text/markdown"]))
     text = o.get("text") or data.get("text/plain") or ""
     text = re.sub("\x1b" + r"\[[0-9;]*m", "", text).rstrip()
     return f"```text\n{text}\n```" if text else ""
