@@ -89,7 +89,8 @@ def _from_model(author:str, questions:str | None, n:int, worlds, seed:int, **how
 # %% ../../nbs/commands/01_environments.ipynb #cell-011
 _Worlds = Annotated[Optional[list[str]],
                     Opt("--world", help=f"{listed(world_names())}; {listed(STATE_WORLDS)}, whose tables "
-                                        "change; a file of tables; a database URL; openapi:FILE",
+                                        "change; a file of tables; a database URL; openapi:FILE; a Python "
+                                        "file of your functions",
                         autocompletion=choices_of([*world_names(), *STATE_WORLDS]))]
 _Scenarios = Annotated[Optional[list[str]],
                        Opt(help=listed(SCENARIOS), autocompletion=choices_of(SCENARIOS))]
@@ -227,9 +228,11 @@ def show_command(
     "Print one environment: question, sub-questions, tools."
     from ftrl.environments.report import describe
     in_range(i=i)
-    row = next(islice(stream_rows(input_file(path)), i, None), None)
-    if row is None:
-        raise FtrlError(f"{path} has no row {i}; expected a number from 0 on")
+    seen = 0
+    for row in islice(stream_rows(input_file(path)), i + 1):
+        seen += 1
+    if seen <= i:
+        raise FtrlError(f"{path} has {seen} rows; expected -i from 0 to {max(0, seen - 1)}, got {i}")
     print(printable(describe(row)))
     for name, source in row.code.items() if code else ():
         print(printable(f"\n# {name}\n{source}"))

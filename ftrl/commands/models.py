@@ -41,7 +41,8 @@ def models_command(context: typer.Context):
     closing("ftrl models fetch NAME")
 
 # %% ../../nbs/commands/06_models.ipynb #cell-005
-@_models.command("fetch", epilog="Example: ftrl models fetch qwen2.5-coder-0.5b")
+@_models.command("fetch", short_help="Fetch and convert a model",
+                 epilog="Example: ftrl models fetch qwen2.5-coder-0.5b")
 def fetch_command(name: _Name):
     "Fetch a model and convert it, so that later commands find it; goes on where it was broken off."
     model = EMBEDDED[name]
@@ -57,7 +58,8 @@ def remove_command(name: _Name):
     closing("ftrl models shows what is left")
 
 # %% ../../nbs/commands/06_models.ipynb #cell-007
-@_models.command("adapt", epilog="Example: ftrl models adapt smollm2 policy --rank 8 --out adapters/mine")
+@_models.command("adapt", short_help="An adapter of a few MB from a trained policy",
+                 epilog="Example: ftrl models adapt smollm2 policy --rank 8 --out adapters/mine")
 def adapt_command(
     base: Annotated[str, Arg(help="The model before")],
     tuned: Annotated[str, Arg(help="The policy that was trained from it")],

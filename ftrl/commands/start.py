@@ -14,11 +14,11 @@ from ..progress import say
 
 # %% ../../nbs/commands/08_start.ipynb #cell-005
 _Data = Annotated[str, Arg(help="A CSV, parquet, SQLite or DuckDB file, a folder of tables, a database URL, "
-                                "a Python file of your functions, or rows")]
+                                "openapi:FILE, a Python file of your functions, or rows")]
 _Minutes = Annotated[Optional[float], Opt(help="Fit the work into this time, measured on this machine first")]
-_Size = Annotated[Optional[int], Opt(help="Environments to train on")]
-_Steps = Annotated[Optional[int], Opt(help="Steps of reinforcement learning")]
-_Held = Annotated[Optional[int], Opt(help="Environments held out, played before and after")]
+_Size = Annotated[Optional[int], Opt(help="Environments to train on; 200 unless --minutes is given")]
+_Steps = Annotated[Optional[int], Opt(help="Steps of reinforcement learning; 30 unless --minutes is given")]
+_Held = Annotated[Optional[int], Opt(help="Environments held out, played before and after; likewise 40")]
 
 def _sizes(train:int | None, held_out:int | None, steps:int | None, minutes:float | None):
     "The sizes that were asked for; None if they shall fit the time"

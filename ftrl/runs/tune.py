@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from ..core import FtrlError, dumps, in_range, masked
 from ..evaluation.bench import Results, evaluate, means
 from ..files import ROWS, atomic, claim, file_digest, load_rows, read_json_lines, save_rows
+from ..models.embedded import EMBEDDED
 from ..progress import Whole, in_parts
 from .record import STYLE
 
@@ -359,6 +360,7 @@ def tune(
     with claim(out, force, **about) as mine:
         if mine.done is None:
             try:
+                _trainable(model)
                 run = Tuning(data, model, out, seed, sizes or TuneSizes(), say)
                 run.sizes = run.noted() or run.sizes
                 if minutes is not None and sizes is None and not run.noted():
@@ -370,7 +372,13 @@ def tune(
                 raise
         return Tuned(**mine.done, report=out/"report.html")
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-037
+# %% ../../nbs/runs/10_tune.ipynb #cell-038
+def _trainable(model:str)->None:
+    "Raise `FtrlError` for a model that cannot be trained"
+    from ftrl.models.local import load_config
+    from ftrl.training.policy import model_folder
+    load_config(model_folder(model))
+
 def _fit(run:Tuning, minutes:float)->None:
     "Set the sizes of a new run, fitted to the minutes that were given"
     run.say("measuring this machine: a few episodes and one step")
@@ -393,13 +401,15 @@ def _tuned(run:Tuning)->dict:
     before, after = (_share(run/f"{name}.jsonl", "solve_f1") for name in ("before", "after"))
     return {"policy": policy, "before": before, "after": after}
 
-# %% ../../nbs/runs/10_tune.ipynb #cell-039
+# %% ../../nbs/runs/10_tune.ipynb #cell-040
 def tuning_plan(
     data:str, # What would be tuned on
     model:str, # What would be tuned
     sizes:TuneSizes=TuneSizes(), # How much of everything
 )->str:
     "What `tune` would do, in words; nothing is written or loaded but the data"
+    if model not in EMBEDDED:
+        _trainable(model)
     if _holds_rows(str(data)):
         source = f"{len(load_rows(data))} rows of {data}, a fifth held out"
     else:
