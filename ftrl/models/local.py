@@ -260,6 +260,30 @@ def _one_line(e:Exception)->str:
     lines = str(e).strip().splitlines() or [type(e).__name__]
     return lines[0][:160]
 
+def _in_cache(spec:str)->bool:
+    "Is a hub id in the hub's cache?"
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+    try:
+        found = try_to_load_from_cache(spec, "config.json")
+    except HFValidationError:
+        return False
+    return isinstance(found, str)
+
+# %% ../../nbs/models/05_local.ipynb #cell-032
+def _here_alone(spec:str)->bool:
+    "Is a model looked for on this machine alone? Raises `FtrlError` where it cannot be found so"
+    where = model_path(spec)
+    if os.path.isdir(where):
+        return True
+    if not hub_unreachable():
+        return False
+    if not _in_cache(where):
+        raise FtrlError(f"model {spec} cannot be loaded (it is neither a directory nor in the hub's cache, "
+                        f"and the hub is out of reach); expected one of {', '.join(model_forms())}")
+    return True
+
+# %% ../../nbs/models/05_local.ipynb #cell-033
 def load_tokenizer(
     spec:str, # An embedded model, a .gguf file, a directory, or a hub id
     **how, # Passed to transformers
@@ -267,6 +291,7 @@ def load_tokenizer(
     "A tokenizer with a chat template that knows tools, checked"
     from transformers import AutoTokenizer
     try:
+        how = {"local_files_only": _here_alone(spec)} | how
         tokenizer = prepare(AutoTokenizer.from_pretrained(model_path(spec), **how))
     except FtrlError:
         raise
@@ -275,7 +300,7 @@ def load_tokenizer(
     check_template(tokenizer, spec)
     return tokenizer
 
-# %% ../../nbs/models/05_local.ipynb #cell-032
+# %% ../../nbs/models/05_local.ipynb #cell-035
 _SIZES = {"num_hidden_layers": Range(1, 10_000), "max_position_embeddings": Range()}
 
 def load_config(
@@ -285,6 +310,7 @@ def load_config(
     "A model's configuration, without its weights"
     from transformers import AutoConfig
     try:
+        how = {"local_files_only": _here_alone(spec)} | how
         config = AutoConfig.from_pretrained(model_path(spec), **how)
     except FtrlError:
         raise
@@ -298,7 +324,7 @@ def load_config(
             raise FtrlError(f"model {spec}: its config.json says {name} {n!r}; expected {sensible}")
     return config
 
-# %% ../../nbs/models/05_local.ipynb #cell-034
+# %% ../../nbs/models/05_local.ipynb #cell-037
 def load_network(
     spec:str, # An embedded model, a .gguf file, a directory, or a hub id
     dtype, # Number format of its weights
@@ -321,7 +347,7 @@ def load_network(
     _no_layer_left(spec, config, found.get("unexpected_keys", ()))
     return model
 
-# %% ../../nbs/models/05_local.ipynb #cell-035
+# %% ../../nbs/models/05_local.ipynb #cell-038
 def _no_layer_left(spec:str, config, unread:Iterable[str])->None:
     "Were all layers read that the files hold?"
     n = config.get_text_config().num_hidden_layers
@@ -330,18 +356,7 @@ def _no_layer_left(spec:str, config, unread:Iterable[str])->None:
         raise FtrlError(f"model {spec}: its files hold more than the {n} layers of its config.json "
                         f"(`{above[0]}`); copy the folder again")
 
-# %% ../../nbs/models/05_local.ipynb #cell-036
-def _in_cache(spec:str)->bool:
-    "Is a hub id in the hub's cache?"
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-    try:
-        found = try_to_load_from_cache(spec, "config.json")
-    except HFValidationError:
-        return False
-    return isinstance(found, str)
-
-# %% ../../nbs/models/05_local.ipynb #cell-038
+# %% ../../nbs/models/05_local.ipynb #cell-040
 def unlearned_marks(
     model, # A transformers model
     tokenizer, # Its tokenizer
@@ -356,7 +371,7 @@ def unlearned_marks(
     own = {mark: tokenizer.get_added_vocab().get(mark) for mark in form.marks}
     return [mark for mark, i in own.items() if i is not None and (rows[i].float() - blank).norm() < near]
 
-# %% ../../nbs/models/05_local.ipynb #cell-040
+# %% ../../nbs/models/05_local.ipynb #cell-042
 def load_local(
     spec:str, # An embedded model, a .gguf file, a directory, or a hub id
     device:str | None=None, # Default: the GPU, if there is one
@@ -366,17 +381,12 @@ def load_local(
     "A transformers model by name"
     read = number_format("read", device) if dtype is None else dtype
     device, dtype = _place(device, dtype)
-    where = model_path(spec)
-    here = os.path.isdir(where)
-    cached = here or hub_unreachable()
-    if cached and not here and not _in_cache(where):
-        raise FtrlError(f"model {spec} cannot be loaded (it is neither a directory nor in the hub's cache, "
-                        f"and the hub is out of reach); expected one of {', '.join(model_forms())}")
+    cached = _here_alone(spec)
     tokenizer = load_tokenizer(spec, local_files_only=cached)
     model = load_network(spec, dtype, local_files_only=cached).to(device)
     name = Path(spec).resolve().name if os.path.exists(spec) else spec
     policy = Local(model, tokenizer, **{"name": name, "read": read} | options)
-    policy.mark = mark(where)
+    policy.mark = mark(model_path(spec))
     odd = unlearned_marks(policy.model, policy.tokenizer, policy.form)
     if odd:
         warnings.warn(f"{spec}: the model was never trained on the tokens {', '.join(odd)} of its template, "
