@@ -33,12 +33,14 @@ def seconds_left(
     done:float, # So far
     before:float, # Of it, by an earlier run
     elapsed:float, # Seconds of this run
+    still:float=0, # Of them, since the last was done: time that counts for the next one
 )->float | None:
     "How long the rest takes at the pace so far; None where nobody can know"
     new = done - before
     if total is None or new <= 0:
         return None
-    return max(0.0, (total - done) * elapsed / new)
+    each, rest = (elapsed - still) / new, total - done
+    return max(0.0, rest * each - still, (rest - 1) * each)
 
 # %% ../nbs/06_progress.ipynb #cell-011
 class Whole:
@@ -95,12 +97,8 @@ def in_parts(
 
 def _in_all(bar=None)->str:
     "Time left of all parts, in words"
-    if not _WHOLE:
-        return ""
-    elapsed = 0 if bar is None else time.time() - bar.start_t
-    own = None if bar is None else seconds_left(bar.total, bar.n, bar.initial, elapsed)
-    left = _WHOLE[-1].left(own)
-    return "" if left is None else f", {duration(left)} in all"
+    left = _WHOLE[-1].left(bar and bar.left()) if _WHOLE else None
+    return "" if left is None else f"{duration(left)} in all"
 
 # %% ../nbs/06_progress.ipynb #cell-016
 LINE_EVERY = 30  # seconds between the lines of a log
@@ -111,9 +109,19 @@ class _Bar(tqdm):
     "A bar that the clock knows of"
     def __init__(self, **how):
         super().__init__(leave=False, **how)
+        self.moved = getattr(self, "start_t", 0.0)
         if not self.disable:
             _LIVE.append(self)
             _tick()
+
+    def update(self, n=1):
+        self.moved = time.time()
+        return super().update(n)
+
+    def left(self)->float | None:
+        "Seconds left, where they can be known"
+        now = time.time()
+        return seconds_left(self.total, self.n, self.initial, now - self.start_t, now - self.moved)
 
     def close(self):
         if self in _LIVE:
@@ -132,7 +140,8 @@ class _Drawn(_Bar):
         if time.time() >= self.start_t + self.delay:
             self.delay = 0  # tqdm takes away what was drawn only where no delay is left
             if _WHOLE:
-                self.set_description_str(f"{self.title}{_in_all(self)}", refresh=False)
+                left = _in_all(self)
+                self.set_description_str(f"{self.title}{f' ({left})' if left else ''}", refresh=False)
             self.refresh()
 
 # %% ../nbs/06_progress.ipynb #cell-018
@@ -153,8 +162,9 @@ class _Told(_Bar):
         elapsed = time.time() - self.start_t
         amount = self.format_sizeof(self.n) if self.unit_scale else f"{self.n:g}"
         whole = "" if self.total is None else f" of {self._whole()}"
-        left = seconds_left(self.total, self.n, self.initial, elapsed)
-        rest = "" if left is None else f", about {duration(left)} left{_in_all(self)}"
+        left = "" if self.left() is None else f"{duration(self.left())} left"
+        told = [words for words in (left, _in_all(self)) if words]
+        rest = f", about {', '.join(told)}" if told else ""
         more = f", {self.postfix}" if self.postfix else ""
         return f"{self.desc.removesuffix(': ')}: {amount}{whole} {self.unit}, {duration(elapsed)}{rest}{more}"
 
@@ -216,7 +226,7 @@ class _Work:
     def line(self)->str:
         "What it does, and for how long"
         stage = f", {self.stage}" if self.stage else ""
-        rest = _in_all().replace(",", ", about").replace("in all", "left")
+        rest = f", about {_in_all()}" if _in_all() else ""
         return f"{self.title}{stage}: at work for {duration(time.time() - self.begun)}{rest}"
 
     def hush(self)->None:

@@ -15,6 +15,7 @@ from .app import (
     choices_of, closing, given_options, input_file, listed, output_file, verb)
 from ..core import FtrlError, in_range
 from ..files import ROWS
+from ..training.settings import TrainConfig
 
 # %% ../../nbs/commands/02_training.ipynb #cell-005
 @verb("collect", "Training", "ftrl collect envs.jsonl --model smollm2 --out rows.parquet")
@@ -73,7 +74,6 @@ def cold_command(
 # %% ../../nbs/commands/02_training.ipynb #cell-013
 def _config(profile:str | None, algorithm:str, reward:str, options:dict, given:dict):
     "The settings of a training"
-    from ftrl.training.settings import TrainConfig
     known = {None: TrainConfig, "smoke": TrainConfig.smoke, "paper": TrainConfig.paper}
     if profile not in known:
         raise FtrlError(f"--profile {profile}: expected smoke or paper")
@@ -118,12 +118,19 @@ def _after_training(model:str, out:str)->tuple[str, str]:
             f"ftrl delta {model} {out} --out delta.parquet")
 
 # %% ../../nbs/commands/02_training.ipynb #cell-017
+def _sized(name:str, about:str):
+    "An option whose value comes from the profile, or else from `TrainConfig`"
+    usual = getattr(TrainConfig(), name)
+    return Opt(help=f"{about}  [default: {usual:g}, or the profile's]")
+
+_Steps = Annotated[Optional[int], _sized("steps", "Optimizer steps (of a round)")]
+_Prompts = Annotated[Optional[int], _sized("prompts", "Rows of a step")]
+_Group = Annotated[Optional[int], _sized("group", "Completions of a row")]
+_Length = Annotated[Optional[int], _sized("length", "Tokens of a completion")]
+_Rate = Annotated[Optional[float], _sized("lr", "Learning rate")]
+
+# %% ../../nbs/commands/02_training.ipynb #cell-018
 _Data = Annotated[str, Arg(help="Rows, as `ftrl collect` makes them; environments for rounds and episodes")]
-_Steps = Annotated[Optional[int], Opt(help="Optimizer steps (of a round)")]
-_Prompts = Annotated[Optional[int], Opt(help="Rows of a step")]
-_Group = Annotated[Optional[int], Opt(help="Completions of a row")]
-_Length = Annotated[Optional[int], Opt(help="Tokens of a completion")]
-_Rate = Annotated[Optional[float], Opt(help="Learning rate")]
 _Rank = Annotated[Optional[int], Opt(help="Rank of an adapter to train instead of all weights")]
 _Mode = Annotated[str, Opt(help="step: one turn from every row; episode: environments played to their end")]
 _Begin = Annotated[int, Opt(help="The first round trains on the beginnings of so many environments, not on "
@@ -136,7 +143,7 @@ _Reference = Annotated[Optional[str], Opt(help="The policy that the KL is to; de
 _Options = Annotated[Optional[list[str]],
                      Opt("--set", help="name=value of TRL's GRPOConfig, or of our own options")]
 
-# %% ../../nbs/commands/02_training.ipynb #cell-018
+# %% ../../nbs/commands/02_training.ipynb #cell-020
 @verb("train", "Training", "ftrl train rows.parquet --model smollm2 --algorithm grpo --out policy")
 def train_command(
     path: _Data, model: ModelName, out: Out,
@@ -166,7 +173,7 @@ def train_command(
     print(_run(input_file(path), model, out, config, mode, rounds, lora, reference, force, **of_rounds))
     closing(*_after_training(model, out), wrote=out)
 
-# %% ../../nbs/commands/02_training.ipynb #cell-021
+# %% ../../nbs/commands/02_training.ipynb #cell-023
 @verb("watch", "Training", "ftrl watch policy")
 def watch_command(
     folder: Annotated[str, Arg(help="Of `ftrl train`, `ftrl cold`, `ftrl tune` or `ftrl reproduce`")],
@@ -177,7 +184,7 @@ def watch_command(
     watch(folder, once)
     closing(f"ftrl figures --runs {folder} draws a whole run")
 
-# %% ../../nbs/commands/02_training.ipynb #cell-024
+# %% ../../nbs/commands/02_training.ipynb #cell-026
 @verb("export", "Around", "ftrl export rows.parquet --to verl --out verl")
 def export_command(
     path: Annotated[str, Arg(help="Rows, as `ftrl collect` makes them")],

@@ -324,7 +324,7 @@ def load_config(
             raise FtrlError(f"model {spec}: its config.json says {name} {n!r}; expected {sensible}")
     return config
 
-# %% ../../nbs/models/05_local.ipynb #cell-037
+# %% ../../nbs/models/05_local.ipynb #cell-038
 def load_network(
     spec:str, # An embedded model, a .gguf file, a directory, or a hub id
     dtype, # Number format of its weights
@@ -347,7 +347,7 @@ def load_network(
     _no_layer_left(spec, config, found.get("unexpected_keys", ()))
     return model
 
-# %% ../../nbs/models/05_local.ipynb #cell-038
+# %% ../../nbs/models/05_local.ipynb #cell-039
 def _no_layer_left(spec:str, config, unread:Iterable[str])->None:
     "Were all layers read that the files hold?"
     n = config.get_text_config().num_hidden_layers
@@ -356,7 +356,7 @@ def _no_layer_left(spec:str, config, unread:Iterable[str])->None:
         raise FtrlError(f"model {spec}: its files hold more than the {n} layers of its config.json "
                         f"(`{above[0]}`); copy the folder again")
 
-# %% ../../nbs/models/05_local.ipynb #cell-040
+# %% ../../nbs/models/05_local.ipynb #cell-041
 def unlearned_marks(
     model, # A transformers model
     tokenizer, # Its tokenizer
@@ -371,7 +371,7 @@ def unlearned_marks(
     own = {mark: tokenizer.get_added_vocab().get(mark) for mark in form.marks}
     return [mark for mark, i in own.items() if i is not None and (rows[i].float() - blank).norm() < near]
 
-# %% ../../nbs/models/05_local.ipynb #cell-042
+# %% ../../nbs/models/05_local.ipynb #cell-043
 def load_local(
     spec:str, # An embedded model, a .gguf file, a directory, or a hub id
     device:str | None=None, # Default: the GPU, if there is one

@@ -260,6 +260,11 @@ CSS = """.output{overflow-x:auto;font-size:.66rem}
 }
 """
 
+def _entry(title:str, page:str)->str:
+    "A page in the navigation"
+    return f'{{ "{title}" = "{page}" }}'
+
+# %% ../../nbs/runs/9_docs.ipynb #cell-037
 _FIRST = {"Results": "91_results.md", "Gallery": "93_gallery.md"}
 _LAST = {"Every notebook": "92_map.md", "API": "api.md", "Figures of the run": "figures.md",
          "Changes": "CHANGELOG.md", "Log": "LOG.md", "Contributing": "CONTRIBUTING.md"}
@@ -279,11 +284,7 @@ def _nav(books:dict[str, str], folders:dict[str, str])->str:
     lines = [_entry("Home", "index.md"), *howto, *first, *listed[len(howto):], *last]
     return "\n".join(f"  {line}," for line in lines)
 
-def _entry(title:str, page:str)->str:
-    "A page in the navigation"
-    return f'{{ "{title}" = "{page}" }}'
-
-# %% ../../nbs/runs/9_docs.ipynb #cell-037
+# %% ../../nbs/runs/9_docs.ipynb #cell-039
 def _seconds(run:Path)->float:
     "How long a run took"
     file = run/"metrics.json"
@@ -292,7 +293,7 @@ def _seconds(run:Path)->float:
     measured = json.loads(file.read_text())
     return sum(measured.get("seconds", {}).values())
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-039
+# %% ../../nbs/runs/9_docs.ipynb #cell-041
 def _pages(root:Path, pages:Path)->dict[str, str]:
     "Write every page; what zensical must be told: the navigation"
     found = []
@@ -315,7 +316,7 @@ def _longest(root:Path)->Path | None:
     runs = [p.parent.parent for p in (root/"results").glob("*/notebooks/6_figures.ipynb")]
     return max(sorted(runs), key=_seconds, default=None)
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-040
+# %% ../../nbs/runs/9_docs.ipynb #cell-042
 def build_site(
     root:Path=Path("."), # The repository
     run:Path | None=None, # The run whose figures and report are shown; default: the longest under results/
@@ -338,7 +339,7 @@ def build_site(
         write_report(run, out/"site"/"report"/"index.html", drawn)
     return out/"site"
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-042
+# %% ../../nbs/runs/9_docs.ipynb #cell-044
 class _Page(HTMLParser):
     "The links, sources and anchors of a page"
     def __init__(self, path:Path):
@@ -357,7 +358,7 @@ class _Page(HTMLParser):
         if tag == "link" and href and given.get("rel") in ("stylesheet", "icon"):
             self.sources.append(href)
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-044
+# %% ../../nbs/runs/9_docs.ipynb #cell-046
 def _leads(link:str, path:Path, pages:dict)->str:
     "Why a link of a page leads nowhere; empty if it leads somewhere"
     file, anchor = urldefrag(unquote(link))
@@ -383,7 +384,7 @@ def broken(
         out += [f"{name}: {why}" for link in near if (why := _leads(link, path, pages))]
     return out
 
-# %% ../../nbs/runs/9_docs.ipynb #cell-046
+# %% ../../nbs/runs/9_docs.ipynb #cell-048
 def make_docs()->None:
     "`make docs`: build the site and check its links"
     try:

@@ -80,7 +80,6 @@ max-width:66rem;
 margin:2rem auto;padding:0 1.2rem}
 h1,h2{line-height:1.2}
 nav{columns:2;font-size:.92rem;margin:1.5rem 0;padding:1rem 1.4rem;background:var(--soft);border-radius:.5rem}
-@media(max-width:36rem){nav{columns:1}}
 nav a{display:block}
 a,summary{color:var(--link);text-decoration:none}
 a:hover{text-decoration:underline}
@@ -93,7 +92,7 @@ table{border-collapse:collapse;font-size:.85rem;margin:1rem 0}
 th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--rule)}
 th:first-child,td:first-child{text-align:left}
 .settings td,.words th,.words td{text-align:left;vertical-align:top}
-@media(max-width:36rem){.words table{min-width:44rem}}
+@media(max-width:36rem){nav{columns:1}.words table{min-width:44rem}}
 pre{background:var(--soft);padding:.7rem 1rem;border-radius:.4rem;overflow-x:auto;\
 font-size:.83rem;line-height:1.45}
 img{max-width:100%}
