@@ -89,15 +89,16 @@ def facts_for(
     subjects = _subjects(tool, gold, view, r, size)
     telling, table = _Telling(plan), {}
     for ask in tool.asks:
-        kept, room = table.setdefault(table_of(ask, view), {}), _ROWS
+        relation, known, home = view.relations[ask], view.facts[ask], table_of(ask, view)
+        kept, room = table.setdefault(home, {}), _ROWS
         for subject in subjects:
-            if subject not in view.facts[ask] or subject in kept:
+            if subject not in known or subject in kept:
                 continue
-            asked = gold.get((table_of(ask, view), subject))
-            rows = _rows(view.relations[ask], subject)
+            asked = gold.get((home, subject))
+            rows = _rows(relation, subject)
             if asked is None and rows > room:
                 continue  # long tables are for the gold subjects
-            value = _stored(view.relations[ask], subject, tool, asked or [])
+            value = _stored(relation, subject, tool, asked or [])
             if asked is None and telling(_text(value)):
                 continue
             room -= rows

@@ -8,6 +8,7 @@ __all__ = ['IMPORTS', 'signature', 'misfits', 'unsafe', 'unstable']
 # %% ../../nbs/environments/09_inspection.ipynb #cell-002
 import ast, json, re, subprocess, sys
 from functools import lru_cache
+from unicodedata import normalize
 from ..core import FtrlError, dumps
 from .trial import json_schema_library
 
@@ -97,17 +98,27 @@ def _may_hold_set(code)->bool:
     return False
 
 # %% ../../nbs/environments/09_inspection.ipynb #cell-018
+def _plain(code:str)->str:
+    "A source in which names are spelled as Python reads them: `ｏｐｅｎ` is `open`"
+    return code if code.isascii() else normalize("NFKC", code)
+
 @lru_cache(256)
 def _suspects(code)->set[str]:
     "Words of a tool that call for a closer look"
+    code = _plain(code)
     words = set(_WORD.findall(code))
     imported = {module for pattern in _IMPORTED for module in pattern.findall(code)}
     found = words & (_BANNED | _UNSTABLE)
-    found |= imported - IMPORTS
+    found |= {f"import {module}" for module in imported - IMPORTS}
     found |= {word for word in words if word.startswith("__")}
     return found | {"{"} if _may_hold_set(code) else found
 
 # %% ../../nbs/environments/09_inspection.ipynb #cell-021
+@lru_cache(16)
+def _nodes(code)->tuple:
+    "All nodes of a source; whoever asks next asks about the same one"
+    return tuple(ast.walk(ast.parse(code)))
+
 def _modules(node)->list[str]:
     "What a statement imports"
     if isinstance(node, ast.Import):
@@ -119,9 +130,9 @@ def unsafe(
     code:str, # A tool's source
 )->str: # Empty if it may
     "Why a tool may not run, if so"
-    if not _suspects(code) - {"{"}:
+    if not _suspects(code) - {"{"} - _UNSTABLE:
         return ""
-    for node in ast.walk(ast.parse(code)):
+    for node in _nodes(code):
         for module in _modules(node):
             if module.split(".")[0] not in IMPORTS:
                 return f"imports {module}"
@@ -132,12 +143,22 @@ def unsafe(
     return ""
 
 # %% ../../nbs/environments/09_inspection.ipynb #cell-024
+_MAY_CALL = re.compile(rf"\b(?:{'|'.join(sorted(_UNSTABLE))})\b[\s)\\]*\(")
+
+def _may_waver(code)->bool:
+    "Is there anything that `unstable` would have to look at closely? A word that is not called is none"
+    suspects = _suspects(code)
+    if not suspects & (_UNSTABLE | {"{"}):
+        return False
+    return "{" in suspects or "#" in code or _MAY_CALL.search(_plain(code)) is not None
+
+# %% ../../nbs/environments/09_inspection.ipynb #cell-026
 _ORDERLESS = ("sorted", "len", "sum", "min", "max", "any", "all")
 
-def _harmless(tree)->set[int]:
+def _harmless(nodes)->set[int]:
     "Nodes whose order does not matter, by identity: what is sorted, measured, or searched"
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         orderless = isinstance(node, ast.Call) and getattr(node.func, "id", "") in _ORDERLESS
         if orderless:
             found |= set(map(id, node.args))
@@ -151,17 +172,17 @@ def _called(node)->str:
         return ""
     return getattr(node.func, "id", getattr(node.func, "attr", ""))
 
-# %% ../../nbs/environments/09_inspection.ipynb #cell-025
+# %% ../../nbs/environments/09_inspection.ipynb #cell-027
 @lru_cache(256)
 def unstable(
     code:str, # A tool's source
 )->str: # Empty if they do not
     "Why a tool's replies may differ between processes, if so"
-    if not _suspects(code) & (_UNSTABLE | {"{"}):
+    if not _may_waver(code):
         return ""
-    tree = ast.parse(code)
-    harmless = _harmless(tree)
-    for node in ast.walk(tree):
+    nodes = _nodes(code)
+    harmless = _harmless(nodes)
+    for node in nodes:
         called = _called(node)
         if called in _UNSTABLE - {"set", "frozenset"}:
             return f"calls {called}"

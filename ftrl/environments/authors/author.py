@@ -250,7 +250,7 @@ def _about(self:Authored)->dict:
     digest = hashlib.sha256(dumps(self.questions).encode()).hexdigest()
     return {"author": desk.name, "questions": len(self.questions), "digest": digest[:12],
             "split": self.arguments.get("split", "train"), "seed": desk.seed, "repairs": desk.repairs,
-            "limit": desk.limit, "temperature": desk.temperature}
+            "limit": desk.limit, "temperature": desk.temperature, "brief": desk.brief}
 
 @patch
 def _written(self:Authored)->Iterator[Env]:
@@ -321,6 +321,7 @@ def build_from_questions(
     split:str="train", # Told in the environments
     limit:int=8192, # Tokens one reply may have
     temperature:float=0.7, # 0 is greedy
+    brief:bool | None=None, # Ask as a small model can answer; None: if it runs on this machine
     sandbox=None, # A `Sandbox`; the shared one when None
     force:bool=False, # Replace what `out` holds
     **options, # Of the model: `timeout`, `patience`, `per_minute`, `device`, …
@@ -329,5 +330,8 @@ def build_from_questions(
     in_range(budget=budget, repairs=repairs, workers=workers, seed=seed, limit=limit, temperature=temperature)
     beside, tasks = _transcript_of(out, split), _tasks(questions, scenario, difficulty)
     asked = load_model(model, **options) if isinstance(model, str) else model
-    desk = Desk(asked, Transcript(transcript or beside), Budget(budget), repairs, seed, limit, temperature)
+    if brief is None:
+        brief = hasattr(asked, "engine")
+    desk = Desk(asked, Transcript(transcript or beside), Budget(budget), repairs, seed, limit, temperature,
+                brief)
     return Authored(desk, tasks, {"split": split, "sandbox": sandbox}, workers, out, force)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from ...chat import chat_mark
 from ...core import SCENARIOS, bare, rng, verify
+from .brief import BRIEF_STEPS, plan_of_steps, steps_schema
 from .draft import BLANK_ENV, TEXT_SCHEMA, closed_object, list_of
 from .talk import Checked, Desk, Rejected, Talk
 from ..gate import shape
@@ -165,6 +166,22 @@ def ask_decompose(
     if scenario:
         branches, hops = rng("size", question).choice(SIZES[scenario][difficulty])
         size = {"branches": branches, "hops": hops}
+    if desk.brief and scenario in (None, "single_hop", "multi_hop"):
+        return _ask_steps(desk, seed, scenario, size)
     told = {"question": question, "answer": seed.get("answer"), "scenario": scenario, "size": size}
     talk = Talk(desk, "decompose", _DECOMPOSE, told, _PLAN, question)
     return talk.ask(partial(_checked_plan, seed, scenario))
+
+# %% ../../../nbs/environments/authors/03_question.ipynb #cell-023
+def _checked_steps(seed:dict, scenario:str | None, reply:dict)->Checked:
+    "The check of a chain"
+    return _checked_plan(seed, scenario, plan_of_steps(seed["question"], reply))
+
+def _ask_steps(desk:Desk, seed:dict, scenario:str | None, size:dict | None)->Plan:
+    "Stage 1 in steps"
+    hops = size and size["hops"]
+    told = {"question": seed["question"]}
+    if seed.get("answer"):
+        told["answer"] = seed["answer"]
+    talk = Talk(desk, "decompose", BRIEF_STEPS, told, steps_schema(hops), seed["question"])
+    return talk.ask(partial(_checked_steps, seed, scenario))

@@ -10,6 +10,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from ...core import Env, ToolDoc, dumps, verify
+from .brief import BRIEF_CODE, Signature
 from .draft import TEXT_SCHEMA, Toolset, closed_object, draft_env
 from .talk import Checked, Desk, Rejected, Talk
 from ..gate import GATES, check, judge
@@ -96,6 +97,11 @@ def _replies_faults(alone:Env, doc:ToolDoc, example:dict, sandbox=None)->Checked
     return next((fault for fault in found if fault.wrong), Checked())
 
 # %% ../../../nbs/environments/authors/05_source.ipynb #cell-014
+def _first_entry(doc:ToolDoc, code:str)->dict:
+    "A call that the table of a small model's code knows"
+    entry = re.search(r"\{\s*(['\"])(.+?)\1\s*:", code)
+    return {next(iter(doc.parameters["properties"])): entry[2]} if entry else {}
+
 _READ, _PROBED = ("static", "stable", "schema"), ("silent", "sensitive", "errors")
 
 def _refused(verdicts)->Checked:
@@ -107,12 +113,12 @@ def _refused(verdicts)->Checked:
 
 def _checked_code(env:Env, doc:ToolDoc, sandbox, reply:dict)->Checked:
     "The check of one tool's code"
-    code = _without_fence(reply["code"])
+    code, example = _without_fence(reply["code"]), reply.get("example", _first_entry(doc, reply["code"]))
     alone = _alone(env, doc, code)
     under_test = trial(alone)
     found = _refused(judge(gate, under_test) for gate in _READ)
     if not found.wrong:
-        found = _replies_faults(alone, doc, reply["example"], sandbox)
+        found = _replies_faults(alone, doc, example, sandbox)
     if not found.wrong:
         found = _refused(check(alone, sandbox, _PROBED))
     return found if found.wrong else Checked(code)
@@ -134,6 +140,25 @@ def _told(env:Env, doc:ToolDoc, plan:Plan)->dict:
             "never": [hop.answer for hop in plan.hops if hop.answer not in answers]}
 
 # %% ../../../nbs/environments/authors/05_source.ipynb #cell-020
+def _is_brief(desk:Desk, doc:ToolDoc)->bool:
+    "Is this tool asked for as a small model can write it?"
+    return desk.brief and len(doc.parameters["properties"]) == 1
+
+def _told_briefly(env:Env, doc:ToolDoc, plan:Plan)->dict:
+    "What a small model is told about a tool"
+    told, whole = {"tool": str(Signature.of(doc))}, _told(env, doc, plan)
+    for call in whole["calls"][:1]:
+        told |= {"call": next(iter(call["arguments"].values())), "returns": call["returns"]}
+    return told | {"never": whole["never"]}
+
+def _code_talk(desk:Desk, env:Env, doc:ToolDoc, plan:Plan)->Talk:
+    "The talk about a tool's code"
+    if _is_brief(desk, doc):
+        told, schema = _told_briefly(env, doc, plan), Signature.of(doc).schema()
+        return Talk(desk, "deploy", BRIEF_CODE, told, schema, plan.question)
+    return Talk(desk, "deploy", _DEPLOY, _told(env, doc, plan), _CODE, plan.question)
+
+# %% ../../../nbs/environments/authors/05_source.ipynb #cell-022
 def ask_deploy(
     desk:Desk, # Where the model is asked
     tools:Toolset, # Stage 4
@@ -144,8 +169,7 @@ def ask_deploy(
     "Stage 5: every tool as code, and the environment through its gates"
     env, talks, checks, codes = draft_env(plan, tools, **fields), {}, {}, {}
     for doc in env.docs:
-        told = _told(env, doc, plan)
-        talks[doc.name] = Talk(desk, "deploy", _DEPLOY, told, _CODE, plan.question)
+        talks[doc.name] = _code_talk(desk, env, doc, plan)
         checks[doc.name] = partial(_checked_code, env, doc, sandbox)
     for name, talk in talks.items():
         codes[name] = talk.ask(checks[name])

@@ -86,6 +86,7 @@ def schema_faults(
 @dataclass(eq=False)
 class _Waiting:
     "A request until it has its reply"
+    key: str
     request: Request
     limit: int
     reply: Reply | Exception | None = None
@@ -98,44 +99,69 @@ class Door:
         seed:int=0, # Of sampling
     ):
         self.model, self.temperature, self.seed = model, temperature, seed
-        self.waiting, self.turn = [], threading.Lock()
-
-    def _chat(self, requests:list[Request], limit:int)->list[Reply]:
-        return self.model.chat(requests, limit, self.temperature, self.seed)
+        self.news, self.busy = threading.Condition(), False
+        self.fresh, self.asked, self.left = [], {}, []  # to be asked, asked, to be forgotten
+        self.latest = {}                                # Talk of each stage that ended last
 
 # %% ../../../nbs/environments/authors/01_talk.ipynb #cell-016
 @patch
 def reply_to(self:Door,
     request:Request, # What to answer
     limit:int, # Tokens the reply may have
+    key:str="", # Names the talk; its next request goes on from this one
 )->Reply: # Perhaps with an error
     "The model's reply; raises what the model raises"
     if self.model.concurrent:
-        return self._chat([request], limit)[0]
-    mine = _Waiting(request, limit)
-    self.waiting.append(mine)
-    with self.turn:
-        if mine.reply is None:
-            self._reply_all(limit)  # else another thread has asked for us
+        return self.model.chat([request], limit, self.temperature, self.seed)[0]
+    mine = _Waiting(key or request.id, request, limit)
+    with self.news:
+        self.fresh.append(mine)
+        while mine.reply is None:
+            if self.busy:
+                self.news.wait()  # another thread asks for us
+            else:
+                self._serve()
     if isinstance(mine.reply, Exception):
         raise mine.reply
     return mine.reply
 
 # %% ../../../nbs/environments/authors/01_talk.ipynb #cell-018
 @patch
-def _reply_all(self:Door, limit:int)->None:
-    "Ask for all that wait for a reply of this length"
-    together = [w for w in list(self.waiting) if w.limit == limit]
-    for w in together:
-        self.waiting.remove(w)
+def _serve(self:Door)->None:
+    "Ask what is to be asked, and wait for news; the lock is held, but not while waiting"
+    self.busy, fresh, left = True, self.fresh, self.left
+    self.fresh, self.left = [], []
+    self.asked.update({w.key: w for w in fresh})
+    self.news.release()
     try:
-        replies = self._chat([w.request for w in together], limit)
+        for key in left:
+            self.model.release(key)
+        for w in fresh:
+            self.model.submit(w.key, w.request, w.limit, self.temperature, self.seed)
+        found = self.model.poll()
     except Exception as e:
-        replies = [e] * len(together)  # raised in each thread
-    for w, reply in zip(together, replies):
-        w.reply = reply
+        found = [(key, e) for key in list(self.asked)]  # raised in each thread
+    finally:
+        self.news.acquire()
+        self.busy = False
+    for key, reply in found:
+        self.asked.pop(key).reply = reply
+    self.news.notify_all()
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-021
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-020
+@patch
+def leave(self:Door,
+    key:str, # Of a talk that has ended
+    stage:str, # What it was about
+)->None:
+    "Nobody will go on with this talk"
+    with self.news:
+        before = self.latest.pop(stage, None)
+        self.latest[stage] = key
+        if before not in (None, key):
+            self.left.append(before)
+
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-023
 @dataclass
 class Desk:
     "What all talks of a run share"
@@ -146,6 +172,7 @@ class Desk:
     seed: int = 0
     limit: int = 8192                # Tokens of one reply
     temperature: float = 0.7
+    brief: bool = False              # Ask as a small model can answer
     counts: Counter = field(default_factory=Counter)
     locks: dict = field(default_factory=dict)
     closed: bool = False
@@ -158,7 +185,7 @@ class Desk:
         "Whom we talk to: a name alone does not tell which weights, or which recording"
         return " ".join(filter(None, (self.model.name, self.model.mark)))
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-023
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-025
 @dataclass
 class Talk:
     "A conversation about one input of one stage"
@@ -174,11 +201,13 @@ class Talk:
 
     def __post_init__(self):
         rule = "Reply with one JSON object, and nothing else."
-        told = f"{self.prompt}\n\n{rule}\nSchema: {dumps(self.schema)}"
+        told = f"{self.prompt}\n\n{rule}"
+        if not self.desk.brief:
+            told += f"\nSchema: {dumps(self.schema)}"
         self.messages = [{"role": "system", "content": told}, {"role": "user", "content": dumps(self.input)}]
         self.id = f"{self.stage}-{exchange_key('', self.desk.seed, self.stage, self.input, 0)[:12]}"
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-025
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-027
 @patch
 def _exchange(self:Talk)->Reply:
     "The model's next reply, from the transcript or from the model"
@@ -198,7 +227,7 @@ def _line(self:Talk)->dict:
             "attempt": self.attempt, "question": self.question, "id": self.id,
             "request": copy.deepcopy(self.messages)}
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-027
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-029
 @patch
 def _paid(self:Talk)->Reply:
     "A reply of the model, within the budget, written down"
@@ -208,7 +237,7 @@ def _paid(self:Talk)->Reply:
     limit, reply, start = desk.budget.take(size, desk.limit), None, time.monotonic()
     request = Request(self.messages, id=self.id, schema={"title": self.stage, **self.schema})
     try:
-        reply = desk.door.reply_to(request, limit)
+        reply = desk.door.reply_to(request, limit, self.id)
     finally:
         desk.budget.settle(size, limit, reply if reply and not reply.error else None)
     if reply.error:
@@ -222,7 +251,7 @@ def _paid(self:Talk)->Reply:
                         seconds=round(time.monotonic() - start, 2))
     return reply
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-029
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-031
 @dataclass(frozen=True)
 class Checked:
     "What a check makes of a reply"
@@ -251,18 +280,21 @@ def _correct(self:Talk, gate:str, reason:str)->None:
     told = f"That cannot be used: {reason}\nCorrect it and reply with the whole JSON object again."
     self.messages += [{"role": "assistant", "content": self.last.text}, {"role": "user", "content": told}]
 
-# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-030
+# %% ../../../nbs/environments/authors/01_talk.ipynb #cell-032
 @patch
 def ask(self:Talk,
     check:Callable[[dict], Checked]=Checked, # JSON object -> what it is good for
 )->object: # The value of a reply that nothing is wrong with
     "The checked result of this stage"
-    while True:
-        self.last = self._exchange()
-        found = self._judge(check)
-        if not found.wrong:
-            return found.value
-        self._correct(found.gate or self.stage, found.wrong)
+    try:
+        while True:
+            self.last = self._exchange()
+            found = self._judge(check)
+            if not found.wrong:
+                return found.value
+            self._correct(found.gate or self.stage, found.wrong)
+    finally:
+        self.desk.door.leave(self.id, self.stage)
 
 @patch
 def again(self:Talk, gate:str, reason:str, check:Callable)->object:

@@ -7,9 +7,11 @@ __all__ = ['Documented', 'ask_document', 'ask_integrate', 'Wanted', 'ask_scale']
 
 # %% ../../../nbs/environments/authors/04_tools.ipynb #cell-002
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from ...core import ToolDoc, dumps, rng, verify
+from .brief import BRIEF_DISTRACTOR, BRIEF_DOCUMENT, DISTRACTOR_SCHEMA
+from .brief import TOOL_SCHEMA, Signature, tool_of
 from .draft import CALL_SCHEMA, DOC_SCHEMA, PARAMETER_DEFS, PARAMETERS_SCHEMA
 from .draft import TEXT_SCHEMA, closed_object, list_of
 from .draft import Toolset, call_faults, doc_faults, toolset_faults
@@ -55,6 +57,11 @@ def _checked_document(hop:Hop, plan:Plan, reply:dict)->Checked:
         wrong = f"the document shows {shown[0]!r}, which is a sub-answer"
     return Checked(Documented(tool, call), wrong)
 
+def _checked_brief(hop:Hop, plan:Plan, reply:dict)->Checked:
+    "The check of a tool of one parameter"
+    tool, arguments = tool_of(reply)
+    return _checked_document(hop, plan, tool | {"arguments": arguments})
+
 # %% ../../../nbs/environments/authors/04_tools.ipynb #cell-008
 def ask_document(
     desk:Desk, # Where the model is asked
@@ -62,6 +69,9 @@ def ask_document(
     plan:Plan, # All of them
 )->Documented: # With the gold call
     "Stage 2: a tool document for one sub-question"
+    if desk.brief:
+        talk = Talk(desk, "document", BRIEF_DOCUMENT, {"question": hop.question}, TOOL_SCHEMA, plan.question)
+        return talk.ask(partial(_checked_brief, hop, plan))
     uses = [earlier.answer for earlier in plan.hops if earlier.id in hop.depends_on]
     told = {"subquestion": hop.question, "uses": uses}
     talk = Talk(desk, "document", _DOCUMENT, told, _DOCUMENTED, plan.question)
@@ -109,7 +119,8 @@ def ask_integrate(
 )->Toolset:
     "Stage 3: merge tools that overlap"
     tools, calls = [d.tool for d in documented], [d.call for d in documented]
-    if len(tools) == 1:
+    alike = _twice(tool["name"] for tool in tools)
+    if len(tools) == 1 or desk.brief and not alike:
         return Toolset.of(tools, calls)
     talk = Talk(desk, "integrate", _INTEGRATE, {"tools": tools, "calls": calls}, _INTEGRATED, plan.question)
     return talk.ask(partial(_checked_merge, len(tools), plan))
@@ -200,8 +211,31 @@ def ask_scale(
     "Stage 4: the tools made harder, and distractors"
     r = rng("total", plan.question)
     wanted = _wanted(tools, plan, difficulty, r)
+    if desk.brief and not wanted.strategies:
+        return _ask_distractors(desk, tools, plan, wanted.distractors, r)
     told = {"question": plan.question, **tools.told(), "strategies": list(wanted.strategies),
             "parameters": wanted.parameters, "distractors": wanted.distractors}
     talk = Talk(desk, "scale", _SCALE, told, _SCALED, plan.question)
     harder = talk.ask(partial(_checked_scaling, tools, plan, wanted))
     return replace(harder, docs=tuple(r.sample(harder.docs, len(harder.docs))))
+
+# %% ../../../nbs/environments/authors/04_tools.ipynb #cell-023
+def _ask_distractors(desk:Desk, tools:Toolset, plan:Plan, n:int, r)->Toolset:
+    "Stage 4 where the tools stay as they are"
+    found, gold = [], tools.docs
+    for i in range(n):
+        beside = str(Signature.of(gold[i % len(gold)]))
+        told = {"question": plan.question, "tool": beside} | ({"also": found[-1]["name"]} if found else {})
+        talk = Talk(desk, "scale", BRIEF_DISTRACTOR, told, DISTRACTOR_SCHEMA, plan.question)
+        found.append(talk.ask(partial(_checked_distractor, tools, plan, tuple(found))))
+    harder = Toolset.of([asdict(doc) for doc in tools.docs], tools.told()["calls"], found)
+    return replace(harder, docs=tuple(r.sample(harder.docs, len(harder.docs))))
+
+def _checked_distractor(tools:Toolset, plan:Plan, others:tuple, reply:dict)->Checked:
+    "The check of one distractor"
+    tool, _ = tool_of(reply)
+    names = [doc.name for doc in tools.docs] + [other["name"] for other in others]
+    if tool["name"] in names:
+        return Checked(wrong=f"there is a tool {tool['name']} already; write another one")
+    harder = Toolset.of([asdict(doc) for doc in tools.docs], tools.told()["calls"], [*others, tool])
+    return Checked(tool, toolset_faults(harder, plan))
