@@ -11,7 +11,7 @@ __all__ = ['RANGES', 'SCENARIOS', 'HARDER', 'INSTRUCTION', 'FtrlError', 'dumps',
 import difflib, hashlib, json, math, random, re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from fastcore.basics import patch
 
 # %% ../nbs/00_core.ipynb #cell-005
@@ -141,6 +141,12 @@ class SubQuestion:
     strategies: tuple[str, ...] = ()  # What of stage 4 makes this call hard, beyond the paper's four
 
 # %% ../nbs/00_core.ipynb #cell-029
+def _copied(x):
+    "A JSON value that nobody else holds"
+    if isinstance(x, dict):
+        return {name: _copied(value) for name, value in x.items()}
+    return [_copied(item) for item in x] if isinstance(x, list) else x
+
 @dataclass(frozen=True)
 class ToolDoc:
     "What the model is told of a tool; `parameters` is a JSON Schema object"
@@ -151,7 +157,8 @@ class ToolDoc:
     @property
     def schema(self)->dict:
         "The document as chat models take it"
-        return {"type": "function", "function": asdict(self)}
+        told = {"name": self.name, "description": self.description, "parameters": _copied(self.parameters)}
+        return {"type": "function", "function": told}
 
     @classmethod
     def from_schema(cls, schema:dict)->"ToolDoc":
@@ -379,8 +386,18 @@ def verify(
         return False
     if isinstance(text, (dict, list)):
         text = dumps(text)
-    said, pieces = bare(text), [bare(piece) for piece in gold.split(", ")]
+    said, pieces = _bare_text(text) if isinstance(text, str) else bare(text), _pieces(gold)
     return any(pieces) and all(piece in said for piece in pieces)
+
+@lru_cache(4096)
+def _pieces(gold:str)->tuple[str, ...]:
+    "What a text must contain; the same few answers are looked for again and again"
+    return tuple(map(bare, gold.split(", ")))
+
+@lru_cache(64)
+def _bare_text(text:str)->str:
+    "A text as answers are compared, kept while one answer after the other is looked for in it"
+    return bare(text)
 
 # %% ../nbs/00_core.ipynb #cell-062
 _RULE = re.compile(r"\brule \d+")

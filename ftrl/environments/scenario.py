@@ -62,7 +62,8 @@ def listing(
 )->str:
     "Phrases joined as English joins them; long or many ones get letters"
     if len(parts) == 2 and sum(map(len, parts)) < 160:
-        return f" {last} ".join(parts)
+        comma = "," if ", " in parts[0] else ""  # `in grams, or the weight of …`
+        return f"{comma} {last} ".join(parts)
     lettered = [f"({letter}) {part}" for letter, part in zip("abcd", parts)]
     first = ", ".join(lettered[:-1])
     return f"{first}, {last} {lettered[-1]}"

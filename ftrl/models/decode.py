@@ -33,6 +33,8 @@ class Seat:
     noted: int = 0                                 # How far the book goes
     hope: list[int] = field(default_factory=list)  # How the text may go on
     trust: int = 0                                 # How much of that is tried at once
+    guide: object = None                           # Says which tokens may follow
+    forced: bool = False                           # Is the hope all that may follow?
 
     @property
     def length(self)->int:
@@ -148,7 +150,8 @@ def common(
 
 # %% ../../nbs/models/04_decode.ipynb #cell-018
 @patch
-def submit(self:Engine, key, ids:list[int], limit:int, temperature:float=0.0, seed=0, keep:bool=False)->None:
+def submit(self:Engine, key, ids:list[int], limit:int, temperature:float=0.0, seed=0, keep:bool=False,
+           guide=None)->None:
     "Continue a conversation from this prompt"
     at = self.find(key)
     if at is None:
@@ -170,6 +173,7 @@ def submit(self:Engine, key, ids:list[int], limit:int, temperature:float=0.0, se
         seat.book, seat.noted = {}, 0
     seat.hope = []
     seat.trust = 0
+    seat.guide = guide
 
 # %% ../../nbs/models/04_decode.ipynb #cell-020
 @patch
@@ -317,16 +321,43 @@ def _write(self:Engine)->tuple:
     h = self.net.run(ids, place, attend)
     return self.net.head(h), fed
 
+# %% ../../nbs/models/04_decode.ipynb #cell-034
 @patch
 def _fed(self:Engine, seat:Seat)->list[int]:
     "What a seat reads in this step: its last token, and what it hopes"
     if not seat.running:
         return [0]
     seat.hope = hope(seat, self.stop)
+    if seat.guide:
+        _guide_hope(seat)
     tried = seat.hope[:seat.trust]
     return [seat.new[-1], *tried]
 
-# %% ../../nbs/models/04_decode.ipynb #cell-034
+# %% ../../nbs/models/04_decode.ipynb #cell-036
+def _guide_hope(seat:Seat)->None:
+    "What a guided conversation hopes: what must follow, or what may"
+    seat.hope, seat.forced = seat.guide.hoped(seat.hope)
+    if seat.forced:
+        left = seat.limit - len(seat.new) - 1
+        seat.hope = seat.hope[:left]
+        seat.trust = len(seat.hope)
+
+def _held(
+    logits, # [rows, vocabulary]
+    seats:list[Seat], # Whose they are, in order
+    fed:list[list[int]], # What each has read in this step
+):
+    "Logits in which a guided conversation finds only what may follow"
+    row = 0
+    for seat, tokens in zip(seats, fed):
+        rows = slice(row, row + len(tokens))
+        row = rows.stop
+        if seat.guide and seat.running:
+            may = torch.from_numpy(seat.guide.masks(tokens[1:], seat.forced)).to(logits.device)
+            logits[rows] = logits[rows].masked_fill(~may, float("-inf"))
+    return logits
+
+# %% ../../nbs/models/04_decode.ipynb #cell-038
 @dataclass(frozen=True)
 class _Span:
     "Neighbouring seats that are looked up together"
@@ -347,7 +378,7 @@ def _neighbours(fed:list[list[int]])->list[slice]:
         before = single
     return found
 
-# %% ../../nbs/models/04_decode.ipynb #cell-036
+# %% ../../nbs/models/04_decode.ipynb #cell-040
 @patch
 def _span(self:Engine, seats:slice, first:int, lengths:list[int], fed:list[list[int]])->_Span:
     "How the queries of some neighbours are looked up; the first of them stands in row `first`"
@@ -373,7 +404,7 @@ def _unread(self:Engine, lengths:list[int], tokens:int):
         mask = mask.repeat_interleave(share, 1)  # all heads of a group at once
     return mask.repeat_interleave(groups, 0)
 
-# %% ../../nbs/models/04_decode.ipynb #cell-039
+# %% ../../nbs/models/04_decode.ipynb #cell-043
 @patch
 def _attention(self:Engine, lengths:list[int], fed:list[list[int]], place)->Callable:
     "Attention of one step"
@@ -389,7 +420,7 @@ def _attention(self:Engine, lengths:list[int], fed:list[list[int]], place)->Call
         return found[0] if len(found) == 1 else torch.cat(found)
     return attend
 
-# %% ../../nbs/models/04_decode.ipynb #cell-041
+# %% ../../nbs/models/04_decode.ipynb #cell-045
 @patch
 def _glance(self:Engine, cache, q, k, v, place, span:_Span):
     "Attention of some neighbours, each with a few tokens"
@@ -410,7 +441,7 @@ def _glance(self:Engine, cache, q, k, v, place, span:_Span):
     seen = seen.view(n, groups, tokens, -1).transpose(1, 2).reshape(n, tokens, -1)
     return seen[span.owner, span.turn]
 
-# %% ../../nbs/models/04_decode.ipynb #cell-043
+# %% ../../nbs/models/04_decode.ipynb #cell-047
 def _pick(
     logits, # [rows, vocabulary]
     seats:list[Seat], # Whose they are; those of one follow each other
@@ -432,7 +463,7 @@ def _pick(
         picks[i] = token
     return picks
 
-# %% ../../nbs/models/04_decode.ipynb #cell-045
+# %% ../../nbs/models/04_decode.ipynb #cell-049
 STRETCH = 256
 
 def _drawn(logits, heat:list[float], dice:list[float])->list[int]:
@@ -458,13 +489,13 @@ def _above(cumulative, die):
     "The first column of each row whose cumulative mass is above the die"
     return torch.searchsorted(cumulative, die, right=True).clamp(max=cumulative.shape[1] - 1)
 
-# %% ../../nbs/models/04_decode.ipynb #cell-047
+# %% ../../nbs/models/04_decode.ipynb #cell-051
 def _die(seat:Seat, ahead:int)->float:
     "The random number of a place in a turn"
     place = len(seat.new) + ahead
     return rng(*seat.seed, place).random()
 
-# %% ../../nbs/models/04_decode.ipynb #cell-049
+# %% ../../nbs/models/04_decode.ipynb #cell-053
 @patch
 def _say(self:Engine, seat:Seat, picks:list[int], fed:list[int]=())->bool:
     "Write down what was drawn after the tokens fed; is the turn over?"
@@ -475,16 +506,20 @@ def _say(self:Engine, seat:Seat, picks:list[int], fed:list[int]=())->bool:
     seat.ids += fed[:n]
     seat.trust = min(2 * true, TRUST)
     seat.new += picks[:n]
+    if seat.guide:
+        seat.guide.take(picks[:n])
+    seat.forced = False
     ended = seat.new[-1] in self.stop
     full = len(seat.new) >= seat.limit
     seat.running = not (ended or full)
     return not seat.running
 
-# %% ../../nbs/models/04_decode.ipynb #cell-050
+# %% ../../nbs/models/04_decode.ipynb #cell-054
 @patch
 def _step(self:Engine)->list[Seat]:
     "One token or more for every conversation; those whose turn is over"
     logits, fed = self._write()
+    logits = _held(logits, self.seats, fed)
     owners = []
     for seat, tokens in zip(self.seats, fed):
         owners += [seat] * len(tokens)
@@ -495,7 +530,7 @@ def _step(self:Engine)->list[Seat]:
             done.append(seat)
     return done
 
-# %% ../../nbs/models/04_decode.ipynb #cell-052
+# %% ../../nbs/models/04_decode.ipynb #cell-056
 @patch
 @torch.inference_mode()
 def poll(self:Engine)->list[tuple[object, list[int]]]:
@@ -506,7 +541,8 @@ def poll(self:Engine)->list[tuple[object, list[int]]]:
         for i, s in enumerate(self.seats):
             if not (s.running and s.todo):
                 continue
-            first = _pick(self._read(i)[None], [s])
+            logits = _held(self._read(i)[None], [s], [[0]])
+            first = _pick(logits, [s])
             if self._say(s, first):
                 done.append(s)
         if done or not any(s.running for s in self.seats):

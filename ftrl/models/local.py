@@ -135,9 +135,19 @@ def submit(self:Local, key, request, max_new_tokens=1024, temperature=0.0, seed=
         return self.ready.append((key, prompt))
     ids, limit = prompt
     self.waiting[key] = request, len(ids), limit
-    self.engine.submit(key, ids, limit, temperature, seed, keep)
+    self.engine.submit(key, ids, limit, temperature, seed, keep, self._guide(request))
 
-# %% ../../nbs/models/05_local.ipynb #cell-019
+# %% ../../nbs/models/05_local.ipynb #cell-020
+@patch
+def _guide(self:Local, request:Request):
+    "What holds a reply to the schema of its request"
+    from ftrl.models.grammar.guide import guided
+    if not request.schema:
+        return None
+    rows = self.model.get_output_embeddings().weight.shape[0]
+    return guided(self.tokenizer, self.stop, rows, request.schema)
+
+# %% ../../nbs/models/05_local.ipynb #cell-021
 @patch
 def poll(self:Local):
     "Generate until a reply is whole"
@@ -149,7 +159,7 @@ def poll(self:Local):
         done.append((key, self._reply(request, read, ids, limit)))
     return done
 
-# %% ../../nbs/models/05_local.ipynb #cell-021
+# %% ../../nbs/models/05_local.ipynb #cell-023
 @patch
 def release(self:Local, key):
     "Forget a conversation's cache"
@@ -168,7 +178,7 @@ def chat(self:Local, requests, max_new_tokens=1024, temperature=0.0, seed=0):
         got.update(self.poll())
     return [got["chat", i] for i in range(len(requests))]
 
-# %% ../../nbs/models/05_local.ipynb #cell-023
+# %% ../../nbs/models/05_local.ipynb #cell-025
 @patch
 def _batches(self:Local, requests, max_new_tokens, temperature, seed)->list[Reply]:
     "Answer all requests through transformers' generate"
@@ -187,7 +197,7 @@ def _batches(self:Local, requests, max_new_tokens, temperature, seed)->list[Repl
             replies[i] = self._reply(requests[i], read, ids, max_new_tokens)
     return replies
 
-# %% ../../nbs/models/05_local.ipynb #cell-024
+# %% ../../nbs/models/05_local.ipynb #cell-026
 @patch
 def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list[int]]:
     "New token ids of one batch, up to and including the end of the turn"
@@ -215,7 +225,7 @@ def _to_end(self:Local, ids:list[int])->list[int]:
             return ids[:i + 1]
     return ids
 
-# %% ../../nbs/models/05_local.ipynb #cell-026
+# %% ../../nbs/models/05_local.ipynb #cell-028
 _TEMPLATE_SECONDS = 10.0
 
 def _within(run:Callable, seconds:float, what:str):
@@ -240,7 +250,7 @@ def _within(run:Callable, seconds:float, what:str):
         raise result
     return result
 
-# %% ../../nbs/models/05_local.ipynb #cell-027
+# %% ../../nbs/models/05_local.ipynb #cell-029
 def check_template(
     tokenizer, # Prepared or not
     where:str, # Names the model in errors
@@ -254,7 +264,7 @@ def check_template(
         warnings.warn(f"{where}: its chat template leaves out {', '.join(left)} without a word, so the model "
                       "will not see them; expected a template for tools (a model that has none gets ours)")
 
-# %% ../../nbs/models/05_local.ipynb #cell-030
+# %% ../../nbs/models/05_local.ipynb #cell-032
 def _one_line(e:Exception)->str:
     "The first line of an error"
     lines = str(e).strip().splitlines() or [type(e).__name__]
@@ -270,7 +280,7 @@ def _in_cache(spec:str)->bool:
         return False
     return isinstance(found, str)
 
-# %% ../../nbs/models/05_local.ipynb #cell-032
+# %% ../../nbs/models/05_local.ipynb #cell-034
 def _here_alone(spec:str)->bool:
     "Is a model looked for on this machine alone? Raises `FtrlError` where it cannot be found so"
     where = model_path(spec)
@@ -283,7 +293,7 @@ def _here_alone(spec:str)->bool:
                         f"and the hub is out of reach); expected one of {', '.join(model_forms())}")
     return True
 
-# %% ../../nbs/models/05_local.ipynb #cell-033
+# %% ../../nbs/models/05_local.ipynb #cell-035
 def load_tokenizer(
     spec:str, # An embedded model, a .gguf file, a directory, or a hub id
     **how, # Passed to transformers
@@ -300,7 +310,7 @@ def load_tokenizer(
     check_template(tokenizer, spec)
     return tokenizer
 
-# %% ../../nbs/models/05_local.ipynb #cell-035
+# %% ../../nbs/models/05_local.ipynb #cell-037
 _SIZES = {"num_hidden_layers": Range(1, 10_000), "max_position_embeddings": Range()}
 
 def load_config(
@@ -324,7 +334,7 @@ def load_config(
             raise FtrlError(f"model {spec}: its config.json says {name} {n!r}; expected {sensible}")
     return config
 
-# %% ../../nbs/models/05_local.ipynb #cell-038
+# %% ../../nbs/models/05_local.ipynb #cell-040
 def load_network(
     spec:str, # An embedded model, a .gguf file, a directory, or a hub id
     dtype, # Number format of its weights
@@ -347,7 +357,7 @@ def load_network(
     _no_layer_left(spec, config, found.get("unexpected_keys", ()))
     return model
 
-# %% ../../nbs/models/05_local.ipynb #cell-039
+# %% ../../nbs/models/05_local.ipynb #cell-041
 def _no_layer_left(spec:str, config, unread:Iterable[str])->None:
     "Were all layers read that the files hold?"
     n = config.get_text_config().num_hidden_layers
@@ -356,7 +366,7 @@ def _no_layer_left(spec:str, config, unread:Iterable[str])->None:
         raise FtrlError(f"model {spec}: its files hold more than the {n} layers of its config.json "
                         f"(`{above[0]}`); copy the folder again")
 
-# %% ../../nbs/models/05_local.ipynb #cell-041
+# %% ../../nbs/models/05_local.ipynb #cell-043
 def unlearned_marks(
     model, # A transformers model
     tokenizer, # Its tokenizer
@@ -371,7 +381,7 @@ def unlearned_marks(
     own = {mark: tokenizer.get_added_vocab().get(mark) for mark in form.marks}
     return [mark for mark, i in own.items() if i is not None and (rows[i].float() - blank).norm() < near]
 
-# %% ../../nbs/models/05_local.ipynb #cell-043
+# %% ../../nbs/models/05_local.ipynb #cell-045
 def load_local(
     spec:str, # An embedded model, a .gguf file, a directory, or a hub id
     device:str | None=None, # Default: the GPU, if there is one

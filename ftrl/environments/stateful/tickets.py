@@ -293,7 +293,7 @@ def take_up(s:Scene, refused:bool):
     else:
         s.do("reopen_ticket", f"Open {called} again.", found, ticket_id=ticket)
         s.say(agent["desk"])
-    s.ask(f"open {called} again and tell me at which desk it is; if a rule forbids it, tell me which, and "
+    s.ask(f"reopen {called} and tell me at which desk it is; if a rule forbids it, tell me which, and "
           "the file of the ticket",
           f"take {called} up again, and say which desk has it; where a rule is against it, say which rule, "
           "and the file")
@@ -341,4 +341,4 @@ def report_trouble(s:Scene, refused:bool):
          about=trouble, agent_id=agent, priority=priority)
     s.say(s.now["agents"][agent]["desk"])
     whose = "me" if s.deep else f"customer {who}"
-    s.ask(f"open a ticket “{trouble}” for {whose} with {name}, of priority {priority}, and tell me the desk")
+    s.ask(f"open a ticket “{trouble}” for {whose}, with {name} and priority {priority}, and tell me the desk")

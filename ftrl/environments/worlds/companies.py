@@ -163,7 +163,7 @@ def _of_people(economy:Economy)->list[Relation]:
         relation("staff_number", range="text", facts=economy.code(people, "{1}{0:06}"), family="career",
                  phrases=("the staff number of {x}",), cardinality="1:1"),
         relation("salary", range="number", facts=economy.number(people, 20_000, 400_000, "crowns"),
-                 phrases=("the yearly salary of {x}", "the salary that {x} gets a year"), family="career"),
+                 phrases=("the yearly salary of {x}", "the annual salary of {x}"), family="career"),
         relation("born", range="date", facts=economy.years(people, 1940, 1970),
                  phrases=("the date of birth of {x}", "the date on which {x} was born"))]
 
@@ -178,7 +178,7 @@ def _of_products(economy:Economy)->list[Relation]:
                  phrases=("the designer of {x}",
                           "the person who designed {x}"), questions=("Who designed {x}?",)),
         relation("price", range="number", facts=economy.number(products, 5, 20_000, "crowns", 2),
-                 phrases=("the list price of {x}", "the price of {x} in the catalogue"), family="data"),
+                 phrases=("the list price of {x}", "the catalogue price of {x}"), family="data"),
         relation("weight", range="number", facts=economy.number(products, 0.1, 900, "kg", 2),
                  phrases=("the weight of {x}",), family="data"),
         relation("launched", range="date", facts=economy.years(products, 1990, 2025),
@@ -193,7 +193,7 @@ def _of_towns(economy:Economy)->list[Relation]:
     return [
         relation("region", range="region", facts=economy.some(towns, economy.regions),
                  phrases=("the region of {x}",
-                          "the region in which {x} lies"), questions=("In which region is {x}?",)),
+                          "the home region of {x}"), questions=("In which region is {x}?",)),
         relation("mayor", range="person", facts=economy.each(towns, economy.people), cardinality="1:1",
                  phrases=("the mayor of {x}",), questions=("Who is the mayor of {x}?",)),
         relation("twin_town", range="town", facts=economy.some(towns, towns),
