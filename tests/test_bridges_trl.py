@@ -90,3 +90,38 @@ def test_ten_thousand_environments_are_read(parts, recorded):
         text = tokenizer.decode(tokens)
         assert f"Number {place}" in text and text.count("Number ") == len(rows[place].toolset)
         assert json.dumps(rows[place].toolset[0]["function"]["parameters"], ensure_ascii=False) in text
+
+
+def test_every_recorded_turn_gets_the_same_reward(parts, recorded):
+    "Single turns, from the prompt-ready dataset: a turn for each call, and the answer"
+    from ftrl.bridges.trl import step_arguments
+    from ftrl.training.reward import score
+    tokenizer = parts[0]
+    given = step_arguments(recorded.rows, tokenizer)
+    turns, places = [], []
+    for i, episode in enumerate(recorded.episodes):
+        said = [json.dumps({"name": name, "arguments": arguments}) for name, arguments in episode.calls]
+        turns += [*(f"<tool_call>\n{call}\n</tool_call>" for call in said), episode.answer]
+        places += [given["train_dataset"][i]["row"]] * (len(said) + 1)
+    ids = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in turns]
+    direct = [score(text, recorded.rows[i]).value for text, i in zip(turns, places)]
+    assert given["reward_funcs"](ids, places) == pytest.approx(direct) and len(set(direct)) > 3
+
+
+def test_recorded_episodes_get_the_same_reward_from_a_pushed_folder(recorded, tmp_path):
+    "The hub: what `push` wrote and `load_dataset` reads plays to the recorded rewards"
+    from ftrl.bridges.hub import hub_rows, push
+    from ftrl.bridges.visit import Lobby
+    from ftrl.files import save_rows
+    out = push([recorded.path], str(tmp_path/"hub"))
+    rows = hub_rows(out, "envs", recorded.rows[0].split)
+    assert rows == recorded.rows
+    save_rows(rows, tmp_path/"back.jsonl")
+    lobby, rewards = Lobby(str(tmp_path/"back.jsonl")), []
+    for episode in recorded.episodes:
+        visit = lobby.enter(episode.env)
+        for name, arguments in episode.calls:
+            visit.call(name, arguments)
+        visit.end("answer")
+        rewards.append(visit.reward())
+    assert rewards == pytest.approx([episode.reward for episode in recorded.episodes])
