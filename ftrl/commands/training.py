@@ -139,6 +139,10 @@ _Each = Annotated[Optional[int], Opt(help="Environments of a round; default: all
 _Aggregate = Annotated[bool, Opt("--aggregate", help="Train on the rows of all rounds so far")]
 _Done = Annotated[float, Opt(help="Repeat rows with nothing left to solve until they are this share")]
 _Dev = Annotated[int, Opt(help="The last so many environments choose among the rounds and their mean")]
+_Start = Annotated[Optional[str], Opt(help="smoke or paper: sizes and rates to start from")]
+_Rounds = Annotated[int, Opt(help="Collect with the policy, train, and again, so many times")]
+_Plan = Annotated[bool, Opt("--plan", help="Only say what it will cost in time and memory")]
+_Machine = Annotated[str, Opt(help="With --plan: here, h100, h200, a100, 4090, cores or core")]
 _Reference = Annotated[Optional[str], Opt(help="The policy that the KL is to; default: --model")]
 _Options = Annotated[Optional[list[str]],
                      Opt("--set", help="name=value of TRL's GRPOConfig, or of our own options")]
@@ -148,14 +152,11 @@ _Options = Annotated[Optional[list[str]],
 def train_command(
     path: _Data, model: ModelName, out: Out,
     algorithm: AlgorithmName = "grpo", reward: RewardName = "solve-f1",
-    profile: Annotated[Optional[str], Opt(help="smoke or paper: sizes and rates to start from")] = None,
-    mode: _Mode = "step",
-    rounds: Annotated[int, Opt(help="Collect with the policy, train, and again, so many times")] = 0,
+    profile: _Start = None, mode: _Mode = "step", rounds: _Rounds = 0,
     begin: _Begin = 0, each: _Each = None, aggregate: _Aggregate = False, done: _Done = 0.0, dev: _Dev = 0,
     steps: _Steps = None, prompts: _Prompts = None, group: _Group = None, length: _Length = None,
     lr: _Rate = None, lora: _Rank = None, set_: _Options = None, reference: _Reference = None,
-    plan: Annotated[bool, Opt("--plan", help="Only say what it will cost in time and memory")] = False,
-    machine: Annotated[str, Opt(help="With --plan: here, h100, h200, a100, 4090, cores or core")] = "here",
+    plan: _Plan = False, machine: _Machine = "here",
     seed: Seed = 0, force: Force = False,
 ):
     "Reinforcement learning on collected rows; resumes where it was broken off."

@@ -14,7 +14,7 @@ from ..core import FtrlError, in_range
 from ..progress import duration
 from .reproduce import APART, profile_settings, run_defaults
 from ..training.cluster.cost import (
-    FILLED, IDLE, Habits, Labour, Shape, StepSize, Training, shape_of)
+    FILLED, IDLE, Habits, Labour, Shape, StepSize, TrainingWork, shape_of)
 from ..training.cluster.machine import MACHINES, Machine, machine_named
 from ..training.estimate import Estimate, estimate, planned_config, prompt_tokens
 from ..training.settings import TrainConfig
@@ -83,7 +83,7 @@ def _step(run:Sized)->float:
     "Seconds of one step"
     v = run.values
     prompt = _prompt(v["difficulty"]) + 60  # a moment stands behind some turns
-    how = Training(run.shape, _config(v), prompt, run.machine, run.devices, v["lora"] or None,
+    how = TrainingWork(run.shape, _config(v), prompt, run.machine, run.devices, v["lora"] or None,
                    filled=_filled(v), idle=IDLE)
     return how.sampling_seconds() + how.update_seconds()
 
@@ -233,7 +233,7 @@ def planned_seconds(timed:Timed)->float:
     values = run_defaults() | profile_settings(timed.profile)
     run = Sized(values, shape, machine, 1)
     if timed.part == "adapter":  # rows of 379 tokens, 45 of which all begin with
-        how = Training(shape, timed.config, 379, machine, lora=8, added=334)
+        how = TrainingWork(shape, timed.config, 379, machine, lora=8, added=334)
         return how.sampling_seconds() + how.update_seconds()
     if timed.part == "whole":
         return sum(seconds(run) for seconds in STEP_SECONDS.values()) + DRAWN
@@ -292,7 +292,7 @@ def plan_step(
     "Time and memory of a training, before anything is loaded"
     one = machine_named(machine) if isinstance(machine, str) else machine
     prompt, added = prompt_tokens(rows, model, config.prompts)
-    how = Training(shape_of(planned_config(model)), config, prompt, one, devices, lora, added)
+    how = TrainingWork(shape_of(planned_config(model)), config, prompt, one, devices, lora, added)
     step = estimate(model, config, prompt, devices, False, one.gpu, lora, one.memory)
     most, least = (replace(how, idle=idle).update_seconds() for idle in (0.0, IDLE))
     return StepPlanned(one, step, how.sampling_seconds(), most, most - least, config.steps)
