@@ -194,7 +194,8 @@ def _api(books:dict[str, str], out:Path)->None:
 # %% ../../nbs/runs/9_docs.ipynb #cell-029
 SECTIONS = {
     "howto": "How to",
-    ".": "Foundations", "sandbox": "Sandbox", "models": "Models", "environments": "Environments",
+    ".": "Foundations", "sandbox": "Sandbox", "models": "Models",
+    "models/grammar": "Constrained decoding", "environments": "Environments",
     "environments/worlds": "Worlds", "environments/tabular": "Your own tables",
     "environments/authors": "Authors", "environments/qualifiers": "Qualifiers",
     "environments/planning": "Planning", "environments/harder": "Harder calls",

@@ -254,7 +254,6 @@ def rounds(
     out:str|Path, # A folder `round1`, `round2`… is made in it
     config:TrainConfig=TrainConfig(), # Of every round
     n:int=3, # How many rounds
-    begin:int=0, # The first round trains on the beginnings of so many environments; 0: on what is played
     each:int | None=None, # Environments of a round; all when None
     dev:int=0, # The last so many environments choose among the rounds and their mean; 0 keeps the last round
     aggregate:bool=False, # Train on the rows of all rounds so far, not the last one's alone
@@ -272,6 +271,7 @@ def rounds(
     progress:bool=False, # Show bars
     force:bool=False, # Replace what is there
     peft:"PeftConfig | None"=None, # An adapter of each round, merged at its end; default: all weights
+    begin:int=0, # The first round trains on the beginnings of so many environments; 0: on what is played
 )->Trained: # The policy that is kept, and all rounds' metrics
     "Collect with the policy, train on what it met, and again"
     rows, first = as_rows(envs), None if first is None else as_rows(first)
