@@ -141,9 +141,9 @@ def submit(self:Local, key, request, max_new_tokens=1024, temperature=0.0, seed=
 @patch
 def _guide(self:Local, request:Request):
     "What holds a reply to the schema of its request"
-    from ftrl.models.grammar.guide import guided
     if not request.schema:
         return None
+    from ftrl.models.grammar.guide import guided
     rows = self.model.get_output_embeddings().weight.shape[0]
     return guided(self.tokenizer, self.stop, rows, request.schema)
 

@@ -7,12 +7,13 @@ __all__ = ['LETTERS', 'asked_letters', 'letters']
 
 # %% ../../../nbs/evaluation/benchmarks/05_letters.ipynb #cell-002
 from collections.abc import Iterator
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from ...core import FtrlError, in_range
 from .suites import mmlu, read_tables
 from ..protocol import Item, evenly
-from ..reference import Asked, bits, judge_model, portions
+from ..reference import Asked, judge_model, lines_of_bits
 
 # %% ../../../nbs/evaluation/benchmarks/05_letters.ipynb #cell-005
 LETTERS = "ABCD"
@@ -48,6 +49,11 @@ def _shots(data:Path, subject:str, n:int)->list[dict]:
                         "expected them there, or shots=0")
     return list(islice(read_tables(path), n))
 
+def _measure(found:list[float])->dict:
+    "Is the right letter more probable than the others?"
+    right, *others = found
+    return {"accuracy": float(right < min(others))}
+
 def letters(
     model:str, # smollm2, a directory, or a hub id
     n:int | None=None, # Only so many questions, spread evenly over subjects
@@ -60,8 +66,6 @@ def letters(
     policy, where = judge_model(model), mmlu.where(data)
     run = {"model": policy.name, "mark": policy.mark, "harness": f"ftrl, letters 1, {shots} shots"}
     items = evenly(mmlu.items(where), n)
-    asked = (asked_letters(x, _shots(Path(where), x.scenario, shots)) for x in items)
-    for part in portions(asked, characters):
-        for x, (right, *others) in zip(part, bits(policy, part)):
-            yield {"id": x.item.id, "benchmark": "mmlu", "scenario": x.item.scenario,
-                   "metrics": {"accuracy": float(right < min(others))}, "error": None, "run": run}
+    solved = cache(partial(_shots, Path(where), n=shots))  # a subject's are read once
+    asked = (asked_letters(x, solved(x.scenario)) for x in items)
+    return lines_of_bits(policy, mmlu.name, asked, _measure, run, characters)
