@@ -13,6 +13,7 @@ from ..core import FtrlError, dumps
 from .tables import make
 from .world import World
 from ..files import find_file, open_text
+from ..sandbox.service import referred
 
 # %% ../../nbs/environments/15_openapi.ipynb #cell-005
 _DEPTH = 20
@@ -20,13 +21,10 @@ _DEPTH = 20
 def _resolved(doc:dict, x, depth:int=0):
     "A value with a reference into the document followed"
     while isinstance(x, dict) and isinstance(x.get("$ref"), str):
-        path, depth = x["$ref"], depth + 1
-        if not path.startswith("#/") or depth > _DEPTH:
+        depth += 1
+        if depth > _DEPTH:
             return {}
-        x = doc
-        for part in path[2:].split("/"):
-            part = part.replace("~1", "/").replace("~0", "~")
-            x = x.get(part, {}) if isinstance(x, dict) else {}
+        x = referred(doc, x["$ref"])
     return x
 
 # %% ../../nbs/environments/15_openapi.ipynb #cell-006
