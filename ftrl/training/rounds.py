@@ -277,7 +277,7 @@ def rounds(
     progress:bool=False, # Show bars
     force:bool=False, # Replace what is there
     peft:"PeftConfig | None"=None, # An adapter of each round, merged at its end; default: all weights
-    begin:int=0, # The first round trains on moments along the gold paths of so many environments; 0: on what is played
+    begin:int=0, # The first round: moments on the gold paths of so many environments; 0: what is played
 )->Trained: # The policy that is kept, and all rounds' metrics
     "Collect with the policy, train on what it met, and again"
     rows, first = as_rows(envs), None if first is None else as_rows(first)
