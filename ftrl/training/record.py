@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIGNS', 'metrics_line', 'diagnosis', 'no_signal', 'one_sided', 'calls_fading', 'syntax_breaking', 'entropy_gone',
-           'length_drifting', 'advice', 'recorded_steps', 'Record', 'trackers', 'told_where']
+           'length_drifting', 'stop_unlearned', 'advice', 'recorded_steps', 'Record', 'trackers', 'told_where']
 
 # %% ../../nbs/training/06_record.ipynb #cell-002
 import json, math, os, time
@@ -21,6 +21,7 @@ _METRICS = {  # TRL's name -> ours
     "loss": "loss", "grad_norm": "grad_norm", "learning_rate": "lr", "kl": "kl", "entropy": "entropy",
     "reward": "reward", "reward_std": "reward_std", "solve_rate": "solve_rate", "calls": "calls",
     "empty": "empty", "broken": "broken", "tools/call_frequency": "calls", "call_logp": "call_logp",
+    "silent": "silent", "stopped": "stopped",
     "completions/mean_length": "length", "completions/clipped_ratio": "cut",
     "frac_reward_zero_std": "equal_groups", "failing": "failing", "succeeding": "succeeding",
     "idle": "idle", "unscored": "unscored", "num_tokens": "tokens",
@@ -189,8 +190,27 @@ def length_drifting(
     return None
 
 # %% ../../nbs/training/06_record.ipynb #cell-033
+def stop_unlearned(
+    lines:list[dict], # The record so far
+    share:float=0.9, # Of completions, from which it is said
+    n:int=8, # Samplings that are looked at
+)->str | None:
+    "Does it fall silent where something is left to call, or call on where nothing is?"
+    silent = [x["silent"] for x in lines if x.get("silent") is not None][-n:]
+    stopped = [x["stopped"] for x in lines if x.get("stopped") is not None][-n:]
+    remedy = "train on moments along gold paths (--rounds 1 --begin M), beginnings and ends together"
+    if len(silent) == n and min(silent) >= share:
+        return (f"{sum(silent) / n:.0%} of the completions call nothing though something is left to solve; "
+                f"{remedy}")
+    if len(stopped) == n and max(stopped) <= 1 - share:
+        return (f"{1 - sum(stopped) / n:.0%} of the completions call on where nothing is left to solve; "
+                f"{remedy}, or repeat such rows (--done 0.3)")
+    return None
+
+# %% ../../nbs/training/06_record.ipynb #cell-036
 SIGNS = {"no signal": no_signal, "one-sided groups": one_sided, "calls fading": calls_fading,
-         "syntax breaking": syntax_breaking, "entropy gone": entropy_gone, "length drifting": length_drifting}
+         "syntax breaking": syntax_breaking, "entropy gone": entropy_gone, "length drifting": length_drifting,
+         "stop unlearned": stop_unlearned}
 
 def advice(
     lines:list[dict], # The record so far
@@ -207,7 +227,7 @@ def advice(
         said.add("one-sided groups")  # it says the same, and less
     return found
 
-# %% ../../nbs/training/06_record.ipynb #cell-036
+# %% ../../nbs/training/06_record.ipynb #cell-039
 def recorded_steps(
     path:Path, # metrics.jsonl
 )->list[dict]:
@@ -222,7 +242,7 @@ def recorded_steps(
             found.append(line)
     return found
 
-# %% ../../nbs/training/06_record.ipynb #cell-038
+# %% ../../nbs/training/06_record.ipynb #cell-041
 class Record(TrainerCallback):
     "Writes metrics.jsonl, shows progress, stops a run that has gone wrong"
     def __init__(self,
@@ -246,7 +266,7 @@ class Record(TrainerCallback):
         self.bar = progress_bar(self.title, state.max_steps, "step", state.global_step)
         self.time = time.perf_counter()
 
-# %% ../../nbs/training/06_record.ipynb #cell-040
+# %% ../../nbs/training/06_record.ipynb #cell-043
 @patch
 def on_train_end(self:Record, args, state, control, **kwargs):
     "Put the bar away"
@@ -267,7 +287,7 @@ def on_log(self:Record, args, state, control, logs=None, **kwargs):
     if self.watch:
         self.look()
 
-# %% ../../nbs/training/06_record.ipynb #cell-041
+# %% ../../nbs/training/06_record.ipynb #cell-044
 @patch
 def look(self:Record)->None:
     "Stop a run that has gone wrong; say once what is going wrong"
@@ -278,7 +298,7 @@ def look(self:Record)->None:
     for text in advice(self.lines, self.told):
         self.say(text)
 
-# %% ../../nbs/training/06_record.ipynb #cell-043
+# %% ../../nbs/training/06_record.ipynb #cell-046
 _SHOWN = ("reward", "solve_rate", "loss", "length", "kl", "entropy")
 
 @patch
@@ -295,7 +315,7 @@ def show(self:Record)->None:
     self.bar.set_postfix(shown, refresh=False)
     self.bar.update(latest["step"] - self.bar.n)
 
-# %% ../../nbs/training/06_record.ipynb #cell-046
+# %% ../../nbs/training/06_record.ipynb #cell-049
 _PACKAGES = {"trackio": ("trackio",), "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 
 def _wandb_ready()->bool:

@@ -92,18 +92,19 @@ def _scores_twice(texts:list[str], rows:list[Row], **how)->list | None:
 
 def _log_scores(found:list, rows:list[Row], log_metric:Callable)->None:
     "What the record says of a sampling"
-    needed = solved = calls = empty = broken = 0
-    for row in rows:
-        needed += sum(map(len, row.unsolved.values()))
-    for reply in found:
-        solved += reply.solved
-        calls += reply.calls
-        empty += reply.kind == "empty"
-        broken += reply.kind == "broken"
-    log_metric("solve_rate", solved / max(needed, 1))
-    log_metric("calls", calls / len(found))
-    log_metric("empty", empty / len(found))
-    log_metric("broken", broken / len(found))
+    needed = sum(len(left) for row in rows for left in row.unsolved.values())
+    log_metric("solve_rate", sum(reply.solved for reply in found) / max(needed, 1))
+    log_metric("calls", sum(reply.calls for reply in found) / len(found))
+    for kind in ("empty", "broken"):
+        log_metric(kind, sum(reply.kind == kind for reply in found) / len(found))
+    _log_silence(found, rows, log_metric)
+
+def _log_silence(found:list, rows:list[Row], log_metric:Callable)->None:
+    "How often nothing is called: where something is left to solve, and where nothing is"
+    for name, done in (("silent", False), ("stopped", True)):
+        called = [reply.calls for reply, row in zip(found, rows) if (row.solve_rate >= 1) == done]
+        if called:
+            log_metric(name, called.count(0) / len(called))
 
 # %% ../../nbs/training/11_train.ipynb #cell-012
 def _reward_function(rows:Sequence[Row], tokenizer, stop:set[int], config:TrainConfig)->Callable:
