@@ -11,7 +11,8 @@ import forks
 from databases import DATABASES, write
 from ftrl.core import FtrlError
 from ftrl.files import load_rows, read_json_lines
-from ftrl.runs.tune import TuneSizes, tune
+from ftrl.runs.pace import TuneSizes
+from ftrl.runs.tune import tune
 
 SMALL = TuneSizes(train=8, test=3, collect=2, cold=1, steps=1, prompts=2, group=2, length=8, turns=2)
 
@@ -19,7 +20,8 @@ SMALL = TuneSizes(train=8, test=3, collect=2, cold=1, steps=1, prompts=2, group=
 PROGRAM = f"""
 import sys
 from dataclasses import replace
-from ftrl.runs.tune import TuneSizes, tune
+from ftrl.runs.pace import TuneSizes
+from ftrl.runs.tune import tune
 sizes = replace({SMALL!r}, steps=4)
 data, model, out = sys.argv[1:]
 print(tune(data, model, out, sizes=sizes))

@@ -22,7 +22,7 @@ _Held = Annotated[Optional[int], Opt(help="Environments held out, played before 
 
 def _sizes(train:int | None, held_out:int | None, steps:int | None, minutes:float | None):
     "The sizes that were asked for; None if they shall fit the time"
-    from ftrl.runs.tune import TuneSizes
+    from ftrl.runs.pace import TuneSizes
     given = {"train": train, "test": held_out, "steps": steps}
     given = {name: n for name, n in given.items() if n is not None}
     if not given:
@@ -42,7 +42,8 @@ def tune_command(
     force: Force = False,
 ):
     "Your data to a trained model: builds environments, plays, trains, plays held-out ones again; resumes."
-    from ftrl.runs.tune import TuneSizes, tune, tuning_plan
+    from ftrl.runs.pace import TuneSizes
+    from ftrl.runs.tune import tune, tuning_plan
     sizes = _sizes(train, held_out, steps, minutes)
     in_range(minutes=minutes)
     if dry_run:
