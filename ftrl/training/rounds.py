@@ -66,15 +66,21 @@ def on_gold_paths(
     rows:Sequence[Row], # Environments to train on, as they begin
     n:int, # Of how many of them, the first
     seed:int=0, # Of the order of calls, and of the moments
-)->list[Row]: # All their moments, shuffled
-    "The moments along gold trajectories"
+    ends:float=0.15, # The share of moments with nothing left to solve, at most
+)->list[Row]: # Their moments, shuffled
+    "The moments along gold trajectories, most ends left out"
+    in_range(done=ends)
     if n > len(rows):
         raise FtrlError(f"begin is {n}; expected at most the {len(rows)} environments that are trained on")
     found = []
     for row in rows[:n]:
         found += gold_moments(Env.from_row(row), seed)
     random.Random(seed).shuffle(found)
-    return found
+    to_solve = [m for m in found if m.solve_rate < 1]
+    over = [m for m in found if m.solve_rate >= 1]
+    kept = round(ends * len(to_solve) / (1 - ends))
+    left_out = {id(m) for m in over[kept:]}
+    return [m for m in found if id(m) not in left_out]
 
 # %% ../../nbs/training/13_rounds.ipynb #cell-017
 def aggregated(

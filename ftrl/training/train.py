@@ -48,8 +48,10 @@ def usable(
 
 # %% ../../nbs/training/11_train.ipynb #cell-008
 def _hardness(row:Row)->tuple[int, int]:
-    "How many sub-answers are still to find, and the difficulty of the environment"
-    return sum(map(len, row.unsolved.values())), (row.meta or {}).get("difficulty", 0)
+    "Difficulty of the environment, and how many sub-answers it asks for; unknown, those still to find"
+    about = row.meta or {}
+    asked = about.get("subquestions") or [each for left in row.unsolved.values() for each in left]
+    return about.get("difficulty", 0), len(asked)
 
 def _bunches(rows:Sequence[Row], together:bool)->list[list[int]]:
     "Positions of rows that are visited one after the other: those of an environment, or each alone"
