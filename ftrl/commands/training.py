@@ -133,8 +133,8 @@ _Rate = Annotated[Optional[float], _sized("lr", "Learning rate")]
 _Data = Annotated[str, Arg(help="Rows, as `ftrl collect` makes them; environments for rounds and episodes")]
 _Rank = Annotated[Optional[int], Opt(help="Rank of an adapter to train instead of all weights")]
 _Mode = Annotated[str, Opt(help="step: one turn from every row; episode: environments played to their end")]
-_Begin = Annotated[int, Opt(help="The first round trains on moments along the gold paths of so many "
-                                "environments, not on what the model plays; for one never trained on tools")]
+_Begin = Annotated[int, Opt(help="The first round trains on the beginnings of so many environments and on "
+                                "some ends, not on what the model plays; for one never trained on tools")]
 _Each = Annotated[Optional[int], Opt(help="Environments of a round; default: all")]
 _Aggregate = Annotated[bool, Opt("--aggregate", help="Train on the rows of all rounds so far")]
 _Done = Annotated[float, Opt(help="Repeat rows with nothing left to solve until they are this share")]

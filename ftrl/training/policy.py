@@ -99,7 +99,7 @@ def lora(
         from peft import LoraConfig
     except ImportError as e:
         raise FtrlError("adapters need the package peft; run `pip install peft`") from e
-    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(r=rank, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
 
 def adapter_settings(
     peft:"LoraConfig | None", # As `train` takes it

@@ -198,7 +198,7 @@ def stop_unlearned(
     "Does it fall silent where something is left to call, or call on where nothing is?"
     silent = [x["silent"] for x in lines if x.get("silent") is not None][-n:]
     stopped = [x["stopped"] for x in lines if x.get("stopped") is not None][-n:]
-    remedy = "train on moments along gold paths (--rounds 1 --begin M), beginnings and ends together"
+    remedy = "train on beginnings and some ends together (--rounds N --begin M)"
     if len(silent) == n and min(silent) >= share:
         return (f"{sum(silent) / n:.0%} of the completions call nothing though something is left to solve; "
                 f"{remedy}")
