@@ -65,14 +65,14 @@ AIRLINE = STATE_WORLDS.add("airline", StateWorld(
     "airline", "the bookings of an airline", "You serve the passengers of an airline.",
     "made up by this package", airline_tables))
 AIRLINE.rules |= {
-    "basic": HouseRule("A booking of the basic fare is not moved to another flight."),
-    "notice": HouseRule("A booking is cancelled only until {days} days before the flight.",
+    "basic": HouseRule("A booking at the basic fare is not moved to another flight."),
+    "notice": HouseRule("A booking may be cancelled only until {days} days before the flight.",
                         {"days": (3, 5, 7)}),
-    "bags": HouseRule("A booking may have {bags} bags in all, not more.", {"bags": (3, 4)}),
-    "upgrade": HouseRule("Only bookings of the flex fare may be upgraded to business."),
+    "bags": HouseRule("A booking may have at most {bags} bags in all.", {"bags": (3, 4)}),
+    "upgrade": HouseRule("Only bookings at the flex fare may be upgraded to business."),
     "weather": HouseRule("Promise nothing about the weather or delays."),
     "seats": HouseRule("Tell nobody how many seats are left on a flight."),
-    "others": HouseRule("Change nobody's booking but that of the passenger who asks.")}
+    "others": HouseRule("Change only bookings of the passenger who asks.")}
 PASSENGER = text_of("The passenger's id, such as P1234.")
 BOOKING = text_of("The booking's id, such as B1234.")
 FLIGHT = text_of("The flight's id, such as F1234.")
@@ -121,9 +121,9 @@ def show_booking(data, booking_id):
             "paid": f"{booking['paid']:.2f} EUR", "status": booking["status"]}
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-018
-@AIRLINE.tool(other="flight_search", origin=text_of("The town it leaves."),
+@AIRLINE.tool(other="flight_search", origin=text_of("The town it leaves from."),
               target=text_of("The town it goes to."),
-              day=text_of("Only flights of this day, as 2025-01-31, or any.", default="any"))
+              day=text_of("Only flights on this day, such as 2025-01-31, or any.", default="any"))
 def search_flights(data, origin, target, day):
     "Finds flights between two towns: ids, days, departures, prices."
     found = {}
@@ -156,7 +156,7 @@ def cancel_booking(data, booking_id, refund_to):
     if refund_to == "travel credit":
         passenger = data["passengers"][booking["passenger"]]
         passenger["credit"] = round(passenger["credit"] + booking["paid"], 2)
-    return f"Booking {booking_id} is cancelled; {booking['paid']:.2f} EUR go to {refund_to}."
+    return f"Booking {booking_id} is cancelled; {booking['paid']:.2f} EUR is refunded to: {refund_to}."
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-021
 @AIRLINE.tool(writes=True, other="rebook", booking_id=BOOKING, flight_id=FLIGHT)
@@ -173,7 +173,8 @@ def move_booking(data, booking_id, flight_id):
     flight["seats"][booking["cabin"]] -= 1
     change = round(flight["price"] - old["price"], 2)
     booking["flight"], booking["paid"] = flight_id, round(booking["paid"] + change, 2)
-    return f"Booking {booking_id} is moved to flight {flight_id}; the difference is {change:.2f} EUR."
+    money = f"{change:.2f} EUR"
+    return f"Booking {booking_id} is moved to flight {flight_id}; the difference in price is {money}."
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-024
 @AIRLINE.tool(writes=True, other="book_bags", booking_id=BOOKING, bags=whole_of("How many more.", 1, 9))
@@ -185,7 +186,7 @@ def add_bags(data, booking_id, bags):
     price = bags * data["airline"]["bag"]
     booking["bags"] += bags
     booking["paid"] = round(booking["paid"] + price, 2)
-    return f"Booking {booking_id} has {bags} bags more for {price}.00 EUR."
+    return f"Booking {booking_id} has {bags} more {'bag' if bags == 1 else 'bags'} for {price}.00 EUR."
 
 @AIRLINE.tool(writes=True, other="raise_cabin", booking_id=BOOKING,
               cabin=choice_of("The cabin.", "economy", "business"))
@@ -201,7 +202,7 @@ def change_cabin(data, booking_id, cabin):
     seats[booking["cabin"]] += 1
     change = data["airline"]["business"] * (1 if cabin == "business" else -1)
     booking["cabin"], booking["paid"] = cabin, round(booking["paid"] + change, 2)
-    return f"Booking {booking_id} is in {cabin} now; the difference is {change}.00 EUR."
+    return f"Booking {booking_id} is now in {cabin}; the difference in price is {change}.00 EUR."
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-026
 @AIRLINE.tool(writes=True, other="make_booking", passenger_id=PASSENGER, flight_id=FLIGHT,
@@ -223,7 +224,7 @@ def book_flight(data, passenger_id, flight_id, fare, pay_with):
     flight["seats"]["economy"] -= 1
     data["bookings"][booking_id] = {"passenger": passenger_id, "flight": flight_id, "status": "booked",
                                     "cabin": "economy", "fare": fare, "bags": 0, "paid": price}
-    return f"Booking {booking_id} is made: flight {flight_id}, {fare} fare, {price:.2f} EUR with {pay_with}."
+    return f"Booking {booking_id} is made: flight {flight_id}, {fare} fare, {price:.2f} EUR by {pay_with}."
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-028
 def _booking(s:Scene, fits)->tuple:
@@ -235,9 +236,9 @@ def _booking(s:Scene, fits)->tuple:
     x = s.now["bookings"][found]
     if not s.deep:
         return found, x, f"booking {found}", None
-    listed = s.look("list_bookings", "Which of the bookings is meant?", found, s.mine["deed"],
-                    passenger_id=who)
-    return found, x, f"my booking to {s.now['flights'][x['flight']]['target']}", listed
+    called = f"my booking to {s.now['flights'][x['flight']]['target']}"
+    listed = s.look("list_bookings", f"What is the id of {called}?", found, s.mine["deed"], passenger_id=who)
+    return found, x, called, listed
 
 def _seen(s:Scene, booking:str, called:str, tells:str, found)->object:
     "The deed that looks at a booking"
@@ -252,7 +253,7 @@ def drop_flight(s:Scene, refused:bool):
     last = s.day(-s.limits["days"])
     booking, x, called, found = _booking(s, lambda x, flight: (flight["day"] < last) == refused)
     where = s.r.choice(("card", "travel credit"))
-    to = "to the card" if where == "card" else "as travel credit"
+    to = "to my card" if where == "card" else "as travel credit"
     if refused:
         day = s.now["flights"][x["flight"]]["day"]
         _seen(s, booking, called, day, found)
@@ -262,10 +263,9 @@ def drop_flight(s:Scene, refused:bool):
         paid = f"{x['paid']:.2f} EUR"
         s.do("cancel_booking", f"Cancel {called}.", found, booking_id=booking, refund_to=where)
         s.say(paid)
-    s.ask(f"cancel {called}, the money going back {to}, and tell me how much that is; if a rule forbids it, "
-          "tell me which, and on which day I fly",
-          f"call off {called} and send the money back {to}; say how much it is or, if that is against a "
-          "rule, which rule, and the day of the flight")
+    s.ask((f"cancel {called} and refund it {to}", f"cancel {called} with a refund {to}"),
+          ("how much I get back", "how much that is"), ("on which day I fly", "the day of the flight"),
+          why=("I cannot travel after all.", "My conference has been called off."))
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-031
 @AIRLINE.errand(refusable=True)
@@ -276,17 +276,18 @@ def add_luggage(s:Scene, refused:bool):
     bags = most - x["bags"] + (s.r.randint(1, 2) if refused else 0)
     if bags < 1:
         raise Unsuited("bags")
+    some = "another bag" if bags == 1 else f"{bags} more bags"
     paid = f"{x['paid']:.2f} EUR"
     if refused:
         _seen(s, booking, called, paid, found)
         s.refuse("bags", "add_bags", booking_id=booking, bags=bags)
         s.say(paid)
     else:
-        s.do("add_bags", f"Add {bags} bags to {called}.", found, booking_id=booking, bags=bags)
+        s.do("add_bags", f"Add {some} to {called}.", found, booking_id=booking, bags=bags)
         s.say(f"{bags * s.now['airline']['bag']}.00 EUR")
-    some = "another bag" if bags == 1 else f"{bags} more bags"
-    s.ask(f"add {some} to {called} and tell me the price; if a rule forbids it, tell me which, and what I "
-          "have paid for the booking so far")
+    s.ask(f"add {some} to {called}", ("the price", "what that costs"),
+          ("what I have paid for the booking so far", "how much I have paid for that booking"),
+          why=("I have more to carry than I thought.", "I am bringing presents."))
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-033
 @AIRLINE.errand(refusable=True)
@@ -303,8 +304,10 @@ def fly_business(s:Scene, refused:bool):
     else:
         s.do("change_cabin", f"Upgrade {called} to business.", found, booking_id=booking, cabin="business")
         s.say(f"{s.now['airline']['business']}.00 EUR")
-    s.ask(f"upgrade {called} to business and tell me what it costs; if a rule forbids it, tell me which, and "
-          "what I have paid so far")
+    s.ask((f"upgrade {called} to business", f"change {called} to business class"),
+          ("what the upgrade costs", "the price of the upgrade"),
+          ("what I have paid so far", "how much I have paid so far"),
+          why=("I have to sleep on the plane.", "I want to travel in comfort for once."))
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-034
 def _flight(s:Scene, fits, day:bool=True)->tuple:
@@ -316,9 +319,8 @@ def _flight(s:Scene, fits, day:bool=True)->tuple:
         raise Unsuited("two flights on one day")
     if not s.deep:
         return found, x, None
-    listed = s.look("search_flights", f"Which flight goes from {x['origin']} to {x['target']} on {x['day']}?",
-                    found,
-                    origin=x["origin"], target=x["target"])
+    asked = f"What is the id of the flight from {x['origin']} to {x['target']} on {x['day']}?"
+    listed = s.look("search_flights", asked, found, origin=x["origin"], target=x["target"])
     return found, x, listed
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-036
@@ -336,12 +338,14 @@ def fly_later(s:Scene, refused:bool):
         s.refuse("basic", "move_booking", booking_id=booking, flight_id=flight)
         s.say(paid)
     else:
-        done = s.do("move_booking", f"Move {called} to {new['day']}.", found, searched, booking_id=booking,
-                    flight_id=flight)
+        done = s.do("move_booking", f"Move {called} to the flight on {new['day']}.", found, searched,
+                    booking_id=booking, flight_id=flight)
         s.say(done.reply.rsplit("is ", 1)[1].rstrip("."))
-    told = f"the flight on {new['day']}" if s.deep else f"flight {flight}"
-    s.ask(f"move {called} to {told} and tell me the difference in price; if a rule forbids it, tell me "
-          "which, and what I have paid")
+    told = f"the flight on {s.told_day(new['day'])}" if s.deep else f"flight {flight}"
+    s.ask((f"move {called} to {told}", f"switch {called} to {told}"),
+          ("the difference in price", "what the difference in price is"),
+          ("what I have paid", "how much I paid for it"),
+          why=("My plans have changed.", "My appointment has been moved."))
 
 # %% ../../../nbs/environments/stateful/11_airline.ipynb #cell-038
 @AIRLINE.errand(steps=True)
@@ -352,14 +356,18 @@ def fly_instead(s:Scene, refused:bool):
     who, fare = s.mine["id"], s.r.choice(FARES)
     credit = s.now["passengers"][who]["credit"]
     share = {"basic": 1, "standard": 1.1, "flex": 1.25}[fare]
+    own = {s.now["flights"][y["flight"]]["target"] for i, y in s.now["bookings"].items()
+           if y["passenger"] == who and i != booking}
     def fits(i, y):
-        return credit < y["price"] * share < credit + x["paid"] - .01 and i != x["flight"]
+        alone = i != x["flight"] and y["target"] not in own  # else two bookings go to one place
+        return alone and credit < y["price"] * share < credit + x["paid"] - .01
     flight, new, searched = _flight(s, fits)
     cancelled = s.do("cancel_booking", f"Cancel {called}.", found, booking_id=booking,
                      refund_to="travel credit")
     s.do("book_flight", f"Book the flight to {new['target']}.", s.mine["deed"], searched, cancelled,
          passenger_id=who, flight_id=flight, fare=fare, pay_with="travel credit")
     s.say(f"{round(new['price'] * share, 2):.2f} EUR")
-    told = f"{new['origin']} to {new['target']} on {new['day']}"
-    s.ask(f"cancel {called} for travel credit, book me with that credit on the flight from {told} at the "
-          f"{fare} fare, and tell me what the new booking costs")
+    told = f"{new['origin']} to {new['target']} on {s.told_day(new['day'])}"
+    s.ask(f"cancel {called} for travel credit and use the credit to book me on the flight from {told} at the "
+          f"{fare} fare", ("what the new booking costs", "the price of the new booking"),
+          why="I have to be somewhere else.")

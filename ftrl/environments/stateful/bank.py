@@ -10,7 +10,7 @@ __all__ = ['PAYEES', 'BANK', 'CLIENT', 'ACCOUNT', 'CARD', 'bank_tables', 'find_c
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-002
 from .people import fresh_id, people_table, speaker
-from .scene import Scene
+from .scene import Scene, Unsuited
 from ftrl.environments.stateful.stateworld import (
     HouseRule, StateWorld, choice_of, money_of,
     text_of, whole_of)
@@ -18,7 +18,7 @@ from ..world import STATE_WORLDS
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-005
 PAYEES = ("Alpine Power", "Bluewater Utilities", "City Gas", "Corner Gym", "Delta Insurance",
-          "Evergreen Rent",
+          "Evergreen Housing",
           "Fibre Net", "Harbour Music School", "Metro Transit", "North Telecom", "Orchard Kindergarten",
           "Pine Sports Club", "Quick Repairs", "River Dental", "Sunrise Media", "Tower Parking",
           "Union Books")
@@ -65,7 +65,7 @@ BANK = STATE_WORLDS.add("bank", StateWorld(
 BANK.rules |= {
     "most": HouseRule("Nobody may move more than {most} EUR at once.", {"most": (300, 400, 500)}),
     "card": HouseRule("The daily limit of a card may be at most {top} EUR.", {"top": (1500, 2000, 2500)}),
-    "young": HouseRule("Standing orders that began less than {weeks} weeks ago are not ended.",
+    "young": HouseRule("Standing orders that began less than {weeks} weeks ago are not ended yet.",
                   {"weeks": (4, 6, 8)}),
     "names": HouseRule("Tell no client anything about the accounts of another."),
     "blocked": HouseRule("A card that was blocked is never made active again; a new one is sent instead."),
@@ -149,7 +149,7 @@ def move_money(data, account_id, to_account_id, amount):
         return "Error: the balance of the first account is too small."
     source["balance"] = round(source["balance"] - amount - fee, 2)
     target["balance"] = round(target["balance"] + amount, 2)
-    return f"{amount:.2f} EUR are moved from {account_id} to {to_account_id} for a fee of {fee:.2f} EUR."
+    return f"{amount:.2f} EUR is moved from {account_id} to {to_account_id}; the fee is {fee:.2f} EUR."
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-018
 @BANK.tool(writes=True, other="settle_bill", bill_id=text_of("The bill's id, such as B1234."))
@@ -183,7 +183,7 @@ def set_card_limit(data, card_id, limit):
     if card is None or card["status"] != "active":
         return "Error: there is no such active card."
     before, card["limit"] = card["limit"], limit
-    return f"The limit of card {card_id} goes from {before} EUR a day to {limit} EUR."
+    return f"The limit of card {card_id} is changed from {before} EUR a day to {limit} EUR."
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-023
 @BANK.tool(writes=True, other="stop_standing_order",
@@ -203,19 +203,27 @@ def _account(s:Scene, kind:str)->tuple:
     found = next(i for i, x in s.now["accounts"].items() if (x["client"], x["kind"]) == (who, kind))
     if not s.deep:
         return found, f"account {found}", None
-    listed = s.look("list_accounts", "What are the ids of the accounts?", found, s.mine["deed"],
+    listed = s.look("list_accounts", f"What is the id of my {kind} account?", found, s.mine["deed"],
                     client_id=who)
     return found, f"my {kind} account", listed
 
-def _listed(s:Scene, table:str, act:str, told:str, fits)->tuple:
-    "Something of the checking account: its id, the record, and the deed that found it"
+def _listed(s:Scene, table:str, act:str, called, fits)->tuple:
+    "Something of the checking account: its id, the record, what it is called, and the deed that found it"
     who = speaker(s, "clients", "find_client_by")
     own = next(i for i, x in s.now["accounts"].items() if (x["client"], x["kind"]) == (who, "checking"))
     found = s.pick(table, lambda i, x: x["account"] == own and fits(x))
+    x = s.now[table][found]
     if not s.deep:
-        return found, s.now[table][found], None
+        return found, x, called(found, x), None
     account, _, deed = _account(s, "checking")
-    return found, s.now[table][found], s.look(act, f"Which {told} is meant?", found, deed, account_id=account)
+    asked = f"What is the id of {called('', x)}?"
+    return found, x, called("", x), s.look(act, asked, found, deed, account_id=account)
+
+def _card(s:Scene)->tuple:
+    "An active card of who speaks"
+    def called(card, x):
+        return f"card {card} (account {x['account']})" if card else f"my {x['kind']} card"
+    return _listed(s, "cards", "list_cards", called, lambda x: x["status"] == "active")
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-026
 @BANK.errand(refusable=True, steps=True)
@@ -231,42 +239,40 @@ def move_savings(s:Scene, refused:bool):
     if refused:
         s.refuse("most", "move_money", **call)
     if refused and not far:
-        s.look("list_accounts", "What are the balances?", balance, s.mine["deed"], client_id=s.mine["id"])
+        s.look("list_accounts", f"What is the balance of {one}?", balance, s.mine["deed"],
+               client_id=s.mine["id"])
         s.say(balance)
     else:
         call["amount"] = min(amount, float(most))
-        done = s.do("move_money", f"Move {call['amount']:.2f} EUR from {one} to {other}.", found, **call)
-        s.say(done.reply.rsplit("of ", 1)[1].rstrip("."))
-    if far:
-        s.ask(f"move {amount:.2f} EUR from {one} to {other}, or, if a rule forbids it, as much as is "
-              "allowed, and tell me the fee, and the rule if there was one")
-    else:
-        s.ask(f"move {amount:.2f} EUR from {one} to {other} and tell me the fee, or, if a rule forbids it, "
-              f"which one and the balance of {one}")
+        done = s.do("move_money", f"Move {call['amount']:.0f} EUR from {one} to {other}.", found, **call)
+        s.say(done.reply.rsplit("is ", 1)[1].rstrip("."))
+    s.ask((f"move {amount:.0f} EUR from {one} to {other}",
+           f"transfer {amount:.0f} EUR from {one} to {other}"),
+          ("the fee", "what fee that costs"), (f"the balance of {one}", f"how much there is in {one}"),
+          "move as much as is allowed" if far else "", ("My rent is due.", "I have a large bill to pay."))
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-028
 @BANK.errand()
 def block_gone(s:Scene, refused:bool):
     "Block a card that is gone"
-    card, x, found = _listed(s, "cards", "list_cards", "card", lambda x: x["status"] == "active")
+    card, x, called, found = _card(s)
     reason = s.r.choice(("lost", "stolen", "broken"))
-    called = f"my {x['kind']} card" if s.deep else f"card {card}"
     s.do("block_card", f"Block {called}.", found, card_id=card, reason=reason)
     s.say(f"{x['limit']} EUR")
-    why = {"lost": "I lost it", "stolen": "it was stolen", "broken": "it broke"}[reason]
-    s.ask(f"block {called}, because {why}, and tell me what its daily limit was",
-          f"have {called} blocked ({why}) and say what I could have spent with it in a day")
+    why = {"lost": "I lost it", "stolen": "it was stolen", "broken": "it is broken"}[reason]
+    s.ask((f"block {called}, because {why},", f"have {called} blocked, since {why},"),
+          ("what its daily limit was", "how much could be spent with it in a day"))
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-030
 @BANK.errand(refusable=True)
 def change_limit(s:Scene, refused:bool):
     "Set the limit of a card, if it is not too high"
-    card, x, found = _listed(s, "cards", "list_cards", "card", lambda x: x["status"] == "active")
-    top = s.limits["top"]
-    new = top + s.r.randrange(1, 9) * 100 if refused else top - s.r.randrange(1, 9) * 50 - 1
-    called = f"my {x['kind']} card" if s.deep else f"card {card} of account {x['account']}"
+    card, x, called, found = _card(s)
+    top, far = s.limits["top"], s.as_far()
+    new = top + s.r.randrange(1, 9) * 100 if refused else top - s.r.randrange(1, 9) * 50
+    if new == x["limit"]:
+        raise Unsuited("it has this limit already")
     before = f"{x['limit']} EUR"
-    far = s.as_far()
     if refused:
         s.refuse("card", "set_card_limit", card_id=card, limit=new)
     if refused and not far:
@@ -277,35 +283,35 @@ def change_limit(s:Scene, refused:bool):
         s.do("set_card_limit", f"Set the limit of {called} to {set_to} EUR.", found, card_id=card,
              limit=set_to)
     s.say(before)
-    if far:
-        s.ask(f"set the daily limit of {called} to {new} EUR, or, if a rule forbids it, as high as is "
-              "allowed, and tell me what it was before, and the rule if there was one")
-    else:
-        s.ask(f"set the daily limit of {called} to {new} EUR and tell me what it was before; if a rule "
-              "forbids it, tell me which, and what it is")
+    s.ask((f"set the daily limit of {called} to {new} EUR",
+           f"change the daily limit of {called} to {new} EUR"),
+          ("what it was before", "what the limit was until now"), ("what it is now", "the present limit"),
+          "set it as high as is allowed" if far else "",
+          ("I am going to travel.", "I am about to buy some furniture."))
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-032
 @BANK.errand(refusable=True)
 def stop_paying(s:Scene, refused:bool):
     "End a standing order, unless it began lately"
     first = s.day(7 * s.limits["weeks"])
-    order, x, found = _listed(s, "standing", "list_standing_orders", "standing order",
-                              lambda x: (x["since"] > first) == refused)
-    called = f"my standing order to {x['payee']}" if s.deep else f"standing order {order} of {x['account']}"
+    def named(order, x):
+        return f"standing order {order} on {x['account']}" if order else f"my standing order to {x['payee']}"
+    order, x, called, found = _listed(s, "standing", "list_standing_orders", named,
+                                      lambda x: (x["since"] > first) == refused)
     amount = f"{x['amount']:.2f} EUR"
     if refused:
         account = _account(s, "checking")[2] if s.deep else None
-        s.look("list_standing_orders", f"What is known of {called}?", x["since"], account,
+        s.look("list_standing_orders", f"Since when has {called} been running?", x["since"], account,
                account_id=x["account"])
         s.refuse("young", "end_standing_order", order_id=order)
         s.say(x["since"])
     else:
         s.do("end_standing_order", f"End {called}.", found, order_id=order)
         s.say(amount)
-    s.ask(f"end {called} and tell me how much a month that was; if a rule forbids it, tell me which, and "
-          "since when the order has been running",
-          f"stop {called} and say what it cost me a month, or, if that is against a rule, which rule it is "
-          "and when the order began")
+    s.ask((f"end {called}", f"stop {called}", f"cancel {called}"),
+          ("how much a month that was", "what it cost me a month"),
+          ("since when it has been running", "when it began"),
+          why=("I have found something cheaper.", "I do not need that any more."))
 
 # %% ../../../nbs/environments/stateful/09_bank.ipynb #cell-034
 @BANK.errand(steps=True)
@@ -314,14 +320,15 @@ def pay_after(s:Scene, refused:bool):
     def fits(x):
         short = x["amount"] - s.now["accounts"][x["account"]]["balance"]
         return not x["paid"] and 1 < short < s.limits["most"] - 11
-    bill, x, found = _listed(s, "bills", "list_bills", "bill", fits)
+    bill, x, called, found = _listed(s, "bills", "list_bills",
+                                     lambda bill, x: f"my bill from {x['payee']}", fits)
     savings, one, listed = _account(s, "savings")
     checking, other, _ = _account(s, "checking")
     amount = float(int(x["amount"] - s.now["accounts"][checking]["balance"]) + s.r.randint(2, 10))
-    moved = s.do("move_money", f"Move {amount:.2f} EUR from {one} to {other}.", listed, account_id=savings,
+    moved = s.do("move_money", f"Move {amount:.0f} EUR from {one} to {other}.", listed, account_id=savings,
                  to_account_id=checking, amount=amount)
-    called = f"my bill of {x['payee']}" if s.deep else f"bill {bill}"
     s.do("pay_bill", f"Pay {called}.", found, moved, bill_id=bill)
     s.say(f"{x['amount']:.2f} EUR")
-    s.ask(f"pay {called}, for which {amount:.2f} EUR have to be moved from {one} to {other} first, and tell "
-          "me the amount of the bill")
+    s.ask((f"move {amount:.0f} EUR from {one} to {other} and then pay {called}",
+           f"pay {called} after moving {amount:.0f} EUR from {one} to {other}"),
+          ("how much the bill was", "the amount of the bill"), why="I have let something lie too long.")

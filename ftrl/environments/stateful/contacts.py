@@ -68,7 +68,7 @@ CONTACTS.rules |= {
     "foreign": HouseRule("Show nobody the address book of somebody else."),
     "guess": HouseRule("Enter no phone number that was not told to you."),
     "names": HouseRule("Write names as they are told, without titles."),
-    "share": HouseRule("Hand no birthdays to others.")}
+    "share": HouseRule("Pass no birthdays on to others.")}
 OWNER = text_of("The id of the book's owner, such as P1234.")
 CONTACT = text_of("The contact's id, such as K1234.")
 GROUP = text_of("The group's id, such as G1234.")
@@ -152,7 +152,7 @@ def change_contact(data, contact_id, part, to):
     if contact is None or contact[part] == to:
         return "Error: there is no such contact, or nothing to change."
     before, contact[part] = contact[part], to
-    return f"The {part} of contact {contact_id} is {to} now; before it was {before.replace(', ', ' in ')}."
+    return f"The {part} of contact {contact_id} is now {to}; before, it was {before.replace(', ', ' in ')}."
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-020
 @CONTACTS.tool(writes=True, other="put_into_group", contact_id=CONTACT, group_id=GROUP)
@@ -164,7 +164,7 @@ def add_to_group(data, contact_id, group_id):
     if contact_id in group["members"]:
         return "Error: this contact is in this group already."
     group["members"] = sorted([*group["members"], contact_id])
-    return f"Contact {contact_id} is in group {group_id} now; the phone number is {contact['phone']}."
+    return f"Contact {contact_id} is now in group {group_id}; the phone number is {contact['phone']}."
 
 @CONTACTS.tool(writes=True, other="take_out_of_group", contact_id=CONTACT, group_id=GROUP)
 def remove_from_group(data, contact_id, group_id):
@@ -208,7 +208,7 @@ def _contact(s:Scene, fits)->tuple:
     x = s.now["contacts"][found]
     if not s.deep:
         return found, x, f"contact {found}", None
-    listed = s.look("list_contacts", f"Which contact is {x['name']}?", found, s.mine["deed"], owner_id=who)
+    listed = s.look("list_contacts", f"What is the id of {x['name']}?", found, s.mine["deed"], owner_id=who)
     return found, x, x["name"], listed
 
 def _group(s:Scene, fits)->tuple:
@@ -218,13 +218,22 @@ def _group(s:Scene, fits)->tuple:
     x = s.now["groups"][found]
     if not s.deep:
         return found, x, f"group {found}", None
-    listed = s.look("list_groups", f"Which group is {x['name']}?", found, s.mine["deed"], owner_id=who)
-    return found, x, f"my group {x['name']}", listed
+    called = f"my group “{x['name']}”"
+    listed = s.look("list_groups", f"What is the id of {called}?", found, s.mine["deed"], owner_id=who)
+    return found, x, called, listed
 
 def _phone(s:Scene, contact:str, x:dict, found)->str:
     "The phone number of a contact, looked up"
-    s.look("show_contact", f"What is the phone number of {x['name']}?", x["phone"], found, contact_id=contact)
+    asked = f"What is {_number(s, x)[0]}?"
+    s.look("show_contact", asked, x["phone"], found, contact_id=contact)
     return x["phone"]
+
+def _number(s:Scene, x:dict)->tuple[str, ...]:
+    "What the phone number of a contact is called"
+    given = x["name"].split()[0]
+    if not s.deep:
+        return ("the phone number of that contact", "its phone number")
+    return (f"the phone number of {given}", f"{given}'s phone number")
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-026
 @CONTACTS.errand(refusable=True)
@@ -237,10 +246,9 @@ def forget_contact(s:Scene, refused:bool):
     else:
         s.do("delete_contact", f"Delete {called}.", found, contact_id=contact)
     s.say(x["phone"])
-    s.ask(f"delete {called} from my book and tell me the phone number that stood there; if a rule forbids "
-          "it, tell me which, and the number as well",
-          f"remove {called} for good, and give me the number once more; should a rule be against it, say "
-          "which")
+    s.ask((f"delete {called} from my address book", f"remove {called} from my address book"),
+          (*_number(s, x), "the phone number that stood there"), "the number all the same",
+          why=("We have lost touch.", "I am cleaning up."))
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-028
 @CONTACTS.errand()
@@ -254,8 +262,9 @@ def correct_contact(s:Scene, refused:bool):
          to=new)
     s.say(before)
     kind = "phone number" if what == "phone" else "address"
-    s.ask(f"change the {kind} of {called} to {new} and tell me what it was before",
-          f"enter {new} as the {kind} of {called} and tell me the old one")
+    s.ask((f"change the {kind} of {called} to {new}", f"enter {new} as the new {kind} of {called}"),
+          ("what it was before", f"the old {kind}"),
+          why="I had it wrong." if what == "phone" else "Somebody has moved.")
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-030
 @CONTACTS.errand(refusable=True)
@@ -270,8 +279,8 @@ def gather_members(s:Scene, refused:bool):
     else:
         s.do("add_to_group", f"Put {called} into {named}.", found, listed, contact_id=contact, group_id=group)
     s.say(x["phone"])
-    s.ask(f"put {called} into {named} and tell me the phone number of the contact; if a rule forbids it, "
-          "tell me which, and the number all the same")
+    s.ask((f"put {called} into {named}", f"add {called} to {named}"), _number(s, x),
+          "the number all the same", why=("Somebody new has joined us.", "I forgot somebody."))
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-032
 @CONTACTS.errand(refusable=True)
@@ -286,8 +295,8 @@ def leave_group(s:Scene, refused:bool):
         s.do("remove_from_group", f"Take {called} out of {named}.", found, listed, contact_id=contact,
              group_id=group)
     s.say(x["phone"])
-    s.ask(f"take {called} out of {named} and tell me the phone number of the contact; if a rule forbids it, "
-          "tell me which, and the number")
+    s.ask((f"take {called} out of {named}", f"remove {called} from {named}"), _number(s, x),
+          "the number all the same", why=("One of us has left.", "I got the groups mixed up."))
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-034
 @CONTACTS.errand(steps=True)
@@ -299,19 +308,22 @@ def found_group(s:Scene, refused:bool):
     name = s.r.choice([name for name in s.draw(GROUPS, 3) if name not in own] or [""])
     if not name:
         raise Unsuited("a name for a group")
-    made = s.do("create_group", f"Make the group {name}.", s.mine["deed"], owner_id=who, name=name)
+    made = s.do("create_group", f"Make the group “{name}”.", s.mine["deed"], owner_id=who, name=name)
     s.do("add_to_group", f"Put {called} into it.", found, made, contact_id=contact,
          group_id=f"G{who[1:]}{name[:3].upper()}")
     s.say(x["phone"])
-    whose = "my book" if s.deep else f"the book of {who}"
-    s.ask(f"make a new group {name} in {whose}, put {called} into it and tell me the phone number of the "
-          "contact")
+    s.ask((f"make a new group “{name}” and put {called} into it",
+           f"set up a group “{name}” in my address book and add {called} to it"), _number(s, x))
 
 @CONTACTS.errand()
 def unite_contacts(s:Scene, refused:bool):
-    "Merge two contacts of one person"
+    "Merge two contacts of one household"
     one, x, called, found = _contact(s, lambda i, x: not x["private"])
     other, y, named, _ = _contact(s, lambda i, x: True)
     s.do("merge_contacts", f"Merge {called} into {named}.", found, contact_id=one, into_id=other)
     s.say(y["phone"])
-    s.ask(f"merge {called} into {named}, who is the same person, and tell me the phone number that is left")
+    if s.deep:
+        called, named = f"the entry for {called}", f"the one for {named}"
+    s.ask((f"merge {called} into {named}, since they share a phone now,",
+           f"merge {called} into {named}, because they share a flat now,"),
+          ("the phone number that is left", "which phone number is left"))

@@ -19,10 +19,9 @@ from ..world import STATE_WORLDS
 ROOMS = ("Amber", "Birch", "Cobalt", "Dune", "Ebony", "Fjord", "Granite", "Heather", "Indigo", "Juniper",
          "Lagoon",
          "Maple", "Nimbus", "Opal", "Pebble", "Saffron")
-TITLES = ("budget review", "design sync", "hiring panel", "launch planning", "market update", "office move",
-          "patent talk", "quality round", "release check", "safety training", "sales forecast",
-          "security audit", "staff survey", "supplier call", "team retrospective", "travel policy",
-          "vendor selection", "web redesign")
+TITLES = ("budget", "design", "hiring", "launch planning", "marketing", "office move", "patent", "quality",
+          "release", "safety training", "sales", "security", "staff survey", "supplier", "team",
+          "travel policy", "vendor selection", "website")
 
 def _workdays(s:Scene, n:int)->list[str]:
     "Days to come that are no Saturday or Sunday"
@@ -59,13 +58,14 @@ MEETINGS = STATE_WORLDS.add("meetings", StateWorld(
     "meetings", "the calendar of an office", "You keep the calendar of an office.", "made up by this package",
     meeting_tables))
 MEETINGS.rules |= {
-    "late": HouseRule("No meeting begins later than {hour} o'clock.", {"hour": (15, 16)}),
-    "notice": HouseRule("A meeting in less than {days} days is not called off.", {"days": (3, 4, 6)}),
-    "guests": HouseRule("A meeting has at most {guests} guests beside its organizer.", {"guests": (2, 3)}),
-    "noon": HouseRule("No meeting begins at twelve."),
-    "owner": HouseRule("Only who called a meeting may move it."),
+    "late": HouseRule("No meeting begins later than {hour}:00.", {"hour": (15, 16)}),
+    "notice": HouseRule("A meeting that is less than {days} days away is not called off.",
+                        {"days": (3, 4, 6)}),
+    "guests": HouseRule("A meeting has at most {guests} guests besides its organizer.", {"guests": (2, 3)}),
+    "noon": HouseRule("No meeting begins at noon."),
+    "owner": HouseRule("Only the organizer of a meeting may move it."),
     "reasons": HouseRule("Tell nobody why a meeting was called off."),
-    "early": HouseRule("No meeting begins before eight in the morning.")}
+    "early": HouseRule("No meeting begins before 8:00.")}
 PERSON = text_of("The person's id, such as P1234.")
 MEETING = text_of("The meeting's id, such as M1234.")
 MEETING_ROOM = text_of("The room's id, such as R1234.")
@@ -75,7 +75,7 @@ HOUR = whole_of("The hour at which it begins.", 0, 23)
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-011
 @MEETINGS.tool(theme="find_person", other="person_with_email", email=text_of("The person's e-mail address."))
 def find_person_by_email(data, email):
-    "Finds somebody of the office by e-mail address."
+    "Finds somebody in the office by e-mail address."
     for person_id, person in data["people"].items():
         if person["email"] == email.strip().lower():
             return {"person_id": person_id, "name": person["name"]}
@@ -84,7 +84,7 @@ def find_person_by_email(data, email):
 @MEETINGS.tool(theme="find_person", other="person_with_phone",
                phone=text_of("The person's phone number, with its blanks."))
 def find_person_by_phone(data, phone):
-    "Finds somebody of the office by phone number."
+    "Finds somebody in the office by phone number."
     for person_id, person in data["people"].items():
         if person["phone"] == phone.strip():
             return {"person_id": person_id, "name": person["name"]}
@@ -92,14 +92,14 @@ def find_person_by_phone(data, phone):
 
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-012
 @MEETINGS.tool(other="meetings_of_person", person_id=PERSON,
-               since=text_of("Only meetings of this day or later, as 2025-01-31, or any.", default="any"))
+               since=text_of("Only meetings on this day or later, as 2025-01-31, or any.", default="any"))
 def list_meetings(data, person_id, since):
-    "Lists the meetings that a person has called: ids, titles, days."
+    "Lists the meetings that a person organizes: ids, titles, days."
     found = {}
     for meeting_id, meeting in data["meetings"].items():
         if meeting["organizer"] == person_id and (since == "any" or meeting["day"] >= since):
             found[meeting_id] = {"title": meeting["title"], "day": meeting["day"]}
-    return found or "Error: this person has called no such meeting."
+    return found or "Error: this person organizes no such meeting."
 
 @MEETINGS.tool(other="meeting_details", meeting_id=MEETING)
 def show_meeting(data, meeting_id):
@@ -157,7 +157,7 @@ def move_meeting(data, meeting_id, day, hour):
         return "Error: 'day' must be written like 2025-01-31."
     meeting["day"], meeting["hour"] = day, hour
     room = data["rooms"][meeting["room"]]["name"]
-    return f"Meeting {meeting_id} is on {day} at {hour}:00 now, in room {room}."
+    return f"Meeting {meeting_id} is now on {day} at {hour}:00, in room {room}."
 
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-018
 @MEETINGS.tool(writes=True, other="assign_room", meeting_id=MEETING, room_id=MEETING_ROOM)
@@ -173,18 +173,18 @@ def change_room(data, meeting_id, room_id):
             return "Error: this room is taken by another meeting then."
     meeting["room"] = room_id
     when = f"on {meeting['day']} at {meeting['hour']}:00"
-    return f"Meeting {meeting_id} is in room {room_id} now, {when}; it has {room['seats']} seats."
+    return f"Meeting {meeting_id} is now in room {room_id}, {when}; the room has {room['seats']} seats."
 
 @MEETINGS.tool(writes=True, other="invite", meeting_id=MEETING, person_id=PERSON)
 def add_guest(data, meeting_id, person_id):
     "Adds a guest to a meeting, as long as the room has a seat."
     meeting, person = data["meetings"].get(meeting_id), data["people"].get(person_id)
     if meeting is None or person is None or person_id in (meeting["organizer"], *meeting["guests"]):
-        return "Error: there is no such meeting, or no such person that is not in it."
+        return "Error: there is no such meeting, or no such person who is not in it."
     if data["rooms"][meeting["room"]]["seats"] <= 1 + len(meeting["guests"]):
         return "Error: its room has no seat left."
     meeting["guests"] = sorted([*meeting["guests"], person_id])
-    return f"{person_id} is a guest of meeting {meeting_id}, on {meeting['day']} at {meeting['hour']}:00."
+    return f"{person_id} is now a guest of meeting {meeting_id}, on {meeting['day']} at {meeting['hour']}:00."
 
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-021
 @MEETINGS.tool(writes=True, other="uninvite", meeting_id=MEETING, person_id=PERSON)
@@ -195,7 +195,7 @@ def remove_guest(data, meeting_id, person_id):
         return "Error: there is no such meeting with such a guest."
     meeting["guests"].remove(person_id)
     when = f"on {meeting['day']} at {meeting['hour']}:00"
-    return f"{person_id} is no guest of meeting {meeting_id} any more, {when}."
+    return f"{person_id} is no longer a guest of meeting {meeting_id}, {when}."
 
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-023
 def _meeting(s:Scene, fits)->tuple:
@@ -205,9 +205,9 @@ def _meeting(s:Scene, fits)->tuple:
     x = s.now["meetings"][found]
     if not s.deep:
         return found, x, f"meeting {found}", None
-    listed = s.look("list_meetings", f"Which meeting is the {x['title']}?", found, s.mine["deed"],
-                    person_id=who)
-    return found, x, f"my {x['title']}", listed
+    called = f"my {x['title']} meeting"
+    listed = s.look("list_meetings", f"What is the id of {called}?", found, s.mine["deed"], person_id=who)
+    return found, x, called, listed
 
 def _free(s:Scene, meeting:str, room:str, day:str, hour:int)->bool:
     "Is a room free for a meeting?"
@@ -216,7 +216,7 @@ def _free(s:Scene, meeting:str, room:str, day:str, hour:int)->bool:
 
 def _hour(s:Scene, meeting:str, called:str, x:dict, found)->str:
     "When a meeting begins, looked up"
-    s.look("show_meeting", f"When does {called} begin?", f"{x['hour']}:00", found, meeting_id=meeting)
+    s.look("show_meeting", f"At what time does {called} begin?", f"{x['hour']}:00", found, meeting_id=meeting)
     return f"{x['hour']}:00"
 
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-024
@@ -232,10 +232,10 @@ def call_meeting_off(s:Scene, refused:bool):
     else:
         s.do("cancel_meeting", f"Call off {called}.", found, meeting_id=meeting)
     s.say(begins)
-    s.ask(f"call off {called} and tell me at which hour it was to begin; if a rule forbids that, tell me "
-          "which, and the hour all the same",
-          f"cancel {called} and say when it would have begun, or, where a rule is against it, which rule and "
-          "when it begins")
+    s.ask((f"call off {called}", f"cancel {called}"),
+          ("at what time it was to begin", "when it would have begun"),
+          ("the time all the same", "the time anyway"),
+          why=("I have nothing new to tell.", "I am ill.", "Half of the guests are on holiday."))
 
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-026
 @MEETINGS.errand(refusable=True)
@@ -256,13 +256,12 @@ def move_to(s:Scene, refused:bool):
         call["hour"] = min(hour, s.limits["hour"])
         s.do("move_meeting", f"Move {called} to {day} at {call['hour']}:00.", found, **call)
     s.say(room)
-    wish = f"move {called} to {day} at {hour}:00"
-    if far:
-        s.ask(f"{wish}, or, if a rule forbids that, to the latest hour of that day that is allowed, and tell "
-              "me the name of its room, and the rule if there was one")
-    else:
-        s.ask(f"{wish} and tell me the name of its room; if a rule forbids that, tell me which, and the room "
-              "nevertheless")
+    when = f"{s.told_day(day)} at {hour}:00"
+    s.ask((f"move {called} to {when}", f"put {called} off until {when}" if day > x["day"] else
+           f"bring {called} forward to {when}"),
+          ("which room it is in", "the name of its room"), ("the room all the same", "the room anyway"),
+          "move it to the latest hour of that day that is allowed" if far else "",
+          ("I have a conflict.", "Not everybody can come as planned."))
 
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-028
 @MEETINGS.errand(steps=True)
@@ -275,10 +274,12 @@ def other_room(s:Scene, refused:bool):
     room = s.pick("rooms", fits)
     name = s.now["rooms"][room]["name"]
     searched = s.look("find_room", f"What is the id of room {name}?", room, name=name)
-    s.do("change_room", f"Put {called} into room {name}.", found, searched, meeting_id=meeting, room_id=room)
+    s.do("change_room", f"Move {called} to room {name}.", found, searched, meeting_id=meeting, room_id=room)
     s.say(f"{x['hour']}:00")
-    s.ask(f"put {called} into room {name} and tell me at which hour it begins",
-          f"have {called} take place in room {name} and say when it begins")
+    s.ask((f"move {called} to room {name}", f"have {called} take place in room {name}",
+           f"book room {name} for {called} instead"),
+          ("at what time it begins", "when it begins"),
+          why=("The projector is broken.", "It is too loud where we are."))
 
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-030
 def _guest(s:Scene, person:str)->tuple:
@@ -287,8 +288,8 @@ def _guest(s:Scene, person:str)->tuple:
     if not s.deep:
         return f"person {person}", None
     mail = x["email"]
-    return f"{x['name']} ({mail})", s.look("find_person_by_email", f"Who has the address {mail}?", person,
-                                           email=mail)
+    asked = f"Which person has the e-mail address {mail}?"
+    return f"{x['name']} ({mail})", s.look("find_person_by_email", asked, person, email=mail)
 
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-031
 @MEETINGS.errand(refusable=True)
@@ -307,8 +308,9 @@ def invite_another(s:Scene, refused:bool):
     else:
         s.do("add_guest", f"Add {named} to {called}.", found, searched, meeting_id=meeting, person_id=guest)
     s.say(f"{x['hour']}:00")
-    s.ask(f"add {named} as a guest to {called} and tell me at which hour it begins; if a rule forbids that, "
-          "tell me which, and the hour")
+    s.ask((f"add {named} to {called}", f"invite {named} to {called}"),
+          ("at what time it begins", "when it begins"), ("the time all the same", "the time anyway"),
+          why=("We need somebody else's advice.", "I forgot somebody."))
 
 # %% ../../../nbs/environments/stateful/10_meetings.ipynb #cell-033
 @MEETINGS.errand(steps=True)
@@ -321,5 +323,7 @@ def make_way(s:Scene, refused:bool):
     s.do("move_meeting", f"Move {named} to its place.", listed, off, meeting_id=other, day=x["day"],
          hour=x["hour"])
     s.say(f"room {s.now['rooms'][x['room']]['name']}")
-    when = f"on {x['day']} at {x['hour']}:00"
-    s.ask(f"call off {called} and move {named} to where it was, {when}, and tell me the name of the room")
+    when = f"{s.told_day(x['day'])} at {x['hour']}:00"
+    s.ask((f"call off {called} and move {named} into its place on {when}",
+           f"cancel {called} and hold {named} in its place on {when}"),
+          ("the name of the room", "which room that is in"))

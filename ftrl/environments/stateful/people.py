@@ -61,10 +61,12 @@ def fresh_id(s:Scene, letter:str, taken)->str:
             return id
 
 # %% ../../../nbs/environments/stateful/03_people.ipynb #cell-009
+_WAYS = {"email": "e-mail address", "phone": "phone number"}
+
 def speaker(
     s:Scene, # What is going on
     table:str, # Where people are
-    find:str, # What the tools are called that find one: "find_shopper_by"
+    find:str, # What the tools are called that find one: "find_shopper_by"; the second word says who
 )->str: # The id
     "Who speaks: the same person for all errands of a party, looked up where ids are not told"
     if "id" not in s.mine:
@@ -74,6 +76,7 @@ def speaker(
         if s.deep:
             way = s.r.choice(("email", "phone"))
             s.intros[-1] = f"{person['name']} ({person[way]})"
-            question = f"Who has the {way} {person[way]}?"
+            kind = find.split("_")[1]
+            question = f"Which {kind} has the {_WAYS[way]} {person[way]}?"
             s.mine["deed"] = s.look(f"{find}_{way}", question, found, **{way: person[way]})
     return s.mine["id"]

@@ -56,15 +56,15 @@ TICKETS = STATE_WORLDS.add("tickets", StateWorld(
     "tickets", "a support desk", "You keep the tickets of a support desk.", "made up by this package",
     ticket_tables))
 TICKETS.rules |= {
-    "urgent": HouseRule("Only customers with a premium contract get the priority urgent."),
-    "reopen": HouseRule("A ticket that was closed more than {days} days ago is not opened again.",
+    "urgent": HouseRule("Only customers with a premium contract get the priority “urgent”."),
+    "reopen": HouseRule("A ticket that was closed more than {days} days ago is not reopened.",
                    {"days": (7, 14, 20)}),
     "young": HouseRule("A ticket is not closed as expired before it is {weeks} weeks old.",
                        {"weeks": (3, 4, 6)}),
     "names": HouseRule("Do not tell customers which other customers an agent serves."),
-    "promise": HouseRule("Promise no date by which something will be mended."),
-    "money": HouseRule("Promise no money."),
-    "team": HouseRule("Hand no ticket to somebody who is not an agent of the desk.")}
+    "promise": HouseRule("Promise no date by which something will be fixed."),
+    "money": HouseRule("Promise no refunds."),
+    "team": HouseRule("Hand tickets only to agents of the desk.")}
 CUSTOMER = text_of("The customer's id, such as C1234.")
 TICKET = text_of("The ticket's id, such as T1234.")
 AGENT = text_of("The agent's id, such as A1234.")
@@ -162,7 +162,7 @@ def set_priority(data, ticket_id, priority):
         return "Error: there is no such open ticket, or it has this priority already."
     ticket["priority"] = priority
     desk = data["agents"][ticket["agent"]]["desk"]
-    return f"Ticket {ticket_id} is {priority} now; it lies on {desk}."
+    return f"Ticket {ticket_id} now has the priority {priority}; it is at {desk}."
 
 @TICKETS.tool(writes=True, other="hand_over", ticket_id=TICKET, agent_id=AGENT)
 def assign_ticket(data, ticket_id, agent_id):
@@ -174,7 +174,7 @@ def assign_ticket(data, ticket_id, agent_id):
     if busy >= data["desk"]["most"]:
         return "Error: this agent has as many open tickets as an agent may have."
     ticket["agent"] = agent_id
-    return f"Ticket {ticket_id} is with agent {agent_id} now, at {agent['desk']}."
+    return f"Ticket {ticket_id} is now with agent {agent_id}, at {agent['desk']}."
 
 # %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-021
 @TICKETS.tool(writes=True, other="file_ticket", customer_id=CUSTOMER,
@@ -205,7 +205,7 @@ def merge_tickets(data, ticket_id, into_id):
     if ticket["closed"] or other["closed"]:
         return "Error: one of these tickets is closed."
     ticket["closed"], ticket["outcome"] = data["desk"]["today"], f"see {into_id}"
-    return f"Ticket {ticket_id} is closed; what it says stands in ticket {into_id}, file {other['code']}."
+    return f"Ticket {ticket_id} is closed as a duplicate of {into_id}, file {other['code']}."
 
 # %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-025
 def _ticket(s:Scene, fits)->tuple:
@@ -215,14 +215,15 @@ def _ticket(s:Scene, fits)->tuple:
     x = s.now["tickets"][found]
     if not s.deep:
         return found, x, f"ticket {found}", None
-    listed = s.look("list_tickets", f"Which ticket is about the {x['about']}?", found, s.mine["deed"],
+    called = f"my ticket about the {x['about']}"
+    listed = s.look("list_tickets", f"What is the id of {called}?", found, s.mine["deed"],
                     customer_id=who)
-    return found, x, f"my ticket about the {x['about']}", listed
+    return found, x, called, listed
 
 def _file(s:Scene, ticket:str, x:dict, called:str, found)->str:
     "The file of a ticket, looked up"
     code = f"file {x['code']}"
-    s.look("show_ticket", f"What is the file of {called}?", code, found, ticket_id=ticket)
+    s.look("show_ticket", f"What is the file number of {called}?", code, found, ticket_id=ticket)
     return code
 
 def _agent(s:Scene, fits)->tuple:
@@ -249,8 +250,9 @@ def give_up(s:Scene, refused:bool):
     else:
         s.do("close_ticket", f"Close {called} as {outcome}.", found, ticket_id=ticket, outcome=outcome)
     s.say(code)
-    s.ask(f"close {called} as {outcome} and tell me its file; if a rule forbids it, tell me which, and the "
-          "file all the same")
+    s.ask((f"close {called} as {outcome}", f"mark {called} as {outcome} and close it"),
+          ("its file number", "which file it is kept in"), ("the file all the same", "the file anyway"),
+          why={"solved": "All is well again.", "withdrawn": "It was my own fault."}.get(outcome, ""))
 
 # %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-028
 @TICKETS.errand(refusable=True)
@@ -271,13 +273,11 @@ def make_urgent(s:Scene, refused:bool):
         given = "high" if refused else priority
         s.do("set_priority", f"Make {called} {given}.", found, ticket_id=ticket, priority=given)
         s.say(desk)
-    wish = f"give {called} the priority {priority}"
-    if far and priority == "urgent":
-        s.ask(f"{wish}, or, if a rule forbids it, the priority high, and tell me on which desk it lies, and "
-              "the rule if there was one")
-    else:
-        s.ask(f"{wish} and tell me on which desk it lies; if a rule forbids it, tell me which, and the file "
-              "of the ticket")
+    s.ask((f"give {called} the priority “{priority}”", f"set the priority of {called} to “{priority}”"),
+          ("at which desk it is", "which desk it is at"),
+          ("the file number of the ticket", "the ticket's file number"),
+          "make it “high”" if far and priority == "urgent" else "",
+          ("I cannot work like this.", "It is getting worse."))
 
 # %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-030
 @TICKETS.errand(refusable=True)
@@ -293,10 +293,9 @@ def take_up(s:Scene, refused:bool):
     else:
         s.do("reopen_ticket", f"Open {called} again.", found, ticket_id=ticket)
         s.say(agent["desk"])
-    s.ask(f"reopen {called} and tell me at which desk it is; if a rule forbids it, tell me which, and "
-          "the file of the ticket",
-          f"take {called} up again, and say which desk has it; where a rule is against it, say which rule, "
-          "and the file")
+    s.ask((f"reopen {called}", f"open {called} again"), ("at which desk it is", "which desk has it"),
+          ("the file number of the ticket", "the ticket's file number"),
+          why=("The trouble is back.", "It was not solved after all."))
 
 # %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-032
 @TICKETS.errand()
@@ -306,8 +305,9 @@ def hand_on(s:Scene, refused:bool):
     agent, name, searched = _agent(s, lambda i, n: n < 4 and i != x["agent"])
     s.do("assign_ticket", f"Hand {called} to {name}.", found, searched, ticket_id=ticket, agent_id=agent)
     s.say(s.now["agents"][agent]["desk"])
-    s.ask(f"hand {called} to {name} and tell me at which desk that is",
-          f"let {name} take over {called}, and say which desk I have to turn to")
+    s.ask((f"hand {called} to {name}", f"let {name} take over {called}", f"assign {called} to {name}"),
+          ("at which desk that is", "which desk I have to turn to"),
+          why=("I would like to deal with somebody else.", "This is going too slowly."))
 
 # %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-034
 @TICKETS.errand(steps=True)
@@ -318,16 +318,14 @@ def change_places(s:Scene, refused:bool):
     done, x, called, found = _ticket(s, lambda x: not x["closed"] and full(x["agent"]))
     other, y, named, listed = _ticket(s, lambda y: not y["closed"] and y["agent"] != x["agent"])
     agent, name = x["agent"], s.now["agents"][x["agent"]]["name"]
-    searched = None
-    if s.deep:
-        searched = s.look("find_agent", f"What is the id of {name}?", agent, name=name)
+    searched = s.look("find_agent", f"What is the id of {name}?", agent, name=name)
     closed = s.do("close_ticket", f"Close {called} as solved.", found, ticket_id=done, outcome="solved")
     s.do("assign_ticket", f"Hand {named} to {name}.", listed, searched, closed, ticket_id=other,
          agent_id=agent)
     s.say(f"file {x['code']}", s.now["agents"][agent]["desk"])
-    who = name if s.deep else f"agent {agent}"
-    s.ask(f"close {called} as solved, hand {named} to {who}, who has a place for it then, and tell me the "
-          "file of the first and the desk of the second")
+    s.ask((f"close {called} as solved and then hand {named} to {name}",
+           f"close {called} as solved and give {named} to {name}, who has room for it then"),
+          "the file number of the first and the desk of the second")
 
 # %% ../../../nbs/environments/stateful/13_tickets.ipynb #cell-035
 @TICKETS.errand()
@@ -336,9 +334,12 @@ def report_trouble(s:Scene, refused:bool):
     who = speaker(s, "customers", "find_customer_by")
     agent, name, searched = _agent(s, lambda i, n: n < 4)
     trouble, priority = s.draw(TROUBLES, 1)[0], s.r.choice(("low", "normal", "high"))
-    s.do("open_ticket", f"Open a ticket about the {trouble} with {name}.", s.mine["deed"], searched,
-         customer_id=who,
-         about=trouble, agent_id=agent, priority=priority)
+    if any(x["customer"] == who and x["about"] == trouble for x in s.now["tickets"].values()):
+        raise Unsuited("two tickets about one thing")
+    s.do("open_ticket", f"Open a ticket “{trouble}” with {name}.", s.mine["deed"], searched,
+         customer_id=who, about=trouble, agent_id=agent, priority=priority)
     s.say(s.now["agents"][agent]["desk"])
-    whose = "me" if s.deep else f"customer {who}"
-    s.ask(f"open a ticket “{trouble}” for {whose}, with {name} and priority {priority}, and tell me the desk")
+    me = "me" if s.deep else f"me (customer {who})"
+    s.ask((f"open a ticket “{trouble}” for {me} with the priority “{priority}” and assign it to {name}",
+           f"file a ticket “{trouble}” for {me} with {name}, at priority “{priority}”,"),
+          ("at which desk it is", "which desk it is at"))
