@@ -222,6 +222,7 @@ def _group(s:Scene, fits)->tuple:
     listed = s.look("list_groups", f"What is the id of {called}?", found, s.mine["deed"], owner_id=who)
     return found, x, called, listed
 
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-027
 def _phone(s:Scene, contact:str, x:dict, found)->str:
     "The phone number of a contact, looked up"
     asked = f"What is {_number(s, x)[0]}?"
@@ -235,7 +236,7 @@ def _number(s:Scene, x:dict)->tuple[str, ...]:
         return ("the phone number of that contact", "its phone number")
     return (f"the phone number of {given}", f"{given}'s phone number")
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-026
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-028
 @CONTACTS.errand(refusable=True)
 def forget_contact(s:Scene, refused:bool):
     "Delete a contact, unless it is private"
@@ -250,7 +251,7 @@ def forget_contact(s:Scene, refused:bool):
           (*_number(s, x), "the phone number that stood there"), "the number all the same",
           why=("We have lost touch.", "I am cleaning up."))
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-028
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-030
 @CONTACTS.errand()
 def correct_contact(s:Scene, refused:bool):
     "Change a phone number or an address, and hear what it was"
@@ -266,7 +267,7 @@ def correct_contact(s:Scene, refused:bool):
           ("what it was before", f"the old {kind}"),
           why="I had it wrong." if what == "phone" else "Somebody has moved.")
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-030
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-032
 @CONTACTS.errand(refusable=True)
 def gather_members(s:Scene, refused:bool):
     "Put a contact into a group, if the group does not become too large"
@@ -282,7 +283,7 @@ def gather_members(s:Scene, refused:bool):
     s.ask((f"put {called} into {named}", f"add {called} to {named}"), _number(s, x),
           "the number all the same", why=("Somebody new has joined us.", "I forgot somebody."))
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-032
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-034
 @CONTACTS.errand(refusable=True)
 def leave_group(s:Scene, refused:bool):
     "Take a contact out of a group, unless it is the last one in it"
@@ -298,7 +299,7 @@ def leave_group(s:Scene, refused:bool):
     s.ask((f"take {called} out of {named}", f"remove {called} from {named}"), _number(s, x),
           "the number all the same", why=("One of us has left.", "I got the groups mixed up."))
 
-# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-034
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-036
 @CONTACTS.errand(steps=True)
 def found_group(s:Scene, refused:bool):
     "Make a group and put a contact into it"
@@ -315,6 +316,7 @@ def found_group(s:Scene, refused:bool):
     s.ask((f"make a new group “{name}” and put {called} into it",
            f"set up a group “{name}” in my address book and add {called} to it"), _number(s, x))
 
+# %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-038
 @CONTACTS.errand()
 def unite_contacts(s:Scene, refused:bool):
     "Merge two contacts of one household"

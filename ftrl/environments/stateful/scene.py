@@ -200,6 +200,7 @@ def ask(self:Scene,
     rules = (chosen(instead), chosen(less)) if self.difficulty else ("", "")
     self.parts[-1].append(Wish(chosen(deed), chosen(tell), *rules, chosen(why) if told else ""))
 
+# %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-018
 @patch
 def say(self:Scene, *facts:str)->None:
     "What has to be said in the end"
@@ -210,14 +211,14 @@ def as_far(self:Scene)->bool:
     "Shall something be done as far as a rule allows? Asked for at higher difficulty"
     return self.difficulty >= 3 and self.r.random() < .5
 
-# %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-019
+# %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-020
 @patch
 def told_day(self:Scene, day:str)->str:
     "A date, as one who asks writes it"
     when = date.fromisoformat(day)
     return f"{when.day} {when:%B %Y}" if self.difficulty >= 2 else day
 
-# %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-021
+# %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-022
 @patch
 def refuse(self:Scene,
     rule:str, # Its name
@@ -232,7 +233,7 @@ def refuse(self:Scene,
     self.broken.append(rule)
     self.forbidden.append(Call(act, arguments))
 
-# %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-022
+# %% ../../../nbs/environments/stateful/02_scene.ipynb #cell-023
 @patch
 def goal(self:Scene)->str:
     "What the tables have come to, as `Session.hash` tells it"

@@ -330,12 +330,13 @@ def _delivered(s:Scene, rule:str|None)->tuple:
     final = [item for item in items if s.now["goods"][item]["final_sale"]]
     return order, called, found, s.r.choice(final if rule == "final" else items)
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-039
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-040
 def _look_inside(s:Scene, order:str, called:str, item:str, found)->object:
     "The deed that finds the id of an item of an order"
     asked = f"What is the id of the {_called(s, order, item)} in {called}?"
     return s.look("show_order", asked, item, found, order_id=order)
 
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-041
 @SHOP.errand(refusable=True, steps=True)
 def give_back(s:Scene, refused:bool):
     "Give goods back for money"
@@ -359,7 +360,7 @@ def give_back(s:Scene, refused:bool):
           ("when that order was delivered", "on which day that order was delivered"),
           why=("I am not happy with what you sent me.", "What you sent me is not what I expected."))
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-041
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-043
 def _other_colour(s:Scene, order:str, item:str, dear:bool)->str:
     "The same in another colour, enough of them, too dear or not"
     old, pieces = s.now["goods"][item], s.now["orders"][order]["goods"][item]
@@ -369,7 +370,7 @@ def _other_colour(s:Scene, order:str, item:str, dear:bool)->str:
         return other and x["stock"] >= pieces and above == dear
     return s.pick("goods", fits)
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-043
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-045
 @SHOP.errand(refusable=True, steps=True)
 def swap_colour(s:Scene, refused:bool):
     "Exchange goods for another colour, if it is not too dear"
@@ -392,10 +393,10 @@ def swap_colour(s:Scene, refused:bool):
     s.say(price)
     s.ask((f"exchange {thing} for {ones}", f"swap {thing} for {ones}"),
           (f"what one {name} costs", f"the price of one {name}"),
-          f"what one {name} costs and what the {old['name']} costs",
+          f"the prices of one {name} and one {old['name']}",
           why=("I do not like the colour.", "The colour does not suit my kitchen."))
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-045
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-047
 def _wanted(s:Scene, pieces:int)->tuple[str, str, object]:
     "An item of which there are enough: its id, its name, and the deed that found it"
     item = s.pick("goods", lambda i, x: x["stock"] >= pieces)
@@ -411,7 +412,7 @@ def _price(s:Scene, item:str)->str:
     s.look("search_items", f"What does one {goods['name']} cost?", price, name=goods["name"])
     return price
 
-# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-046
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-048
 @SHOP.errand(refusable=True)
 def buy_goods(s:Scene, refused:bool):
     "Order some pieces of an item, if they are not too many"
@@ -431,6 +432,7 @@ def buy_goods(s:Scene, refused:bool):
     _ask_for(s, f"{pieces} {name}s", "" if s.deep else f" (item {item})",
              "" if s.deep else f" (shopper {who})", far)
 
+# %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-050
 def _ask_for(s:Scene, things:str, item:str, shopper:str, far:bool)->None:
     "Ask for an order"
     s.ask((f"order {things}{item} for me{shopper}, paid by card,",
