@@ -13,42 +13,30 @@ from ..core import FtrlError, dumps
 from .tables import make
 from .world import World
 from ..files import find_file, open_text
-from ..sandbox.service import referred
+from ..sandbox.service import followed, operations
 
 # %% ../../nbs/environments/15_openapi.ipynb #cell-005
-_DEPTH = 20
-
-def _resolved(doc:dict, x, depth:int=0):
-    "A value with a reference into the document followed"
-    while isinstance(x, dict) and isinstance(x.get("$ref"), str):
-        depth += 1
-        if depth > _DEPTH:
-            return {}
-        x = referred(doc, x["$ref"])
-    return x
-
-# %% ../../nbs/environments/15_openapi.ipynb #cell-006
 def _values(doc:dict, holder)->Iterator:
     "The examples that a response, its content or its schema carries"
-    holder = _resolved(doc, holder)
+    holder = followed(doc, holder)
     if not isinstance(holder, dict):
         return
     if "example" in holder:
-        yield _resolved(doc, holder["example"])
-    several = _resolved(doc, holder.get("examples", {}))
+        yield followed(doc, holder["example"])
+    several = followed(doc, holder.get("examples", {}))
     for one in several.values() if isinstance(several, dict) else several or ():
-        one = _resolved(doc, one)
+        one = followed(doc, one)
         yield one["value"] if isinstance(one, dict) and "value" in one else one
     for inner in (holder.get("schema"), *(holder.get("content") or {}).values()):
         if inner:
             yield from _values(doc, inner)
 
-# %% ../../nbs/environments/15_openapi.ipynb #cell-009
+# %% ../../nbs/environments/15_openapi.ipynb #cell-008
 def _is_table(x)->bool:
     "Is it a list of objects?"
     return isinstance(x, list) and bool(x) and all(isinstance(one, dict) for one in x)
 
-# %% ../../nbs/environments/15_openapi.ipynb #cell-010
+# %% ../../nbs/environments/15_openapi.ipynb #cell-009
 def _objects(value, resource:str)->Iterator[tuple[str, dict]]:
     "The objects of an example, with the resource each belongs to"
     if isinstance(value, list):
@@ -74,21 +62,12 @@ def _flat(value:dict, before:str="")->dict:
             found[f"{before}{key}"] = x
     return found
 
-# %% ../../nbs/environments/15_openapi.ipynb #cell-012
-def _operations(doc:dict)->Iterator[tuple[str, dict]]:
-    "The reading operations: path, operation"
-    paths = doc.get("paths")
-    for path, item in paths.items() if isinstance(paths, dict) else ():
-        item = _resolved(doc, item)
-        read = item.get("get") if isinstance(item, dict) else None
-        if isinstance(read, dict):
-            yield path, {**read, "parameters": [*item.get("parameters", ()), *read.get("parameters", ())]}
-
+# %% ../../nbs/environments/15_openapi.ipynb #cell-011
 def _asked(doc:dict, operation:dict)->dict:
     "What a path's parameters are in the examples"
     found = {}
     for parameter in operation["parameters"]:
-        parameter = _resolved(doc, parameter)
+        parameter = followed(doc, parameter)
         if isinstance(parameter, dict) and parameter.get("in") == "path":
             value = next(_values(doc, parameter), None)
             if isinstance(value, (str, int, float)):
@@ -100,13 +79,13 @@ def _resource(path:str)->str:
     parts = [part for part in path.split("/") if part and not part.startswith("{")]
     return parts[-1] if parts else "things"
 
-# %% ../../nbs/environments/15_openapi.ipynb #cell-014
+# %% ../../nbs/environments/15_openapi.ipynb #cell-013
 def example_tables(
     doc:dict, # An OpenAPI document
 )->dict[str, list[dict]]: # Resource -> its objects
     "The objects of all example responses"
     tables = {}
-    for path, operation in _operations(doc):
+    for path, _, operation in operations(doc, ("get",)):
         asked, responses = _asked(doc, operation), operation.get("responses")
         for status, response in responses.items() if isinstance(responses, dict) else ():
             if not str(status).startswith("2") and status != "default":
@@ -122,7 +101,7 @@ def _add(rows:dict, row:dict)->None:
     key = next((f"{k}={row[k]}" for k in ("id", "code", "key", "name") if k in row), dumps(row))
     rows[key] = rows.get(key, {}) | row
 
-# %% ../../nbs/environments/15_openapi.ipynb #cell-015
+# %% ../../nbs/environments/15_openapi.ipynb #cell-014
 def _document(path)->dict:
     "An OpenAPI document"
     import yaml
@@ -137,7 +116,7 @@ def _document(path)->dict:
         return doc
     raise FtrlError(f"{place}: no OpenAPI document; expected one with `openapi` or `swagger`, and `paths`")
 
-# %% ../../nbs/environments/15_openapi.ipynb #cell-017
+# %% ../../nbs/environments/15_openapi.ipynb #cell-016
 def openapi_world(
     path, # An OpenAPI document, JSON or YAML
 )->World:
