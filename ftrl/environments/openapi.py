@@ -13,7 +13,7 @@ from ..core import FtrlError, dumps
 from .tables import make
 from .world import World
 from ..files import find_file, open_text
-from ..sandbox.service import followed, operations
+from ..sandbox.service import api_operations, followed
 
 # %% ../../nbs/environments/15_openapi.ipynb #cell-005
 def _values(doc:dict, holder)->Iterator:
@@ -85,7 +85,7 @@ def example_tables(
 )->dict[str, list[dict]]: # Resource -> its objects
     "The objects of all example responses"
     tables = {}
-    for path, _, operation in operations(doc, ("get",)):
+    for path, _, operation in api_operations(doc, ("get",)):
         asked, responses = _asked(doc, operation), operation.get("responses")
         for status, response in responses.items() if isinstance(responses, dict) else ():
             if not str(status).startswith("2") and status != "default":
