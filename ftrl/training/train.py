@@ -62,6 +62,7 @@ def _bunches(rows:Sequence[Row], together:bool)->list[list[int]]:
         found.setdefault(row.id, []).append(i)
     return list(found.values())
 
+# %% ../../nbs/training/11_train.ipynb #cell-009
 def order(
     rows:Sequence[Row], # Rows to visit
     n:int, # Visits in all
@@ -82,7 +83,15 @@ def order(
             visits += bunch
     return visits[:n]
 
-# %% ../../nbs/training/11_train.ipynb #cell-011
+# %% ../../nbs/training/11_train.ipynb #cell-012
+def _log_silence(found:list, rows:list[Row], log_metric:Callable)->None:
+    "How often nothing is called: where something is left to solve, and where nothing is"
+    for name, done in (("silent", False), ("stopped", True)):
+        called = [reply.calls for reply, row in zip(found, rows) if (row.solve_rate >= 1) == done]
+        if called:
+            log_metric(name, called.count(0) / len(called))
+
+# %% ../../nbs/training/11_train.ipynb #cell-014
 def _scores_twice(texts:list[str], rows:list[Row], **how)->list | None:
     "Scores, tried once more if the sandbox's processes died; None if that fails, too"
     for _ in range(2):
@@ -101,14 +110,7 @@ def _log_scores(found:list, rows:list[Row], log_metric:Callable)->None:
         log_metric(kind, sum(reply.kind == kind for reply in found) / len(found))
     _log_silence(found, rows, log_metric)
 
-def _log_silence(found:list, rows:list[Row], log_metric:Callable)->None:
-    "How often nothing is called: where something is left to solve, and where nothing is"
-    for name, done in (("silent", False), ("stopped", True)):
-        called = [reply.calls for reply, row in zip(found, rows) if (row.solve_rate >= 1) == done]
-        if called:
-            log_metric(name, called.count(0) / len(called))
-
-# %% ../../nbs/training/11_train.ipynb #cell-012
+# %% ../../nbs/training/11_train.ipynb #cell-015
 def _reward_function(rows:Sequence[Row], tokenizer, stop:set[int], config:TrainConfig)->Callable:
     "TRL's reward function for these rows"
     how = {"reward": config.reward, "thoughts": config.own("thoughts"), "form": form_of(tokenizer)}
@@ -127,7 +129,7 @@ def _reward_function(rows:Sequence[Row], tokenizer, stop:set[int], config:TrainC
 def _unlogged(name:str, value)->None:
     "Nobody keeps a record"
 
-# %% ../../nbs/training/11_train.ipynb #cell-015
+# %% ../../nbs/training/11_train.ipynb #cell-018
 def micro_batch(
     config:TrainConfig, # Settings
     prompt:int, # Tokens that a typical prompt adds
@@ -156,7 +158,7 @@ def packed_limit(
         gpu = torch.cuda.is_available()
     return 65536 if gpu else 8192
 
-# %% ../../nbs/training/11_train.ipynb #cell-018
+# %% ../../nbs/training/11_train.ipynb #cell-021
 def kept_bytes(
     config, # A transformers model configuration
 )->int: # Of a layer, under autocast
@@ -185,7 +187,7 @@ def _memory_here(gpu:bool)->int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
 
-# %% ../../nbs/training/11_train.ipynb #cell-020
+# %% ../../nbs/training/11_train.ipynb #cell-023
 def added_tokens(prompts:list[list[int]], visits:list[int], each:int, most:int=16)->int:
     "What a prompt adds to a step, whose prompts may begin alike: the median of some steps"
     import torch
@@ -196,7 +198,7 @@ def added_tokens(prompts:list[list[int]], visits:list[int], each:int, most:int=1
         found.append(tree(step).tokens // len(step))
     return sorted(found)[len(found) // 2]
 
-# %% ../../nbs/training/11_train.ipynb #cell-023
+# %% ../../nbs/training/11_train.ipynb #cell-026
 _ALWAYS = {"gradient_checkpointing": False, "lr_scheduler_type": "constant_with_warmup", "beta": 0.0,
            "logging_steps": 1, "save_total_limit": 1, "logging_nan_inf_filter": False,
            "disable_tqdm": True, "remove_unused_columns": False, "shuffle_dataset": False}
@@ -223,14 +225,14 @@ def _arguments(config:TrainConfig, out:Path, prompt:int, tokens:int | None=None)
         raise FtrlError(f"options {config.options}: {e}; expected what TRL's GRPOConfig takes") from e
     return _aligned(args)
 
-# %% ../../nbs/training/11_train.ipynb #cell-025
+# %% ../../nbs/training/11_train.ipynb #cell-028
 def _vllm_weights(cap:float)->dict:
     "TRL's options for truncated importance sampling"
     if not cap:
         return {"vllm_importance_sampling_correction": False}
     return {"vllm_importance_sampling_mode": "token_truncate", "vllm_importance_sampling_clip_max": cap}
 
-# %% ../../nbs/training/11_train.ipynb #cell-028
+# %% ../../nbs/training/11_train.ipynb #cell-031
 def _aligned(args):
     "Let a resumed run sample when an unbroken one does"
     steps = max(1, args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps)
@@ -239,7 +241,7 @@ def _aligned(args):
         args.save_steps = samplings * steps
     return args
 
-# %% ../../nbs/training/11_train.ipynb #cell-031
+# %% ../../nbs/training/11_train.ipynb #cell-034
 def _stop_ids(network, tokenizer)->set[int]:
     "Ids that end a turn"
     holder = network.config if network.generation_config is None else network.generation_config
@@ -258,7 +260,7 @@ def _step_data(rows:list[Row], visits:list[int], network, tokenizer, config:Trai
     data = {"prompt": [texts[i] for i in visits], "row": visits}
     return {"train_dataset": Dataset.from_dict(data), "reward_funcs": function}
 
-# %% ../../nbs/training/11_train.ipynb #cell-032
+# %% ../../nbs/training/11_train.ipynb #cell-035
 def _episode_data(rows:list[Row], visits:list[int], network, tokenizer, config:TrainConfig)->dict:
     "Data, environments and reward of whole episodes"
     from datasets import Dataset
@@ -269,7 +271,7 @@ def _episode_data(rows:list[Row], visits:list[int], network, tokenizer, config:T
     data = Dataset.from_dict({"prompt": messages, "environment": names, "row": visits})
     return {"train_dataset": data, "environment_factory": factories(rows), "reward_funcs": episode_reward}
 
-# %% ../../nbs/training/11_train.ipynb #cell-034
+# %% ../../nbs/training/11_train.ipynb #cell-037
 def _visits(rows:Sequence[Row], config:TrainConfig, seed:int)->list[int]:
     "The rows of all steps of a run"
     return order(rows, config.steps * config.prompts, seed, config.own("curriculum"), config.own("together"))
@@ -293,7 +295,7 @@ def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, mode:
     trainer.sampled_in = chosen.sampled_in
     return quieted(trainer)
 
-# %% ../../nbs/training/11_train.ipynb #cell-036
+# %% ../../nbs/training/11_train.ipynb #cell-039
 def train(
     rows:Iterable[Row | Env]|str|Path, # Step rows (`collect`), or environments; also the name of a file
     model:str|Path, # What to start from: smollm2, a directory, or a hub id
@@ -319,7 +321,7 @@ def train(
         title = f"{ALGORITHMS[config.algorithm].label} on {len(rows)} rows"
         return finish_training(trainer, mine, title, str(model))
 
-# %% ../../nbs/training/11_train.ipynb #cell-037
+# %% ../../nbs/training/11_train.ipynb #cell-040
 def _frozen(out:Path, config:TrainConfig, peft)->bool:
     "May weights under an adapter be held in bf16? Sharded ones are of one format"
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
