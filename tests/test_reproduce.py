@@ -12,8 +12,8 @@ from conftest import ROOT
 from forks import kernelspec
 
 FINAL = ("envs/*.jsonl", "rows/*", "models/*/model.safetensors", "eval/*", "rounds/*", "ablation/*",
-         "transfer/*/*", "reference/*/*", "seed1/eval/*", "seed1/rows/*", "seed1/models/*/model.safetensors",
-         "table.md", "delta/*", "figures/*")
+         "transfer/*/*", "tries/*", "reference/*/*", "seed1/eval/*",
+         "seed1/rows/*", "seed1/models/*/model.safetensors", "table.md", "delta/*", "figures/*")
 FTRL = [sys.executable, "-c", "from ftrl.cli import main; main()"]
 
 

@@ -6,6 +6,7 @@
 __all__ = ['evaluate_command', 'table_command', 'delta_command', 'probe_command', 'intervene_command', 'figures_command']
 
 # %% ../../nbs/commands/03_evaluation.ipynb #cell-002
+from collections.abc import Iterator
 from typing import Annotated, Optional
 from .app import (
     Arg, BenchmarkName, EngineName, Force, ModelName, Opt, Out, Rows, Seed, Thinking, TurnTokens,
@@ -29,7 +30,7 @@ def evaluate_command(
     scenario: Annotated[Optional[str], Opt(help="Only one scenario, domain or noise level")] = None,
     user: _User = None,
     compat: Annotated[Optional[str], Opt(help="ftrl: the paper's script with its known slips")] = None,
-    trials: Annotated[int, Opt(help="How often each item is played")] = 1,
+    trials: Annotated[int, Opt(help="How often each item is played (Pass@k: ftrl table --tries)")] = 1,
     turns: Annotated[Optional[int], Opt(help="Turns of one episode; default: the benchmark's")] = None,
     max_new_tokens: TurnTokens = 1024,
     temperature: Annotated[float, Opt(help="0 is greedy")] = 0.0,
@@ -46,23 +47,41 @@ def evaluate_command(
     closing(f"ftrl table {out}", wrote=out)
 
 # %% ../../nbs/commands/03_evaluation.ipynb #cell-007
+_Tries = Annotated[Optional[str], Opt(help="Pass@k within so many turns; names the environments played")]
+
+def _tries_told(paths:list[str], envs:str)->Iterator[str]:
+    "Pass@k of result files, by turns"
+    from ftrl.evaluation.attempts import pass_table, read_tries
+    from ftrl.files import load_rows
+    rows = load_rows(input_file(envs))
+    for path in paths:
+        tries = read_tries(input_file(path), rows)
+        wide = pass_table(tries).pivot(index="k", columns="turns", values="mean")
+        yield f"{path}: Pass@k in percent within so many turns, {len(tries.found)} environments"
+        yield (100 * wide).round(1).to_string()
+
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-008
 @verb("table", "Evaluation", "ftrl table results.jsonl --format csv")
 def table_command(
     paths: Annotated[list[str], Arg(help="Result files")],
     format: Annotated[str, Opt(help="md, csv or json")] = "md",
     paper: Annotated[bool, Opt(help="Also the paper's rows")] = False,
     tags: Annotated[bool, Opt("--tags", help="Split by what makes calls hard")] = False,
+    tries: _Tries = None,
 ):
     "The results table, averaged as the paper does."
     if tags:
         from ftrl.evaluation.tags import by_tag
         print(by_tag([input_file(path) for path in paths]).round(3).to_string(index=False))
         return
+    if tries:
+        print(*_tries_told(paths, tries), sep="\n")
+        return
     from ftrl.evaluation.table import table
     print(table([input_file(path) for path in paths], format, paper))
     closing("ftrl figures --runs RUN draws a whole run")
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-010
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-011
 def _by_block(frame)->str:
     "How far each kind of block moved, as a line"
     from ftrl.weights.delta import group
@@ -70,7 +89,7 @@ def _by_block(frame)->str:
     moved = [f"{block} {relative * 1000:.2f}" for block, relative in zip(parts.block, parts.relative)]
     return f"relative update, per mille: {', '.join(moved)}"
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-011
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-012
 @verb("delta", "Evaluation", "ftrl delta smollm2 policy --out delta.parquet")
 def delta_command(
     base: Annotated[str, Arg(help="The checkpoint before: a folder, .gguf file, hub id or embedded model")],
@@ -96,7 +115,7 @@ def delta_command(
     print(f"{out}: {told['weights']} weights; {told['moved']}")
     closing("plot(pandas.read_parquet(FILE)) from `from ftrl import plot` shows it", wrote=out)
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-013
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-014
 @verb("probe", "Evaluation", "ftrl probe rows.parquet --model smollm2 --model policy --out probes.parquet")
 def probe_command(
     path: Rows,
@@ -119,7 +138,7 @@ def probe_command(
     print(produced(out, write, force, rows=rows_digest(rows), models=list(model))["told"])
     closing("pandas.read_parquet(FILE) in Python shows every layer", wrote=out)
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-014
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-015
 @verb("intervene", "Evaluation", "ftrl intervene smollm2 policy --data test.jsonl --out intervene")
 def intervene_command(
     base: Annotated[str, Arg(help="The checkpoint before")],
@@ -138,7 +157,7 @@ def intervene_command(
     print(told.to_string(index=False))
     closing(f"ftrl table {out}/*.jsonl", wrote=out)
 
-# %% ../../nbs/commands/03_evaluation.ipynb #cell-016
+# %% ../../nbs/commands/03_evaluation.ipynb #cell-017
 @verb("figures", "Evaluation", "ftrl figures --runs runs/tiny --out figures")
 def figures_command(
     runs: Annotated[str, Opt(help="A run directory")],

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SOLVES', 'NOTHING_NEW', 'DISTRACTOR', 'ERROR', 'NO_TOOL', 'CALL_FATES', 'ANSWERED', 'OTHER_ANSWER', 'GIVES_UP',
            'NO_ROOM', 'UNREADABLE', 'NEVER_CALLS', 'MODEL_FAILED', 'EPISODE_FATES', 'FAULTS', 'Played', 'call_fate',
-           'fates', 'call_fault', 'faults']
+           'fates', 'call_fault', 'faults', 'steps_of', 'line_faults']
 
 # %% ../../nbs/evaluation/00_faults.ipynb #cell-002
 from collections import Counter
@@ -102,11 +102,14 @@ def fates(
 # %% ../../nbs/evaluation/00_faults.ipynb #cell-021
 FAULTS = {"no call": "has tools and never called one",
           "broken call": "wrote a call that cannot be read",
-          "wrong tool": "called a tool that is not there, or is not needed",
+          "unknown tool": "called a tool that is not there",
+          "wrong tool": "called a tool that is not needed",
           "wrong argument name": "left out a required argument, or invented one",
           "wrong value": "called a needed tool rightly and got nothing it needed",
           "repeated call": "made the very same call again",
+          "call too many": "called when everything had been found",
           "stopped early": "answered while something was still open",
+          "answer missing": "found everything and did not say the answer",
           "never stopped": "ran into the limit of turns or tokens"}
 
 def _as_made(call:Call)->str:
@@ -126,13 +129,18 @@ def call_fault(
     schema:dict | None, # The tool's JSON Schema; None if there is no such tool
     needed:bool | None, # Does this tool hold a sub-answer? None if unknown
     before:set[str], # Calls made before
+    left:bool=True, # Was anything still to be found?
 )->str | None:
     "What is wrong with a call"
     if played.call.error:
         return "broken call"
+    if not left:
+        return "call too many"
     if _as_made(played.call) in before:
         return "repeated call"
-    if schema is None or needed is False:
+    if schema is None:
+        return "unknown tool"
+    if needed is False:
         return "wrong tool"
     if not _fits(played.call.arguments, schema):
         return "wrong argument name"
@@ -143,19 +151,30 @@ def _calls_faults(steps:list[Step], tools:list[dict] | None, unsolved:dict | Non
     "How often each class of fault occurs among the calls"
     schemas = {t.get("function", {}).get("name"): t["function"].get("parameters", {}) for t in tools or ()}
     count, before = Counter(), set()
-    for played in (p for s in steps for p in _of_step(s, unsolved or {})):
-        name = played.call.name
-        needed = None if unsolved is None else name in unsolved
-        count[call_fault(played, schemas.get(name), needed, before)] += 1
-        before.add(_as_made(played.call))
+    left = sum(map(len, (unsolved or {}).values()))
+    for step in steps:
+        open_yet = not unsolved or left > 0
+        for played in _of_step(step, unsolved or {}):
+            name = played.call.name
+            needed = None if unsolved is None else name in unsolved
+            count[call_fault(played, schemas.get(name), needed, before, open_yet)] += 1
+            before.add(_as_made(played.call))
+        left -= len(step.solved)
     return count
 
-# %% ../../nbs/evaluation/00_faults.ipynb #cell-026
+# %% ../../nbs/evaluation/00_faults.ipynb #cell-027
+def _unsaid(steps:list[Step], answer:str | None, left:int)->bool:
+    "Was everything found and the answer not given?"
+    if answer is None or left > 0 or not steps:
+        return False
+    return not verify(chat.spoken(steps[-1].text), answer)
+
 def faults(
     steps:list[Step], # Its turns
     tools:list[dict] | None, # Tool schemas
     stop:str | None, # Why it ended
     unsolved:dict | None=None, # Tool -> sub-answers at the start, where known
+    answer:str | None=None, # What is to be said in the end, where known
 )->dict[str, int]: # Only what occurred
     "Count what went wrong in an episode"
     count = _calls_faults(steps, tools, unsolved)
@@ -165,5 +184,30 @@ def faults(
     count["broken call"] += unread
     count["no call"] += bool(tools and steps) and not called and not unread
     count["stopped early"] += called and stop == "answer" and left > 0 and not unread
+    count["answer missing"] += bool(unsolved) and _unsaid(steps, answer, left)
     count["never stopped"] += stop in ("turns", "length")
     return {name: count[name] for name in FAULTS if count[name]}
+
+# %% ../../nbs/evaluation/00_faults.ipynb #cell-030
+def steps_of(
+    row:Row, # The environment as a row
+    line:dict, # A line of a result file
+)->list[Step]: # Turns with their calls, replies, and the sub-answers that these solved
+    "The turns of an episode, from its conversation"
+    steps, calls, unsolved = [], {}, row.unsolved
+    for m in line["messages"][len(row.messages):]:
+        if m["role"] == "assistant":
+            turn = chat.from_message(m)
+            steps.append(Step(turn.content, list(turn.calls)))
+            calls |= {call.id: call for call in turn.calls}
+        if m["role"] != "tool" or not steps:
+            continue
+        call = calls.get(m.get("tool_call_id"), Call("", {}))
+        found = None if call.error else solve(unsolved, call.name, m["content"])
+        steps[-1].results.append(m["content"])
+        steps[-1].solved += [] if found is None else [found]
+    return steps
+
+def line_faults(row:Row, line:dict)->dict[str, int]:
+    "Count what went wrong in the episode of a result line"
+    return faults(steps_of(row, line), row.toolset, line.get("stop"), row.unsolved, row.answer)

@@ -106,7 +106,8 @@ def faults(self:Bench, episode:Episode)->dict[str, int]:
     "What went wrong"
     row = getattr(episode, "row", None)
     unsolved = row.unsolved if row else None
-    return faults_of(episode.steps, episode.tools, episode.stop, unsolved or None)
+    answer = row.answer if row else None
+    return faults_of(episode.steps, episode.tools, episode.stop, unsolved or None, answer)
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell-014
 @patch

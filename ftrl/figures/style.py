@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INK', 'PAPER', 'FAINT', 'PALETTE', 'SCENARIO', 'LABEL', 'MAKE', 'FIGURES', 'look', 'label', 'checkpoints', 'sheet',
            'caption', 'interval', 'Missing', 'need', 'policy', 'results', 'models', 'color', 'config', 'main_algorithm',
-           'seeds', 'figure', 'save_figure']
+           'main_start', 'seeds', 'figure', 'save_figure']
 
 # %% ../../nbs/figures/00_style.ipynb #cell-002
 import json
@@ -208,6 +208,11 @@ def main_algorithm(run)->str:
     "The algorithm that a run's side experiments are about: its first"
     parameters = config(run).get("parameters", {})
     return parameters.get("algorithms", ["grpo"])[0]
+
+def main_start(run)->str:
+    "The policy that reinforcement learning began from: the cold start, where there was one"
+    parameters = config(run).get("parameters", {})
+    return "cold" if parameters.get("cold_steps", 1) else "base"
 
 def seeds(run)->str:
     "The seed of a run, in words"

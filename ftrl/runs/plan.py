@@ -108,7 +108,9 @@ def evaluate_seconds(run:Sized)->float:
     load = run.seconds(Labour(bytes=4 * run.shape.parameters)) + 2
     main = (run.played(v["n_test"]) + load) * policies
     side = (run.played(v["n_side"]) + load) * (v["rounds"] + len(v["rewards"]) - 1) if v["n_side"] else 0.0
-    other = run.played(v["n_world"]) + run.played(v["n_paper"])
+    held = sum(asked["n"] for asked in v["held"].values())
+    other = run.played(v["n_world"]) + run.played(v["n_paper"]) + run.played(held)
+    other += run.played(v["n_tried"] * v["tries"])
     asked = sum(v["benchmarks"].values())
     words = run.shape.reading(600) * asked + run.shape.writing(min(asked, 64), 100, 600) * (asked / 64)
     read = run.shape.reading(300) * sum(v["references"].values())
