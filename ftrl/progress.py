@@ -125,8 +125,9 @@ _LIVE:list = []  # bars that are not closed, in the order they were made
 
 class _Bar(tqdm):
     "A bar that the clock knows of"
-    def __init__(self, **how):
+    def __init__(self, even:bool=True, **how):
         super().__init__(leave=False, **how)
+        self.even = even
         self.moved = getattr(self, "start_t", 0.0)
         if not self.disable:
             _LIVE.append(self)
@@ -138,6 +139,8 @@ class _Bar(tqdm):
 
     def left(self)->float | None:
         "Seconds left, where they can be known"
+        if not self.even:
+            return None
         now = time.time()
         return seconds_left(self.total, self.n, self.initial, now - self.start_t, now - self.moved)
 
@@ -223,12 +226,16 @@ def progress_bar(
     initial:float=0, # What an earlier run has done
     show:bool=True, # Show it at all?
     scale:bool=False, # Are these bytes, or other large numbers?
+    even:bool=True, # Does one take about as long as another? Else nothing is said of the time left
 )->tqdm: # With `update(n)`, `set_postfix` and `close`; best used by `with`
     "Shows how far something is and when it will be done"
     for one in _WORK:
         one.hush()
     how = {} if show else {"disable": True}  # else TQDM_DISABLE decides
-    return _kind()(desc=title, total=total, unit=f" {unit}" if scale else unit or "it", initial=initial,
+    kind = _kind()
+    if issubclass(kind, _Bar):
+        how["even"] = even
+    return kind(desc=title, total=total, unit=f" {unit}" if scale else unit or "it", initial=initial,
                    unit_scale=scale, **how)
 
 # %% ../nbs/06_progress.ipynb #cell-034

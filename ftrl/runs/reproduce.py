@@ -339,7 +339,7 @@ def reproduce(
         groups = _plan(run, values)
         tasks = [task for seeds in groups for todo in seeds for task in todo]
         done = sum(task.done for task in tasks)
-        with progress_bar("reproduce", len(tasks), "notebook", done, progress) as bar:
+        with progress_bar("reproduce", len(tasks), "notebook", done, progress, even=False) as bar:
             for seeds in groups:
                 _work_through(seeds, jobs, progress, bar)
     run.once("results.html", lambda p: write_report(run.out, p))
