@@ -146,8 +146,9 @@ def runs(
 def training_steps(
     policies, # Names of those that were evaluated
 )->list[tuple[str, str]]: # (after, before)
-    "What each step of training starts from: the cold start from base, algorithms from the cold start"
-    steps = [("cold", "base"), *((algorithm, "cold") for algorithm in ALGORITHMS)]
+    "What each step of training starts from: the cold start, if there is one, from base; algorithms from it"
+    start = "cold" if "cold" in set(policies) else "base"
+    steps = [("cold", "base"), *((algorithm, start) for algorithm in ALGORITHMS)]
     return [step for step in steps if set(step) <= set(policies)]
 
 # %% ../../nbs/figures/06_gain.ipynb #cell-022
