@@ -10,7 +10,7 @@ __all__ = ['TEXT_SCHEMA', 'PARAMETER_DEFS', 'PARAMETERS_SCHEMA', 'DOC_SCHEMA', '
 import keyword, re
 from dataclasses import asdict, dataclass, replace
 from ...chat import chat_mark
-from ...core import Call, Env, SubQuestion, ToolDoc, dumps, verify
+from ...core import Call, Env, SubQuestion, ToolDoc, bare as plain, dumps, verify
 from .talk import schema_faults
 from ..document import function
 from ..gate import judge
@@ -151,15 +151,19 @@ def _argument_faults(arguments:dict, parameters:dict)->str:
     return f"the arguments hold {mark}" if mark else schema_faults(arguments, parameters)
 
 def call_faults(
-    id:str, # Of the sub-question
+    hop:Hop, # The sub-question
     call:Call, # Its gold call
     docs:dict[str, ToolDoc], # By name
 )->str:
     "What is wrong with one gold call; empty if nothing is"
     if call.name not in docs:
-        return f"the call of {id} names the tool {call.name!r}, which is not there"
+        return f"the call of {hop.id} names the tool {call.name!r}, which is not there"
+    told = [name for name, value in call.arguments.items() if plain(str(value)) == plain(hop.answer)]
+    if told:
+        return (f"the call of {hop.id}: {told[0]} is the answer, {hop.answer!r}; expected what the question "
+                "tells, from which the tool finds it")
     wrong = _argument_faults(call.arguments, docs[call.name].parameters)
-    return f"the call of {id}: {wrong}" if wrong else ""
+    return f"the call of {hop.id}: {wrong}" if wrong else ""
 
 # %% ../../../nbs/environments/authors/02_draft.ipynb #cell-022
 def _docs_faults(tools:Toolset, plan:Plan)->str:
@@ -179,8 +183,8 @@ def _calls_faults(tools:Toolset, plan:Plan)->str:
     wanted, docs = [hop.id for hop in plan.hops], {doc.name: doc for doc in tools.docs}
     if set(tools.calls) != set(wanted):
         return f"there are calls for {sorted(tools.calls)}, expected {wanted}"
-    for id, call in tools.calls.items():
-        wrong = call_faults(id, call, docs)
+    for hop in plan.hops:
+        wrong = call_faults(hop, tools.calls[hop.id], docs)
         if wrong:
             return wrong
     called, distractors = {call.name for call in tools.calls.values()}, set(tools.distractors)

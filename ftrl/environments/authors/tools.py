@@ -50,7 +50,7 @@ def _checked_document(hop:Hop, plan:Plan, reply:dict)->Checked:
     call = {"id": hop.id, "tool": reply["name"], "arguments": reply["arguments"]}
     told = Toolset.of([tool], [call])
     doc, = told.docs
-    wrong = doc_faults(doc) or call_faults(hop.id, told.calls[hop.id], {doc.name: doc})
+    wrong = doc_faults(doc) or call_faults(hop, told.calls[hop.id], {doc.name: doc})
     text = dumps(tool)
     shown = [other.answer for other in plan.hops if verify(text, other.answer)]
     if not wrong and shown:
