@@ -22,7 +22,8 @@ def main()->None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a log has lines of our own
     try:
-        app(prog_name="ftrl")
+        status = app(prog_name="ftrl", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
     except FtrlError as e:
         sys.exit(_say(e))
     except OSError as e:
@@ -31,15 +32,38 @@ def main()->None:
         sys.exit(_say(f"{e.filename or 'a file'}: {e.strerror}"))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as e:
+        if not hasattr(e, "format_message"):
+            raise
+        sys.exit(_say(_misread(e)))
 
 def _say(what)->int:
     "One line on the error stream; the exit status of bad input"
     print(f"ftrl: {' '.join(str(what).split())}", file=sys.stderr)
     return 2
 
-if __name__ == "__main__" and "__file__" in globals():
-    main()  # python -m ftrl.cli
+# %% ../nbs/90_cli.ipynb #cell-008
+def _came(
+    names:list[str], # An option as it may be written, such as -n
+)->str: # Empty where it is an argument
+    "What stands behind an option on the command line"
+    for word, following in zip(sys.argv, [*sys.argv[1:], ""]):
+        name, equals, value = word.partition("=")
+        if name in names and name.startswith("-"):
+            return value if equals else following
+    return ""
 
-# %% ../nbs/90_cli.ipynb #cell-007
+def _misread(
+    error:Exception, # Typer's
+)->str:
+    "What cannot be read, and where to look"
+    said = error.format_message().rstrip(".")
+    came = _came(getattr(getattr(error, "param", None), "opts", None) or [])
+    if came:
+        said = f"{error.param.opts[-1]} {came}: {error.message.split(',')[0].lower()}"
+    context = getattr(error, "ctx", None)
+    return f"{said}; {context.command_path if context else 'ftrl'} --help tells more"
+
+# %% ../nbs/90_cli.ipynb #cell-009
 if __name__ == "__main__" and "__file__" in globals():
     main()

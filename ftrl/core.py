@@ -77,7 +77,7 @@ class Range:
 RANGES = {
     **dict.fromkeys(("n", "limit", "sample", "trials", "workers", "jobs", "width", "budget"), Range()),
     **dict.fromkeys(("turns", "max_turns", "max_new_tokens", "length", "steps", "prompts"), Range()),
-    **dict.fromkeys(("envs", "variants", "each", "lora", "batch", "patience"), Range()),
+    **dict.fromkeys(("envs", "variants", "each", "lora", "batch", "patience", "train", "held_out"), Range()),
     **dict.fromkeys(("rounds", "begin", "dev", "rank", "repairs", "i", "cold_envs", "processes"), Range(0)),
     "group": Range(2),  # advantages compare completions
     "temperature": Range(0, whole=False),

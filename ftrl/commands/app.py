@@ -36,7 +36,7 @@ DOORS = {
     "see the method": "ftrl reproduce --profile tiny --out runs/tiny",
     "train on my own data": "ftrl tune shop.db --model smollm2 --minutes 20 --out tuned",
     "train my model on a GPU": "ftrl train rows.parquet --model DIR --profile paper --plan --out policy",
-    "evaluate a model": "ftrl evaluate toolhop --model qwen2.5-coder-0.5b --sample 20 --out toolhop.jsonl",
+    "evaluate a model": "ftrl evaluate ftrl --data held.jsonl --model qwen2.5-coder-0.5b --out scores.jsonl",
     "check my environments": "ftrl check envs.jsonl",
     "explain a checkpoint": "ftrl delta base policy --out delta.parquet"}
 _PARTS = ("Begin", "Environments", "Training", "Evaluation", "Around")

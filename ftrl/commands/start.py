@@ -132,7 +132,7 @@ def _data_lines()->list[str]:
     missing = [name for name in BENCHMARKS if name not in here]
     lines = [f"data     {', '.join(here) or 'none'}"]
     if missing:
-        lines.append(f"         not found: {', '.join(missing)}; set FTRL_DATA, or give --data")
+        lines.append(f"         not found: {', '.join(missing)}; ftrl evaluate NAME says where it can be had")
     return lines
 
 # %% ../../nbs/commands/08_start.ipynb #cell-015

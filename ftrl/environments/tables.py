@@ -18,7 +18,8 @@ from .tabular.reader import Reader
 from .tabular.servers import parsed_address
 from .tabular.sources import connect, file_of
 from .tabular.wording import identifier, words
-from .world import Kind, Relation, World, amount, load_world, sourced
+from .world import (
+    STATE_WORLDS, WORLDS, Kind, Relation, World, amount, load_world, sourced)
 
 # %% ../../nbs/environments/01_tables.ipynb #cell-007
 def _range_of(r:dict)->str:
@@ -187,8 +188,9 @@ def _from_data(spec:str)->World:
 def is_tables(
     spec:str, # A name, a file, or an address
 )->bool:
-    "Is it a file or an address rather than the name of a built-in world?"
-    return re.search(r"[./:\\]", spec) is not None
+    "Is it a file, a folder or an address rather than the name of a built-in world?"
+    named = re.search(r"[./:\\]", spec) is None
+    return not named or (spec not in WORLDS and spec not in STATE_WORLDS and Path(spec).is_dir())
 
 def open_world(
     spec:str, # A world's name, a table's file, a database address, or openapi:FILE

@@ -128,7 +128,7 @@ def _grounds()->list[Ground]:
             found.append(Ground(label(name), f"eval/{name}/*.jsonl", name, bench.metrics[-1]))
     return found
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-018
+# %% ../../nbs/figures/07_evidence.ipynb #cell-019
 def _own_environments(run, claim:str, name:str, start:str)->Claimed:
     "The gain on held-out environments, over all seeds"
     table = gains(run)
@@ -141,7 +141,7 @@ def _own_environments(run, claim:str, name:str, start:str)->Claimed:
     spread = (own["mean"], own.low, own.high)
     return measured(claim, rises(own.low, own.high), spread, int(own.n), why)
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-019
+# %% ../../nbs/figures/07_evidence.ipynb #cell-020
 def tool_use(run, name:str, start:str)->list[Claimed]:
     "Does tool use rise on all four benchmarks?"
     found = [_own_environments(run, "Tool use rises: held-out environments", name, start)]
@@ -157,7 +157,7 @@ def tool_use(run, name:str, start:str)->list[Claimed]:
             found.append(gain_claim(claim, pairs))
     return found
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-021
+# %% ../../nbs/figures/07_evidence.ipynb #cell-022
 SINCE = {"cold": "since the cold start", "base": "since the base model"}
 
 def by_suite(frame:"pd.DataFrame", metric:str, before:str, after:str)->dict[str, Pairs]:
@@ -174,7 +174,7 @@ def _able(suite:str, pairs:Pairs)->bool:
     "Was the first policy clearly above chance: far enough to lose the margin?"
     return pairs.surely >= SUITES[suite].chance + MARGIN
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-022
+# %% ../../nbs/figures/07_evidence.ipynb #cell-023
 def _told(able:dict[str, Pairs], verdict:str)->list[str]:
     "What is behind a verdict on general abilities"
     before = 100 * sum(pairs.before for pairs in able.values()) / len(able)
@@ -191,14 +191,14 @@ def _told(able:dict[str, Pairs], verdict:str)->list[str]:
         said.append(f"a loss of {100 * MARGIN:.0f} points is not excluded")
     return said
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-024
+# %% ../../nbs/figures/07_evidence.ipynb #cell-026
 def stays(low:float, high:float)->str:
     "The verdict on an absence of loss, from the interval of the change"
     if low > -MARGIN:
         return YES
     return NO if high < 0 else UNKNOWN
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-026
+# %% ../../nbs/figures/07_evidence.ipynb #cell-028
 def _general(run, name:str, start:str)->dict:
     "General suites before and after; of MMLU by letters, where that was measured"
     found = by_suite(results(run), "accuracy", start, name)
@@ -226,7 +226,7 @@ def general_stays(run, name:str, start:str)->list[Claimed]:
     n = sum(pairs.n for pairs in able.values())
     return [measured(claim, verdict, (mean, low, high), n, "; ".join([*_told(able, verdict), *why]))]
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-029
+# %% ../../nbs/figures/07_evidence.ipynb #cell-031
 def probable_stays(run, name:str, start:str)->list[Claimed]:
     "Do the general suites' reference answers stay as probable?"
     claim = f"Reference answers stay probable, {SINCE[start]}"
@@ -246,7 +246,7 @@ def _fewer(pairs:Pairs)->list[float]:
     "How many bits fewer each answer took, as a share of what they took before"
     return [-bits / pairs.before for change in pairs.changes for bits in change]
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-032
+# %% ../../nbs/figures/07_evidence.ipynb #cell-034
 def balance(run)->list[Claimed]:
     "Does the balanced reward beat its ablations?"
     try:
@@ -264,7 +264,7 @@ def balance(run)->list[Claimed]:
         found.append(measured(claim, rises(low, high), (mean, low, high), pairs.n, why))
     return found
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-034
+# %% ../../nbs/figures/07_evidence.ipynb #cell-036
 def where_updates(run, name:str)->list[Claimed]:
     "Is the update in the MLPs of the lower layers?"
     import pandas as pd
@@ -282,7 +282,7 @@ def where_updates(run, name:str)->list[Claimed]:
     verdict = YES if (top.third, top.block) == ("lower", "mlp") else NO
     return [Claimed(claim, verdict, 100 * lower.share, why=why)]
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-036
+# %% ../../nbs/figures/07_evidence.ipynb #cell-039
 _VARIANTS = ("revert-all", "only-all", "only-lower-mlp", "revert-lower-mlp")
 
 def _played_variants(run)->"list[np.ndarray] | None":
@@ -297,7 +297,7 @@ def _played_variants(run)->"list[np.ndarray] | None":
     ids = sorted(found["revert-all"])
     return [np.array([found[variant][id] for id in ids]) for variant in _VARIANTS]
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-037
+# %% ../../nbs/figures/07_evidence.ipynb #cell-040
 def _share_interval(part:"np.ndarray", whole:"np.ndarray")->tuple[float, float]:
     "The 95 % bootstrap interval of a share of a gain, over environments"
     import numpy as np
@@ -307,7 +307,7 @@ def _share_interval(part:"np.ndarray", whole:"np.ndarray")->tuple[float, float]:
     low, high = np.quantile(shares, (0.025, 0.975))
     return float(low), float(high)
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-039
+# %% ../../nbs/figures/07_evidence.ipynb #cell-043
 def what_carries(run)->list[Claimed]:
     "Do the MLPs of the lower layers carry the gain?"
     claim, played = "Lower MLPs carry the gain", _played_variants(run)
@@ -329,7 +329,7 @@ def what_carries(run)->list[Claimed]:
     why = f"alone they keep {share:.0%} of the gain; without them {left:.0%} of it is left"
     return [measured(claim, verdict, (share, low, high), len(start), why)]
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-041
+# %% ../../nbs/figures/07_evidence.ipynb #cell-045
 def understanding(run, name:str, start:str)->list[Claimed]:
     "Is the right next step more readable after training?"
     import pandas as pd
@@ -351,7 +351,7 @@ def _readable(claim:str, first:"pd.Series", last:"pd.Series")->Claimed:
     why = f"readable at {first.accuracy:.0%} before, {last.accuracy:.0%} after, chance {last.chance:.0%}"
     return measured(claim, rises(low, high), (mean, low, high), int(last.n), why)
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-043
+# %% ../../nbs/figures/07_evidence.ipynb #cell-048
 def reasoning_helps(run)->list[Claimed]:
     "Is reasoning no better in general?"
     played = finished(run, "eval/*-reasoning.jsonl*")

@@ -306,7 +306,8 @@ def load_tokenizer(
     except FtrlError:
         raise
     except Exception as e:
-        raise FtrlError(f"model {spec}: its tokenizer cannot be loaded ({_one_line(e)})") from e
+        raise FtrlError(f"model {spec}: its tokenizer cannot be loaded ({_one_line(e)}); expected "
+                        "tokenizer.json and tokenizer_config.json beside its weights") from e
     check_template(tokenizer, spec)
     return tokenizer
 

@@ -24,8 +24,8 @@ class TuneSizes:
     turns: int = 8        # of an episode
 
     def __post_init__(self):
-        in_range(n=self.train, sample=self.test, envs=self.collect, steps=self.steps, prompts=self.prompts,
-                 group=self.group, length=self.length, turns=self.turns)
+        in_range(train=self.train, held_out=self.test, envs=self.collect, steps=self.steps,
+                 prompts=self.prompts, group=self.group, length=self.length, turns=self.turns)
 
 # %% ../../nbs/runs/13_pace.ipynb #cell-008
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ def tune(
                     _fit(run, minutes, begun)
                 mine.finish(**_tuned(run))
             except BaseException:
-                if not out.exists():
+                if not _began(out):
                     mine.release()
                 raise
         return Tuned(**mine.done, report=out/"report.html")
@@ -274,6 +274,13 @@ def _trainable(model:str)->None:
     from ftrl.training.policy import model_folder
     load_config(model_folder(model))
 
+def _began(out:Path)->bool:
+    "Does the folder hold anything? An empty one is taken away"
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
+    return out.exists()
+
+# %% ../../nbs/runs/15_tune.ipynb #cell-033
 def _fit(run:Tuning, minutes:float, begun:float)->None:
     "Set the sizes of a new run, fitted to the minutes that were given"
     run.say("measuring this machine: a few episodes and one step")
@@ -283,7 +290,7 @@ def _fit(run:Tuning, minutes:float, begun:float)->None:
     run.sizes = fitted(minutes, run.pace, time.time() - begun)
     run.ends = begun + 60 * minutes
 
-# %% ../../nbs/runs/15_tune.ipynb #cell-032
+# %% ../../nbs/runs/15_tune.ipynb #cell-034
 def _tuned(run:Tuning)->dict:
     "The parts of a run, each made once: its policy, and what it scored before and after"
     run.build()
@@ -298,7 +305,7 @@ def _tuned(run:Tuning)->dict:
     before, after = (mean_percent(run/f"{name}.jsonl") for name in ("before", "after"))
     return {"policy": policy, "before": before, "after": after}
 
-# %% ../../nbs/runs/15_tune.ipynb #cell-034
+# %% ../../nbs/runs/15_tune.ipynb #cell-036
 def tuning_plan(
     data:str, # What would be tuned on
     model:str, # What would be tuned

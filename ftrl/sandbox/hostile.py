@@ -54,6 +54,16 @@ _LANGUAGE = [   # containers, caches, annotations, errors
 HONEST = _DATA + _LANGUAGE   # tools `g(x)`, to be called with small whole numbers
 
 # %% ../../nbs/sandbox/09_hostile.ipynb #cell-010
+def proven(
+    code:str, # A tool's source
+)->bool:
+    "Does `pure` let this tool share?"
+    try:
+        return bool(prove(code))
+    except (Alone, SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+
+# %% ../../nbs/sandbox/09_hostile.ipynb #cell-013
 _SPOIL = "__import__('json').dumps = __import__('builtins').len = __import__('re').sub = lambda *a, **k: 999"
 
 def _escape(text, head=""):
@@ -61,7 +71,7 @@ def _escape(text, head=""):
     lines = "\n".join("    " + line for line in text.split("\n"))
     return f"{head}\ndef f(x=1, *a, **k):\n{lines}"
 
-# %% ../../nbs/sandbox/09_hostile.ipynb #cell-012
+# %% ../../nbs/sandbox/09_hostile.ipynb #cell-016
 _NAMES = [   # names under another meaning
     "def g(__import__): pass\n" + _escape("m = __import__('json')\nm.dumps = 1"),
     "def g(*, __import__=1): pass\n" + _escape("return __import__('sys').modules"),
@@ -87,7 +97,7 @@ _NAMES = [   # names under another meaning
     "def print(*a): return eval('1')\n" + _escape("return print()"),
 ]
 
-# %% ../../nbs/sandbox/09_hostile.ipynb #cell-014
+# %% ../../nbs/sandbox/09_hostile.ipynb #cell-019
 _TYPES = [   # classes and what is inside them
     _escape("T = type(type(1))\nA = T('A', (), {'__reduce_ex__': lambda s, p: (x, ())})\n"
             "return copy.copy(A())",
@@ -113,7 +123,7 @@ _TYPES = [   # classes and what is inside them
     _escape("fractions.Fraction.__add__ = None", "import fractions"),
 ]
 
-# %% ../../nbs/sandbox/09_hostile.ipynb #cell-016
+# %% ../../nbs/sandbox/09_hostile.ipynb #cell-022
 _SETTING = [   # other attributes for a module or its functions
     _escape("del json.dumps", "import json"),
     _escape("for json.dumps in [1]: pass", "import json"),
@@ -131,7 +141,7 @@ _SETTING = [   # other attributes for a module or its functions
     _escape("functools.singledispatch(f).register(int, f)", "import functools"),
 ]
 
-# %% ../../nbs/sandbox/09_hostile.ipynb #cell-018
+# %% ../../nbs/sandbox/09_hostile.ipynb #cell-025
 _FRAMES = [   # frames, tracebacks, generators
     _escape("try: 1 / 0\nexcept Exception as e: return e.__traceback__.tb_frame.f_back.f_globals"),
     _escape("try: 1 / 0\nexcept Exception as e: e.with_traceback(None).add_note('x')"),
@@ -146,7 +156,7 @@ _FRAMES = [   # frames, tracebacks, generators
     _escape("async def g():\n yield 1\nreturn g().ag_frame"),
 ]
 
-# %% ../../nbs/sandbox/09_hostile.ipynb #cell-020
+# %% ../../nbs/sandbox/09_hostile.ipynb #cell-028
 _READING = [   # attributes by name
     _escape("return '{0.__globals__}'.format(f)"),
     _escape("return '{0.__class__.__mro__}'.format_map({'0': x})"),
@@ -166,7 +176,7 @@ _READING = [   # attributes by name
     _escape("return sorted([f], key=lambda o: o.__globals__)"),
 ]
 
-# %% ../../nbs/sandbox/09_hostile.ipynb #cell-022
+# %% ../../nbs/sandbox/09_hostile.ipynb #cell-031
 _RUNNING = [   # code as text, whatever is in memory
     _escape("return pickle.loads(b'cos\\nsystem\\n(S\"id\"\\ntR.')", "import pickle"),
     "@exec\n@input\n" + _escape("pass"),
@@ -182,7 +192,7 @@ _RUNNING = [   # code as text, whatever is in memory
     _escape("import ctypes\nctypes.memset(id(1), 255, 32)"),
 ]
 
-# %% ../../nbs/sandbox/09_hostile.ipynb #cell-024
+# %% ../../nbs/sandbox/09_hostile.ipynb #cell-034
 _WEIGHT = [   # generators that wait, memory
     _escape("def g():\n  try: yield\n  finally:\n    while True: pass\nc = [g()]\nnext(c[0])\nc.append(c)"),
     _escape("def g():\n  while True:\n    try: yield\n    except GeneratorExit: pass\n"
@@ -194,7 +204,7 @@ _WEIGHT = [   # generators that wait, memory
     _escape("b = bytes(8 * 10**8)\ndef g(y: Literal[b]): pass", "from typing import Literal"),
 ]
 
-# %% ../../nbs/sandbox/09_hostile.ipynb #cell-026
+# %% ../../nbs/sandbox/09_hostile.ipynb #cell-036
 _STATES = [   # another state of a module or of the interpreter, failures
     _escape("return statistics.NormalDist().samples(1)", "import statistics"),
     _escape("random.seed(5)\nreturn random.random()", "import random"),
@@ -219,7 +229,7 @@ _STATES = [   # another state of a module or of the interpreter, failures
     _escape("x = []\nfor i in range(10**5): x = [x]\nreturn x"),
 ]
 
-# %% ../../nbs/sandbox/09_hostile.ipynb #cell-028
+# %% ../../nbs/sandbox/09_hostile.ipynb #cell-038
 HANGING = [
     _escape("try: f()\nfinally: f()"),
     _escape("while True: pass"),
@@ -228,13 +238,3 @@ HANGING = [
 _HOLES = _TYPES + _SETTING + _FRAMES + _READING + _RUNNING
 _LEFTOVERS = _WEIGHT + _STATES
 ESCAPES = _NAMES + _HOLES + _LEFTOVERS + HANGING
-
-# %% ../../nbs/sandbox/09_hostile.ipynb #cell-031
-def proven(
-    code:str, # A tool's source
-)->bool:
-    "Does `pure` let this tool share?"
-    try:
-        return bool(prove(code))
-    except (Alone, SyntaxError, ValueError, RecursionError, MemoryError):
-        return False

@@ -61,7 +61,7 @@ def _named(model, reference:str | None)->Iterator[None]:
     finally:
         config._name_or_path = before
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-010
+# %% ../../nbs/training/07_trainer.ipynb #cell-011
 def _reference_model(trainer, path:str):
     "A reference policy of its own, for a trainer of adapters"
     model = create_model_from_path(path, dtype="float32")
@@ -71,7 +71,7 @@ def _reference_model(trainer, path:str):
         return prepare_fsdp(model, trainer.accelerator)
     return trainer.accelerator.prepare_model(model, evaluation_mode=True)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-012
+# %% ../../nbs/training/07_trainer.ipynb #cell-013
 def lower_frozen(
     model, # A transformers model with an adapter; changed in place
 )->int: # How many weights are bf16 now
@@ -86,14 +86,14 @@ def lower_frozen(
             found += 1
     return found
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-014
+# %% ../../nbs/training/07_trainer.ipynb #cell-015
 def _cast_by_autocast(model)->None:
     "Let adapters take their inputs as they come"
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-017
+# %% ../../nbs/training/07_trainer.ipynb #cell-018
 class StepTrainer(GRPOTrainer):
     "TRL's GRPOTrainer, each prompt computed once for its group"
     def __init__(self,
@@ -117,7 +117,7 @@ class StepTrainer(GRPOTrainer):
             self.ref_model = _reference_model(self, str(reference))
         self._take_over()
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-018
+# %% ../../nbs/training/07_trainer.ipynb #cell-019
 @patch
 def _take_over(self:StepTrainer)->None:
     "Sample and compute log-probabilities ourselves, where we can"
@@ -135,12 +135,12 @@ def _take_over(self:StepTrainer)->None:
             share(self.accelerator.unwrap_model(m))
     trim()
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-020
+# %% ../../nbs/training/07_trainer.ipynb #cell-021
 def _shaping(args)->Shaping:
     "How the sampler of these arguments narrows its distributions"
     return Shaping(args.top_k, args.top_p, args.min_p or 0.0, args.repetition_penalty)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-022
+# %% ../../nbs/training/07_trainer.ipynb #cell-024
 def _rollout(prompts:list[str], trainer)->dict[str, list]:
     "A step's completions, as TRL's rollout functions return them"
     tokenizer = trainer.processing_class
@@ -160,7 +160,7 @@ def _completions(trainer, ids:Sequence[list[int]])->tuple[list[list[int]], list[
         return generate(model, prompts, sizes, trainer.max_completion_length, trainer.eos_token_ids,
                         trainer.temperature, shaping=trainer.shaping)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-023
+# %% ../../nbs/training/07_trainer.ipynb #cell-025
 @patch
 def _sampling_format(self:StepTrainer):
     "Autocast, or none, while completions are sampled"
@@ -170,7 +170,7 @@ def _sampling_format(self:StepTrainer):
     dtype = getattr(torch, self.sampled_in) if half else torch.bfloat16
     return torch.autocast(self.accelerator.device.type, dtype, enabled=half)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-025
+# %% ../../nbs/training/07_trainer.ipynb #cell-027
 @patch
 def _generate_single_turn(self:StepTrainer, prompt_ids, *args, **kwargs):
     "One turn of every conversation"
@@ -178,7 +178,7 @@ def _generate_single_turn(self:StepTrainer, prompt_ids, *args, **kwargs):
         return GRPOTrainer._generate_single_turn(self, prompt_ids, *args, **kwargs)
     return _completions(self, prompt_ids)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-027
+# %% ../../nbs/training/07_trainer.ipynb #cell-029
 def shuffled(
     batch:dict, # Tensors with one row a completion; scalars stay
     group:int, # Completions that stay side by side
@@ -191,7 +191,7 @@ def shuffled(
     per_row = {k: v for k, v in batch.items() if torch.is_tensor(v) and v.ndim}
     return batch | {k: v[order.to(v.device)] for k, v in per_row.items()}
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-029
+# %% ../../nbs/training/07_trainer.ipynb #cell-031
 @patch
 def _prepare_inputs(self:StepTrainer, generation_batch):
     "Generate when it is time, and hand out the next mini-batch"
@@ -204,7 +204,7 @@ def _prepare_inputs(self:StepTrainer, generation_batch):
         self._buffered_inputs = split_tensor_dict(shuffled(batch, side_by_side), parts)
     return self._buffered_inputs[self._step % parts]
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-031
+# %% ../../nbs/training/07_trainer.ipynb #cell-033
 @patch
 def _get_per_token_logps_and_entropies(self:StepTrainer, model, input_ids, attention_mask, logits_to_keep,
                                        batch_size=None, compute_entropy=False, compute_aux_loss=False,
@@ -224,7 +224,7 @@ def _get_per_token_logps_and_entropies(self:StepTrainer, model, input_ids, atten
         self._weigh(logps.detach())
     return logps, entropies if compute_entropy else None, None
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-032
+# %% ../../nbs/training/07_trainer.ipynb #cell-034
 @patch
 def _stock_logps(self:StepTrainer, *args, **images):
     "TRL's own path"
@@ -238,7 +238,7 @@ def _padded(values:torch.Tensor, there:torch.Tensor)->torch.Tensor:
     "Values at their places in a padded batch"
     return values.new_zeros(there.shape).masked_scatter(there, values)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-034
+# %% ../../nbs/training/07_trainer.ipynb #cell-037
 def importance(
     trainer:torch.Tensor, # The trainer's log-probabilities of tokens
     sampler:torch.Tensor, # The sampler's; NaN where it does not know (vLLM)
@@ -248,7 +248,7 @@ def importance(
     gap = (trainer - sampler).nan_to_num(0.0)
     return gap.exp().clamp(max=cap)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-037
+# %% ../../nbs/training/07_trainer.ipynb #cell-040
 @patch
 def _weigh(self:StepTrainer, logps:torch.Tensor)->None:
     "Measure how far sampler and trainer are apart, and weigh the mini-batch that is learned from"
@@ -266,7 +266,7 @@ def _weigh(self:StepTrainer, logps:torch.Tensor)->None:
         advantages = batch["advantages"]
         batch["advantages"] = weights * (advantages if advantages.ndim == 2 else advantages[:, None])
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-038
+# %% ../../nbs/training/07_trainer.ipynb #cell-041
 @patch
 def _count_gap(self:StepTrainer, trainer:torch.Tensor, sampler:torch.Tensor, mask:torch.Tensor)->None:
     "Log how far sampler and trainer are apart, over the tokens of all processes"
@@ -282,7 +282,7 @@ def _count_gap(self:StepTrainer, trainer:torch.Tensor, sampler:torch.Tensor, mas
     metrics["sampler_gap_max"].append(largest)
     metrics["truncated"].append(cut / max(n, 1))
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-040
+# %% ../../nbs/training/07_trainer.ipynb #cell-045
 @patch
 def _calculate_rewards(self:StepTrainer, inputs, prompts, completions, completion_ids_list):
     "TRL's rewards, kept for the algorithm; and which completions made a right call, if the reward tells"
@@ -291,7 +291,7 @@ def _calculate_rewards(self:StepTrainer, inputs, prompts, completions, completio
     self._right = self._pending_extra_logs.pop("right", None)
     return self._gathered
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-041
+# %% ../../nbs/training/07_trainer.ipynb #cell-046
 @patch
 def _generate_and_score_completions(self:StepTrainer, inputs):
     "A sampling with the advantages of the algorithm"
@@ -309,7 +309,7 @@ def _settled(advantages:torch.Tensor, learnable:torch.Tensor)->torch.Tensor:
     "Advantages `[here]` or `[here, length]`, 0 for completions that teach nothing"
     return advantages.masked_fill(~learnable if advantages.ndim == 1 else ~learnable[:, None], 0)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-043
+# %% ../../nbs/training/07_trainer.ipynb #cell-048
 @patch
 def _count(self:StepTrainer, sampling:Rewarded, advantages:torch.Tensor)->None:
     "Log how much of a sampling teaches nothing"
@@ -324,7 +324,7 @@ def _count(self:StepTrainer, sampling:Rewarded, advantages:torch.Tensor)->None:
     for name, each in shares.items():
         metrics[name].append(each.mean().item())
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-045
+# %% ../../nbs/training/07_trainer.ipynb #cell-050
 @patch
 def _count_calls(self:StepTrainer, out:dict)->None:
     "Log how probable right calls are, if the sampler and the reward tell"
@@ -337,7 +337,7 @@ def _count_calls(self:StepTrainer, out:dict)->None:
     if n:
         self._metrics["train" if self.model.training else "eval"]["call_logp"].append(total / n)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-047
+# %% ../../nbs/training/07_trainer.ipynb #cell-053
 @patch
 def _rewarded(self:StepTrainer, out:dict, n:int)->Rewarded:
     "A batch of TRL's as an algorithm sees it"
@@ -359,7 +359,7 @@ def _total(self:StepTrainer, x:torch.Tensor)->torch.Tensor:
     "A number added up over processes"
     return self.accelerator.reduce(x, "sum")
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-049
+# %% ../../nbs/training/07_trainer.ipynb #cell-055
 PER_ROW = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "tool_mask",
            "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps",
            "importance_sampling_ratio")
@@ -370,7 +370,7 @@ def _widened(x:torch.Tensor, width:int, key:str, pad:int)->torch.Tensor:
     sides = (lack, 0) if key.startswith("prompt") else (0, lack)
     return torch.nn.functional.pad(x, sides, value=pad if key.endswith("ids") else 0)
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-050
+# %% ../../nbs/training/07_trainer.ipynb #cell-056
 def merged(
     old:dict, # A batch
     new:dict, # Another batch with the same keys
@@ -391,7 +391,7 @@ def merged(
         out[key][rows] = taken[by]
     return out
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-053
+# %% ../../nbs/training/07_trainer.ipynb #cell-059
 @patch
 def _again(self:StepTrainer, inputs, out:dict)->dict:
     "Sample groups again that were rewarded alike"
@@ -412,7 +412,7 @@ def _again(self:StepTrainer, inputs, out:dict)->dict:
     tokens = (out["completion_mask"] * out.get("tool_mask", 1)).sum()
     return out | {"num_items_in_batch": self.accelerator.gather(tokens).sum()}
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-055
+# %% ../../nbs/training/07_trainer.ipynb #cell-061
 def instructive(
     inputs:dict, # A mini-batch
 )->torch.Tensor: # `[rows]`
@@ -430,7 +430,7 @@ def active(
     keep[(~keep).nonzero()[:lack, 0]] = True
     return {k: v[keep] if k in PER_ROW else v for k, v in inputs.items()}
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-058
+# %% ../../nbs/training/07_trainer.ipynb #cell-064
 @patch
 def _most_learning(self:StepTrainer, inputs:dict)->int:
     "Completions of a mini-batch that teach something, in the process with most of them"
@@ -458,7 +458,7 @@ def _surprise(self:StepTrainer, inputs:dict)->torch.Tensor | float:
     self._metrics["train"]["entropy"].append(surprise.item())
     return surprise
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-059
+# %% ../../nbs/training/07_trainer.ipynb #cell-065
 @patch
 def _compute_loss(self:StepTrainer, model, inputs):
     "TRL's loss, on the completions that have a gradient"
@@ -475,7 +475,7 @@ def _compute_loss(self:StepTrainer, model, inputs):
     finally:
         self._learned = None
 
-# %% ../../nbs/training/07_trainer.ipynb #cell-061
+# %% ../../nbs/training/07_trainer.ipynb #cell-067
 @patch
 def training_step(self:StepTrainer, model, inputs, num_items_in_batch=None):
     "TRL's step; a loss that is no number stops it before the weights change"

@@ -180,6 +180,9 @@ def intervene(
     "Evaluate variants between two checkpoints with one loaded model"
     known_options(protocol, (f.name for f in fields(Protocol)), "evaluate")
     out, known, players = Path(out), known or {}, _Players(base, tuned)
+    chosen = tuple(chosen)
+    if not out.exists() and any(variant.name not in known for variant in chosen):
+        players.check()
     for name, path in known.items():
         _adopt(path, out/f"{name}.jsonl", limit, force)
     about = dict(base=_mark(base), tuned=_mark(tuned), data=_mark(data), limit=limit, **protocol)
@@ -211,6 +214,10 @@ class _Players:
     @cached_property
     def pair(self)->Pair:
         return Pair(self.base, self.tuned)
+
+    def check(self)->None:
+        "Are these two checkpoints of one model? Said before anything is loaded or written"
+        self.pair
 
     @cached_property
     def policy(self):

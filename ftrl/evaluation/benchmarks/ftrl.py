@@ -22,6 +22,7 @@ class Ftrl(Bench):
     more = {"pass1": "Pass^1"}  # of environments whose calls change tables
     scenarios, grouped, max_turns = SCENARIOS, False, 20
     files = ("ftrl/test.jsonl", "ftrl/test_a.parquet")
+    source = "github.com/bytedance/FTRL (Data/jsonl/raw)"
 
     def given(self, data):
         return as_rows(data)

@@ -104,6 +104,7 @@ class RoTBench(Bench):
     name, label, order, paper = "rotbench", "RoTBench", 30, True
     columns, scenarios = {"ts": "RoTBench TS", "pi": "RoTBench PI", "cf": "RoTBench CF"}, LEVELS
     files = ("rotbench/RoTBench.jsonl", "rotbench/First_Turn", "First_Turn")
+    source = "github.com/Junjie-Ye/RoTBench (Data/First_Turn)"
 
     def where(self, data=None):
         found = super().where(data)

@@ -246,6 +246,7 @@ class TauBench(Bench):
     name, label, order, paper = "taubench", "τ-bench", 20, True
     columns, scenarios = {"pass1": "τ-bench Pass^1"}, ("airline", "retail")
     max_turns, files = 30, ("taubench/tau-bench.jsonl",)
+    source = "github.com/bytedance/FTRL (Data/jsonl/raw)"
 
     def __init__(self):
         self.worlds, self.golds = {}, {}

@@ -114,6 +114,7 @@ class ToolHop(Bench):
     name, label, order, paper = "toolhop", "ToolHop", 10, True
     columns, scenarios = {"ac": "ToolHop AC"}, ("Direct", "Mandatory", "Free")
     max_turns, files = 9, ("toolhop/ToolHop.json", "toolhop/toolhop_random195.json")
+    source = "huggingface.co/datasets/bytedance-research/ToolHop"
     version = "2"  # 2: an answer that was only thought is none
 
     def items(self, data):

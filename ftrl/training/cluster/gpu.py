@@ -63,7 +63,7 @@ def random_model(
     PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>").save_pretrained(where)
     return str(where)
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-009
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-010
 @dataclass(frozen=True)
 class Part:
     "One part of the prepared run"
@@ -82,7 +82,7 @@ def _part(name:str, what:str, seconds:float, spare:bool=False)->Callable:
         return run
     return known
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-011
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-012
 @_part("card", "matrix rate, memory, FlexAttention beside blocks", 40)
 def card_part(sizes:Sizes, folder:Path)->dict:
     "What the card can do"
@@ -99,7 +99,7 @@ def card_part(sizes:Sizes, folder:Path)->dict:
             ["FlexAttention", found.get("flex", "no GPU")]]
     return found | {"rows": rows}
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-013
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-014
 @_part("tests", "the tests marked gpu", 100)
 def tests_part(sizes:Sizes, folder:Path)->dict:
     "The tests marked `gpu`"
@@ -112,7 +112,7 @@ def tests_part(sizes:Sizes, folder:Path)->dict:
     lines = (done.stdout + done.stderr).strip().splitlines()
     return {"status": done.returncode, "said": lines[-30:], "rows": [["tests", lines[-1] if lines else ""]]}
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-015
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-016
 def _per_model(sizes:Sizes, folder:Path, measure:Callable[[str], dict])->dict:
     "Measure every shape; what fails is part of the result"
     found, rows = {}, []
@@ -136,7 +136,7 @@ def _case_words(c:dict, peer:str)->str:
         words.append(f"{c['memory_ratio']:.1f} times less memory")
     return ", ".join(words)
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-016
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-018
 @_part("update", "forward and backward against TRL", 110)
 def update_part(sizes:Sizes, folder:Path)->dict:
     "The update of a GRPO step"
@@ -154,7 +154,7 @@ def sampling_part(sizes:Sizes, folder:Path)->dict:
     rows = [[f"fixed shapes, {name}", said] for name, said in fixed["rows"]]
     return found | {"fixed": fixed["models"], "rows": found["rows"] + rows}
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-018
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-020
 @_part("training", "GRPO from the base model, before and after", 190)
 def training_part(sizes:Sizes, folder:Path)->dict:
     "A short training"
@@ -176,7 +176,7 @@ def training_part(sizes:Sizes, folder:Path)->dict:
             ["steps", f"{len(run.metrics)}, reward {rewards[0]:.3g} to {rewards[-1]:.3g}"]]
     return {"before": before, "after": after, "metrics": run.metrics, "rows": told}
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-019
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-021
 def _play(sizes:Sizes)->dict:
     "How episodes are played"
     return {"max_turns": 2, "max_new_tokens": 8} if sizes is TOY else {"max_turns": 8, "max_new_tokens": 256}
@@ -195,12 +195,12 @@ def _short_training(model:str, envs:list, sizes:Sizes, left:float, play:dict, fo
 
 _STEP = 2.0  # seconds of a step of the 0.5B on an H100, as planned; none has been timed
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-020
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-022
 def _solve_f1(played:list)->float:
     "Mean Solve-F1 in percent"
     return 100 * sum(t.metrics["solve_f1"] for t in played) / len(played)
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-022
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-025
 @_part("paper", "the paper's rows before and after", 70, spare=True)
 def paper_part(sizes:Sizes, folder:Path)->dict:
     "The paper's rows"
@@ -218,7 +218,7 @@ def paper_part(sizes:Sizes, folder:Path)->dict:
     said = f"{found['before']:.1f}, {found['after']:.1f} on {len(some)} rows"
     return found | {"rows": [["Solve-F1 before, after", said]]}
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-024
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-028
 def run_part(
     name:str, # One of `GPU_PARTS`
     out:Path, # Folder of the results
@@ -237,7 +237,7 @@ def run_part(
         temp.write_text(json.dumps(found, indent=1, default=str) + "\n")
     return found
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-025
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-029
 def gpu_table(out:Path)->str:
     "What all parts say, as Markdown"
     lines = ["| part | | |", "|---|---|---|"]
@@ -250,7 +250,7 @@ def gpu_table(out:Path)->str:
             lines.append(f"| {name} | {' | '.join(str(cell) for cell in row)} |")
     return "\n".join(lines) + "\n"
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-026
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-030
 def run_gpu(
     out:str|Path="results/gpu", # Folder of the results
     toy:bool=False, # Toy sizes, for a CPU
@@ -269,7 +269,7 @@ def run_gpu(
     (out/"table.md").write_text(gpu_table(out))
     return gpu_table(out)
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-027
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-031
 def _within(part:Part, out:Path, toy:bool, left:float)->str:
     "Run a part in a process of its own while seconds are left; what went wrong"
     if left < (part.seconds if part.spare else 1):
@@ -285,7 +285,7 @@ def _within(part:Part, out:Path, toy:bool, left:float)->str:
 _CALL = ("import sys; from pathlib import Path; from ftrl.training.cluster.gpu import run_part; "
          "run_part(sys.argv[1], Path(sys.argv[2]), sys.argv[3] == '1')")
 
-# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-030
+# %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-034
 if __name__ == "__main__" and "__file__" in globals():
     toy = "--toy" in sys.argv
     print(run_gpu("runs/gpu-toy" if toy else "results/gpu", toy))
