@@ -76,6 +76,7 @@ class Bench:
     grouped: bool = True             # Is each scenario averaged first?
     max_turns: int = 1
     files: tuple[str, ...] = ()      # Where its data may be, below the data folder
+    source: str = ""                 # Where its data can be had
     version: str = "1"               # Of its rules: another version gives other numbers
 
     def items(self, data)->Iterator[Item]:
@@ -168,21 +169,28 @@ def where(self:Bench,
     places = [p for name in self.files for p in _places(root, name)] if root else []
     found = next((p for p in places if p.exists()), None)
     if found is None:
-        raise FtrlError(f"no data for {self.name}; expected {self.files[0]} below $FTRL_DATA, "
-                        "or give --data PATH")
+        raise FtrlError(_lacking(self, data))
     return found
+
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-021
+def _lacking(bench:Bench, data)->str:
+    "What to say where a benchmark's files are not found"
+    if data is not None:
+        return f"{data} holds no data of {bench.name}; expected {' or '.join(bench.files)} in it, or a file"
+    known = f"; it can be had from {bench.source}" if bench.source else ""
+    return f"no data for {bench.name}; expected {bench.files[0]} below $FTRL_DATA, or give --data PATH{known}"
 
 def _places(root:Path, name:str)->list[Path]:
     "Where a file may be in a folder: under its full name, under its last, or gzipped"
     return [root/name, root/Path(name).name, Path(f"{root/name}.gz")]
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-020
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-022
 @patch
 def given(self:Bench, data)->list[Row]:
     "Rows that are given as such, for a benchmark that plays rows"
     raise FtrlError(f"{self.name} plays its own data, got {type(data).__name__}; expected a path, or nothing")
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-023
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-025
 def read_json(
     path, # A .json file, plain or .gz
     kind:type=list, # What it should hold
@@ -201,7 +209,7 @@ def read_json(
         raise FtrlError(f"{path}: got {type(x).__name__}, expected a JSON {kind.__name__}")
     return x
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-026
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-028
 @patch
 def inputs(self:Bench, data)->list[Path]:
     "The files that the items are made of"
@@ -217,7 +225,7 @@ def digest(self:Bench, data)->str:
     parts = [f"{path.name} {file_digest(path)}" for path in self.inputs(data)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-029
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-031
 def evenly(
     items:Iterable[Item],
     n:int | None, # How many; None: all
@@ -235,7 +243,7 @@ def evenly(
         picked |= {at[j * len(at) // few] for j in range(few)}
     return (items[i] for i in sorted(picked))
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-032
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-034
 @dataclass(frozen=True)
 class Play:
     "An item, which time it is played, and the key of its line"
@@ -253,7 +261,7 @@ def _chosen(bench:Bench, data, which:Selection)->Iterator[Item]:
     items = (x for x in bench.items(data) if not wanted or x.scenario == wanted)
     return bench.first(evenly(items, which.sample), which.limit)
 
-# %% ../../nbs/evaluation/02_protocol.ipynb #cell-033
+# %% ../../nbs/evaluation/02_protocol.ipynb #cell-035
 def _as_json(x):
     "What JSON does not know"
     return asdict(x) if is_dataclass(x) else str(x)

@@ -39,7 +39,7 @@ def _habits(values:dict, turns:float)->Habits:
     said = min(_filled(values) * values["max_new_tokens"], 250)
     return Habits(_prompt(values["difficulty"]), min(turns, values["max_turns"]), 30, said)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-007
+# %% ../../nbs/runs/10_plan.ipynb #cell-008
 @dataclass(frozen=True)
 class Sized:
     "A profile on a model and a machine"
@@ -59,7 +59,7 @@ class Sized:
         width = 512 if self.machine.gpu else 64
         return self.seconds(self.shape.playing(n, _habits(self.values, turns), width))
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-008
+# %% ../../nbs/runs/10_plan.ipynb #cell-010
 def build_seconds(run:Sized)->float:
     "1_build"
     v = run.values
@@ -73,7 +73,7 @@ def collect_seconds(run:Sized)->float:
     cold = run.shape.imitating(v["cold_batch"], _prompt(v["difficulty"]), said) * steps
     return STARTUP + run.seconds(cold) + run.played(v["n_collect"], 4)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-010
+# %% ../../nbs/runs/10_plan.ipynb #cell-013
 def _config(v:dict)->TrainConfig:
     "The settings of a round"
     return TrainConfig(v["algorithms"][0], v["reward"], v["steps"], v["prompts"], v["group"],
@@ -87,7 +87,7 @@ def _step(run:Sized)->float:
                    filled=_filled(v), idle=IDLE)
     return how.sampling_seconds() + how.update_seconds()
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-011
+# %% ../../nbs/runs/10_plan.ipynb #cell-014
 def train_seconds(run:Sized)->float:
     "3_train: rounds of every algorithm, what is played between them, and other rewards"
     v = run.values
@@ -100,6 +100,7 @@ def train_seconds(run:Sized)->float:
     chosen = run.played(v["n_dev"]) * (rounds + (rounds > 1)) * algorithms
     return STARTUP + step * steps + saved * (rounds * algorithms + variants) + between + chosen
 
+# %% ../../nbs/runs/10_plan.ipynb #cell-016
 def evaluate_seconds(run:Sized)->float:
     "4_evaluate: every policy on what was held out, the first ones elsewhere"
     v = run.values
@@ -116,7 +117,7 @@ def evaluate_seconds(run:Sized)->float:
     read = run.shape.reading(300) * sum(v["references"].values())
     return STARTUP + main + side + (other + run.seconds(words)) * few + run.seconds(read) * policies
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-012
+# %% ../../nbs/runs/10_plan.ipynb #cell-017
 def delta_seconds(run:Sized)->float:
     "5_delta: differences, interventions, probes"
     v = run.values
@@ -131,7 +132,7 @@ STEP_SECONDS = {"1_build": build_seconds, "2_collect": collect_seconds, "3_train
                 "4_evaluate": evaluate_seconds, "5_delta": delta_seconds}
 DRAWN = 9.0  # seconds of 6_figures
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-014
+# %% ../../nbs/runs/10_plan.ipynb #cell-019
 @dataclass(frozen=True, repr=False)
 class Planned:
     "What a run will take"
@@ -150,7 +151,7 @@ class Planned:
     def fits(self)->bool:
         return self.step.total * 2 ** 30 < 0.95 * self.machine.memory
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-015
+# %% ../../nbs/runs/10_plan.ipynb #cell-020
 @patch
 def __repr__(self:Planned):
     devices = f"{self.devices} x " if self.devices > 1 else ""
@@ -162,7 +163,7 @@ def __repr__(self:Planned):
               f"training: {self.step}; {fits} into {have:.0f} GiB", errors_of(self.machine)]
     return "\n".join(lines)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-016
+# %% ../../nbs/runs/10_plan.ipynb #cell-021
 def plan(
     profile:str="tiny", # A profile, or a YAML file
     model:str | None=None, # Another model than the profile's
@@ -190,7 +191,7 @@ def plan(
                     one.gpu, values["lora"] or None, one.memory)
     return Planned(profile, name, one, devices, took, step)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-018
+# %% ../../nbs/runs/10_plan.ipynb #cell-023
 @dataclass(frozen=True)
 class Timed:
     "Something that was run and timed"
@@ -214,7 +215,7 @@ def errors_of(
         said.append(f"{t.what} {duration(t.seconds)} ({off:+.0%})")
     return "its error, measured seconds (planned beside them) on one or two cores: " + ", ".join(said)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-020
+# %% ../../nbs/runs/10_plan.ipynb #cell-025
 _ADAPTED = TrainConfig(prompts=8, group=8, length=80)
 _REFERRED = replace(_ADAPTED, options={"beta": 0.001})
 _HALF = "qwen2.5-coder-0.5b"
@@ -228,7 +229,7 @@ TIMED_RUNS = (
     Timed("a step of the 0.5B, LoRA", "core", 156.9, "adapter", _HALF, config=_ADAPTED),
     Timed("the same with a KL", "core", 191.6, "adapter", _HALF, config=_REFERRED))
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-021
+# %% ../../nbs/runs/10_plan.ipynb #cell-026
 def planned_seconds(timed:Timed)->float:
     "What a plan gives a timed run, on the named machine"
     machine, shape = MACHINES[timed.machine], shape_of(planned_config(timed.model))
@@ -251,7 +252,7 @@ def _small_seconds(run:Sized)->float:
     forward = replace(run.shape.updating(small), bytes=14 * run.shape.parameters)
     return run.seconds(run.shape.sampling(small) + forward)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-024
+# %% ../../nbs/runs/10_plan.ipynb #cell-031
 @dataclass(frozen=True, repr=False)
 class StepPlanned:
     "What a training will take"
@@ -270,7 +271,7 @@ class StepPlanned:
     def __repr__(self):
         return "\n".join(self.lines())
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-025
+# %% ../../nbs/runs/10_plan.ipynb #cell-032
 @patch
 def lines(self:StepPlanned)->list[str]:
     "What it says"

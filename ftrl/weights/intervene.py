@@ -182,7 +182,7 @@ def intervene(
     out, known, players = Path(out), known or {}, _Players(base, tuned)
     chosen = tuple(chosen)
     if not out.exists() and any(variant.name not in known for variant in chosen):
-        players.check()
+        Pair(base, tuned)  # two checkpoints of one model? Said before anything is loaded or written
     for name, path in known.items():
         _adopt(path, out/f"{name}.jsonl", limit, force)
     about = dict(base=_mark(base), tuned=_mark(tuned), data=_mark(data), limit=limit, **protocol)
@@ -214,10 +214,6 @@ class _Players:
     @cached_property
     def pair(self)->Pair:
         return Pair(self.base, self.tuned)
-
-    def check(self)->None:
-        "Are these two checkpoints of one model? Said before anything is loaded or written"
-        self.pair
 
     @cached_property
     def policy(self):

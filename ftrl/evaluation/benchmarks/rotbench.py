@@ -101,10 +101,9 @@ def _marks(
 @add_benchmark
 class RoTBench(Bench):
     "RoTBench, first turn"
-    name, label, order, paper = "rotbench", "RoTBench", 30, True
+    name, label, order, paper, source = "rotbench", "RoTBench", 30, True, "github.com/Junjie-Ye/RoTBench"
     columns, scenarios = {"ts": "RoTBench TS", "pi": "RoTBench PI", "cf": "RoTBench CF"}, LEVELS
     files = ("rotbench/RoTBench.jsonl", "rotbench/First_Turn", "First_Turn")
-    source = "github.com/Junjie-Ye/RoTBench (Data/First_Turn)"
 
     def where(self, data=None):
         found = super().where(data)
