@@ -39,7 +39,7 @@ def finish(out, jobs=1, env={}):
 
 def digest(out):
     files = {p.relative_to(out).as_posix(): p for pattern in FINAL for p in out.glob(pattern)
-             if p.is_file() and p.stem not in ("learning", "cost")}  # these two show how long things took
+             if p.is_file() and p.stem not in ("learning", "cost", "sharing")}  # they show how long things took
     return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in sorted(files.items())}
 
 

@@ -13,9 +13,10 @@ from ..core import FtrlError
 from ..progress import progress_bar
 from .style import FIGURES, Missing, look, save_figure
 # each puts its figures on the list when it is imported: in the order of a paper
-from . import picture, result, comparison, update, fate, fault, gain, size, attempt, verdict
+from . import (
+    picture, result, comparison, update, fate, fault, gain, course, spared, size, attempt, verdict)
 
-_DRAWN = (picture, result, comparison, update, fate, fault, gain, size, attempt, verdict)
+_DRAWN = (picture, result, comparison, update, fate, fault, gain, course, spared, size, attempt, verdict)
 
 # %% ../../nbs/figures/09_figure.ipynb #cell-005
 @dataclass(frozen=True)
