@@ -56,9 +56,11 @@ def _year_field(r:Relation, label:str)->tuple[Field, tuple[Filter, ...]]:
         low, high = f"{label} in {{year}} or later", f"{label} in {{year}} or earlier"
     return Field(r.name, most, least), bounds(r.name, low, high, "", label)
 
+_DEED = re.compile(r"(ed|born|built|sold|made|written|won)$")
+
 def _are_years(r:Relation, label:str)->bool:
     "Does a number tell the year in which something was done?"
-    told = "year" in label.split() or re.search(r"(ed|built|born|sold|made|written|won)$", label)
+    told = "year" in label.split() or _DEED.search(label)
     return bool(told) and all(re.fullmatch(r"(1[4-9]|20)\d\d|1,[4-9]\d\d|2,0\d\d", text.split(" ")[0])
                               for text in r.facts.values())
 
@@ -68,6 +70,8 @@ def _number_field(r:Relation, words:Words)->tuple[Field, tuple[Filter, ...]]:
     label, unit = words.label(r), _unit(r)
     if _are_years(r, label):
         return _year_field(r, label)
+    if unit and label.endswith(" count") and r.id not in words.most:
+        return _count_field(r, label, unit)
     v = f"{{v}} {unit}".strip()
     most, least = words.most.get(r.id,
                                  (f"{{noun}} with the {{n}}highest {label}",
@@ -85,17 +89,36 @@ def _number_field(r:Relation, words:Words)->tuple[Field, tuple[Filter, ...]]:
                      f"{label} in {unit}" if unit else label)
     return Field(r.name, most, least, unit, total), filters
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-009
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-010
+def _count_field(r:Relation, label:str, unit:str)->tuple[Field, tuple[Filter, ...]]:
+    "A number of things: `with at least 3 visits`, not `with a visit count of …`"
+    most, least = f"{{noun}} with the {{n}}most {unit}", f"{{noun}} with the {{n}}fewest {unit}"
+    both = f"with {{v[from]:,}} to {{v[to]:,}} {unit}"
+    filters = bounds(r.name, f"with at least {{v}} {unit}", f"with at most {{v}} {unit}", both, label)
+    return Field(r.name, most, least, unit), filters
+
+_INTRANSITIVE = {*"""joined arrived departed died ended expired happened occurred resigned retired graduated
+                     enrolled subscribed started""".split()}
+
+def _deed(label:str)->str:
+    "What was done on a day: `born`, `shipped` of `shipped on`; empty where the column's name is a noun"
+    text = re.sub(r" (on|at|date)$", "", label)
+    last = text.split(" ")[-1]
+    done = _DEED.search(last) and not last.endswith("eed") and last not in _INTRANSITIVE
+    return text if done else ""
+
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-012
 def _date_field(r:Relation, words:Words)->tuple[Field, tuple[Filter, ...]]:
     "A date as something to sort and to filter by"
-    label, verb = words.label(r), words.verbs.get(r.id)
+    label = words.label(r)
+    verb = words.verbs.get(r.id) or _deed(label)
     if verb:
         most, least = words.most.get(r.id, (f"{{noun}} {verb} {{last}}", f"{{noun}} {verb} {{nth}}"))
         return Field(r.name, most, least), dates_of(r.name, verb)
     most, least = f"{{noun}} with the {{n}}latest {label}", f"{{noun}} with the {{n}}earliest {label}"
     return Field(r.name, most, least), dates_of(r.name, f"with {_a(label)}")
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-011
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-014
 def _value(r:Relation, text:str):
     return amount(text) if r.range == "number" else text
 
@@ -119,7 +142,7 @@ def _fit(r:Relation, sort:str)->bool:
         return all(map(_DAY.fullmatch, r.facts.values()))
     return 1 < len(set(r.facts.values())) <= len(r.facts) / 2
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-012
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-015
 _MOST = {"number": 4, "date": 2, "category": 3}  # fields of a member
 
 def _about_members(group:Relation, relations, kinds, words)->tuple[tuple, tuple, dict]:
@@ -144,7 +167,7 @@ def _about_members(group:Relation, relations, kinds, words)->tuple[tuple, tuple,
             filters += more
     return tuple(fields), tuple(filters), columns
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-013
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-016
 def _is_group(r:Relation, kinds, words:Words)->bool:
     "Does a relation lead several things of one kind to one of another?"
     names = {k.name for k in kinds}
@@ -154,7 +177,7 @@ def _is_group(r:Relation, kinds, words:Words)->bool:
     sizes = Counter(r.facts.values())
     return sum(n in MEMBERS for n in sizes.values()) > 1
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-014
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-017
 def _listings(group:Relation, relations, kinds, words, sizes)->list[Relation]:
     "Relations from a thing to what leads to it"
     kind = next(k for k in kinds if k.name == group.domain)
@@ -176,7 +199,7 @@ def _listings(group:Relation, relations, kinds, words, sizes)->list[Relation]:
                      unit=kind.plural)
     return [replace(r, origin=f"{group.origin}; {group.id}".strip("; ")) for r in made]
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-016
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-019
 def versions_of(
     name:str, # Of the one relation
     key:Key, # Its parameter; the default is among the relations
@@ -192,7 +215,7 @@ def versions_of(
                 entries.setdefault(subject, {})[str(value)] = text
     return replace(default, name=name, rule=Version(key), entries=entries, questions=(), **kwargs)
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-019
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-022
 def _convertible(r:Relation, words:Words)->Relation:
     "The relation with a parameter for its unit, where it has a known one"
     unit = _unit(r) if r.range == "number" and r.rule is None else None
@@ -205,7 +228,7 @@ def _convertible(r:Relation, words:Words)->Relation:
     plain = tuple(p for p in r.phrases if unit not in p)
     return replace(r, rule=Conversion(unit, f"{r.name}_unit"), phrases=plain or r.phrases)
 
-# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-020
+# %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-023
 def derived(
     kinds:Iterable[Kind], # Of a world
     relations:Iterable[Relation], # All it has so far

@@ -183,6 +183,18 @@ def _as_date(session:DuckSession, raw:str, cell:str, n:int)->_Column | None:
         fits = session.ask(f"select count({value}) from {raw}")[0][0]
         if fits >= _NEARLY * n:
             return _Column(value, fits, n)
+    return _as_written_day(session, raw, cell, n)
+
+def _as_written_day(session:DuckSession, raw:str, cell:str, n:int)->_Column | None:
+    "A column as days written the other way round, if it is clear where the month stands"
+    for mark in (".", "/"):
+        fit = f"regexp_full_match({cell}, '[0-9]{{1,2}}[{mark}][0-9]{{1,2}}[{mark}][12][0-9]{{3}}')"
+        days = [f"case when {fit} then try_strptime({cell}, '{form}') end"
+                for form in (f"%d{mark}%m{mark}%Y", f"%m{mark}%d{mark}%Y")]
+        first, second = session.ask(f"select count({days[0]}), count({days[1]}) from {raw}")[0]
+        if max(first, second) >= _NEARLY * n and (first != second or mark == "."):
+            best = days[0] if first >= second else days[1]
+            return _Column(f"cast({best} as DATE)", max(first, second), n)
     return None
 
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-019
