@@ -12,7 +12,7 @@ from conftest import ROOT
 from forks import kernelspec
 
 FINAL = ("envs/*.jsonl", "rows/*", "models/*/model.safetensors", "eval/*", "rounds/*", "ablation/*",
-         "transfer/*/*", "tries/*", "reference/*/*", "seed1/eval/*",
+         "transfer/*/*", "tries/*", "sides/*", "reference/*/*", "seed1/eval/*",
          "seed1/rows/*", "seed1/models/*/model.safetensors", "table.md", "delta/*", "figures/*")
 FTRL = [sys.executable, "-c", "from ftrl.cli import main; main()"]
 
@@ -39,7 +39,7 @@ def finish(out, jobs=1, env={}):
 
 def digest(out):
     files = {p.relative_to(out).as_posix(): p for pattern in FINAL for p in out.glob(pattern)
-             if p.is_file() and p.stem not in ("learning", "cost", "sharing")}  # they show how long things took
+             if p.is_file() and p.stem not in ("learning", "cost", "sharing", "questions")}  # show times
     return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in sorted(files.items())}
 
 

@@ -94,11 +94,12 @@ def train_seconds(run:Sized)->float:
     rounds, algorithms = v["rounds"], len(v["algorithms"])
     variants = len([r for r in v["rewards"] if r != v["reward"]])
     steps = v["steps"] * (rounds * algorithms + variants)
+    aside = sum(asked.get("steps", v["steps"]) for asked in v["sides"].values())
     step = _step(run)
     saved = run.seconds(Labour(bytes=24 * run.shape.parameters)) + STARTUP / 3
     between = run.played(v["n_collect"], 4) * (rounds - 1) * algorithms
     chosen = run.played(v["n_dev"]) * (rounds + (rounds > 1)) * algorithms
-    return STARTUP + step * steps + saved * (rounds * algorithms + variants) + between + chosen
+    return STARTUP + step * (steps + aside) + saved * (rounds * algorithms + variants) + between + chosen
 
 # %% ../../nbs/runs/10_plan.ipynb #cell-016
 def evaluate_seconds(run:Sized)->float:

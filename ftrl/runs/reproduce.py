@@ -230,7 +230,7 @@ def _after(run:Run, wait:float=3.0):
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-033
 # what only the first seed does
 APART = {"n_side": 0, "n_world": 0, "n_paper": 0, "n_tried": 0, "held": {}, "beside": {}, "rewards": [],
-         "benchmarks": {}, "references": {}, "letters": 0}
+         "sides": {}, "benchmarks": {}, "references": {}, "letters": 0}
 
 def _again(run:Run, seed:int)->Run:
     "The folder of another seed, with the environments of the first"
@@ -358,7 +358,8 @@ def run_summary(
     return "\n".join([table, "", *figures, "", took])
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-047
-_PLAYED = ("dev", "eval", "rounds", "ablation", "transfer", "reference", "letters", "tries", "beside")
+_PLAYED = ("dev", "eval", "rounds", "ablation", "transfer", "reference", "letters", "tries", "beside",
+           "sides")
 KEPT = ("config.json", "metrics.json", "table.md", "envs/*", "rows/*", "train/*/metrics.jsonl", "delta/*",
         "adapters/*/*", "notebooks/*.ipynb", "intervene/*.jsonl", *(f"{part}/**/*.jsonl" for part in _PLAYED))
 AGAIN = tuple(f"seed*/{part}" for part in KEPT if not part.startswith("envs"))
