@@ -84,6 +84,7 @@ def _rise(ax, gained:"pd.DataFrame", colour:str, title:str)->None:
     _tries_axis(ax, ends.k.unique())
     ax.set(ylabel="points", title=title)
 
+# %% ../../nbs/figures/06_attempt.ipynb #cell-014
 @figure
 def attempts(
     run, # A run directory with tries/*.jsonl and envs/test.jsonl

@@ -94,6 +94,7 @@ def _fault_words(table:"pd.DataFrame", names:list[str], change:str)->str:
         rows.append([fault, told, *shares, moved])
     return lined(rows)
 
+# %% ../../nbs/figures/06_fault.ipynb #cell-015
 @figure
 def faults_figure(
     run, # A run directory with eval/*.jsonl, envs/test.jsonl, and seed*/eval/*.jsonl
@@ -117,7 +118,7 @@ def faults_figure(
     fig.markdown = _fault_words(table, names, change)
     return fig, table
 
-# %% ../../nbs/figures/06_fault.ipynb #cell-014
+# %% ../../nbs/figures/06_fault.ipynb #cell-016
 def _label_faults(left, right, change:str)->None:
     "Titles and axes of the two panels"
     left.set(xlabel="% of episodes", xlim=(-3, 103), title="how often")

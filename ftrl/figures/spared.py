@@ -59,6 +59,7 @@ def _hours(found:Passed, parameters:dict, idle:float)->float | None:
     operations = 2 * shape.body * found.spared * (1 + learned + referred)
     return operations / (machine.matrix * machine.share) / 3600
 
+# %% ../../nbs/figures/06_spared.ipynb #cell-012
 def spared(
     run, # A run directory with train/*/metrics.jsonl
 )->"pd.DataFrame": # policy, repeated, passed (million tokens), hours, spared (hours)
@@ -84,7 +85,7 @@ def _on_cores(run)->bool:
     machine = json.loads(file.read_text()).get("machine", {})
     return not machine.get("gpu") and machine.get("cores") == 2
 
-# %% ../../nbs/figures/06_spared.ipynb #cell-012
+# %% ../../nbs/figures/06_spared.ipynb #cell-014
 @figure
 def sharing(
     run, # A run directory with train/*/metrics.jsonl
@@ -109,7 +110,7 @@ def sharing(
     fig.markdown = _sharing_table(table)
     return fig, table
 
-# %% ../../nbs/figures/06_spared.ipynb #cell-014
+# %% ../../nbs/figures/06_spared.ipynb #cell-016
 def _sharing_words(table:"pd.DataFrame", run)->str:
     "What the bars are"
     told = (f"{seeds(run)}. Tokens: with the prompt repeated for each completion, and with it once a group. ")
