@@ -39,10 +39,11 @@ def run(tmp_path_factory):
 def test_draws_what_it_can_and_names_the_rest(run, tmp_path):
     drawn = {d.name: d for d in figure.draw(run, tmp_path)}
     assert {name for name, d in drawn.items() if d.files} == {
-        "scenarios", "pipeline", "dataset", "training", "scores", "main_table", "errors", "difficulty"}
+        "scenarios", "pipeline", "dataset", "training", "scores", "main_table", "errors", "difficulty",
+        "spread", "faults"}
     for d in drawn.values():
         if d.files:
-            kinds = [".png", ".svg", ".csv"] + [".md"] * (d.name == "main_table")
+            kinds = [".png", ".svg", ".csv"] + [".md"] * (d.name in ("main_table", "faults"))
             assert [file.suffix for file in d.files] == kinds
             assert all(file.stat().st_size for file in d.files)
         else:
@@ -51,7 +52,7 @@ def test_draws_what_it_can_and_names_the_rest(run, tmp_path):
 
 
 def test_same_bytes(run, tmp_path):
-    for d in figure.draw(run, tmp_path/"a", ("scores", "scenarios", "errors", "main_table")):
+    for d in figure.draw(run, tmp_path/"a", ("scores", "scenarios", "errors", "main_table", "faults")):
         again, = figure.draw(run, tmp_path/"b", (d.name,))
         for one, two in zip(d.files, again.files):
             assert one.read_bytes() == two.read_bytes()

@@ -211,8 +211,9 @@ def main_algorithm(run)->str:
 
 def main_start(run)->str:
     "The policy that reinforcement learning began from: the cold start, where there was one"
-    parameters = config(run).get("parameters", {})
-    return "cold" if parameters.get("cold_steps", 1) else "base"
+    steps = config(run).get("parameters", {}).get("cold_steps")
+    cold = bool(finished(run, "eval/cold.jsonl*")) if steps is None else bool(steps)
+    return "cold" if cold else "base"
 
 def seeds(run)->str:
     "The seed of a run, in words"
