@@ -7,11 +7,12 @@ __all__ = ['at_least', 'Recipe', 'askable', 'Seen', 'stream_envs', 'build']
 
 # %% ../../nbs/environments/12_build.ipynb #cell-002
 import hashlib, multiprocessing, os, threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from ..core import HARDER, SCENARIOS, Env, FtrlError, dumps, masked
 from .compose import compose
@@ -20,6 +21,8 @@ from .gate import Verdict, check
 from .scenario import holds, size_for
 from .tables import open_world
 from .world import View, load_world, world_names
+if TYPE_CHECKING:
+    import numpy as np
 
 # %% ../../nbs/environments/12_build.ipynb #cell-005
 def _among(name:str, values, allowed)->tuple:
@@ -184,39 +187,53 @@ def _proposed(recipe, views, i, attempt=0, sandbox=None, lost=None)->_Proposal:
         "expected more facts: add worlds, ask for fewer, or name the scenarios that these facts allow")
 
 # %% ../../nbs/environments/12_build.ipynb #cell-024
+_ALIKE = 0.84  # from here on, two questions are nearly the same
+
 def _short(data:bytes)->int:
     "A hash of eight bytes"
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
-def _of_change(env:Env)->set[int]:
-    "Requests that change something read alike: what tells them apart are the tables and what is to be done"
-    return {_short(dumps([env.question, env.state.goal]).encode())}
+def _exact(env:Env)->int:
+    "A hash of what an environment asks, however worded"
+    if env.state:  # such requests read alike: what tells them apart are the tables and what is to be done
+        return _short(dumps([env.question, env.state.goal]).encode())
+    return _short(dumps(sorted(s.question for s in env.subquestions)).encode())
+
+def _signature(question:str)->"np.ndarray":
+    "MinHash of the pairs of words, `[32]`"
+    from datasketch import MinHash
+    found = MinHash(32)
+    found.update_batch([words.encode() for words in shingles(question, 2)])
+    return found.digest().astype("uint32")
 
 # %% ../../nbs/environments/12_build.ipynb #cell-025
 class Seen:
     "What has been asked so far"
     def __init__(self):
-        self.keys = set()
-
-    def of(self, env:Env)->set[int]:
-        "The hashes of an environment: one for its sub-questions, four for its wording"
-        if env.state:
-            return _of_change(env)
-        from datasketch import MinHash
-        signature = MinHash(32)
-        signature.update_batch([words.encode() for words in shingles(env.question, 2)])
-        asked = dumps(sorted(s.question for s in env.subquestions))
-        keys = {_short(asked.encode())}
-        for i, band in enumerate(signature.digest().reshape(4, 8)):
-            keys.add(_short(bytes([i]) + band.tobytes()))
-        return keys
+        self.asked = set()
+        self.signatures = []
+        self.bands = defaultdict(list)  # Hash of a band -> those that have it
 
     def add(self, env:Env)->bool:
         "Remember an environment; False if it, or nearly it, was there already"
-        keys = self.of(env)
-        if keys & self.keys:
+        exact = _exact(env)
+        if exact in self.asked:
             return False
-        self.keys |= keys
+        if not env.state and not self._reworded(_signature(env.question)):
+            return False
+        self.asked.add(exact)
+        return True
+
+    def _reworded(self, signature:"np.ndarray")->bool:
+        "Remember a wording; False if it, or nearly it, was there already"
+        parts = signature.reshape(4, 8)
+        bands = [_short(bytes([i]) + part.tobytes()) for i, part in enumerate(parts)]
+        for near in {i for band in bands for i in self.bands.get(band, ())}:
+            if (self.signatures[near] == signature).mean() >= _ALIKE:
+                return False
+        for band in bands:
+            self.bands[band].append(len(self.signatures))
+        self.signatures.append(signature)
         return True
 
 # %% ../../nbs/environments/12_build.ipynb #cell-028
