@@ -224,19 +224,21 @@ class Seen:
         self.asked.add(exact)
         return True
 
-    def _reworded(self, signature:"np.ndarray")->bool:
-        "Remember a wording; False if it, or nearly it, was there already"
-        parts = signature.reshape(4, 8)
-        bands = [_short(bytes([i]) + part.tobytes()) for i, part in enumerate(parts)]
-        for near in {i for band in bands for i in self.bands.get(band, ())}:
-            if (self.signatures[near] == signature).mean() >= _ALIKE:
-                return False
-        for band in bands:
-            self.bands[band].append(len(self.signatures))
-        self.signatures.append(signature)
-        return True
+# %% ../../nbs/environments/12_build.ipynb #cell-026
+@patch
+def _reworded(self:Seen, signature:"np.ndarray")->bool:
+    "Remember a wording; False if it, or nearly it, was there already"
+    parts = signature.reshape(4, 8)
+    bands = [_short(bytes([i]) + part.tobytes()) for i, part in enumerate(parts)]
+    for near in {i for band in bands for i in self.bands.get(band, ())}:
+        if (self.signatures[near] == signature).mean() >= _ALIKE:
+            return False
+    for band in bands:
+        self.bands[band].append(len(self.signatures))
+    self.signatures.append(signature)
+    return True
 
-# %% ../../nbs/environments/12_build.ipynb #cell-028
+# %% ../../nbs/environments/12_build.ipynb #cell-029
 _CHUNK = 8   # proposals that a worker makes before it reports
 _mine = {}   # in a worker: what it works on
 
@@ -257,7 +259,7 @@ def _chunk(numbers:range)->list[_Proposal]:
     "Proposals for a few numbers, in a worker"
     return [_proposed(_mine["recipe"], _mine["views"], i) for i in numbers]
 
-# %% ../../nbs/environments/12_build.ipynb #cell-029
+# %% ../../nbs/environments/12_build.ipynb #cell-030
 def _from_pool(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     "Chunks of proposals from local processes, in order"
     from concurrent.futures import ProcessPoolExecutor
@@ -277,7 +279,7 @@ def _from_pool(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-031
+# %% ../../nbs/environments/12_build.ipynb #cell-032
 def _ray_chunk(key:str, refs:list, numbers:range)->list[_Proposal]:
     "Proposals for a few numbers, in a process of the cluster"
     import ray
@@ -305,7 +307,7 @@ def _from_ray(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     while ahead:
         yield ray.get(ahead.popleft())
 
-# %% ../../nbs/environments/12_build.ipynb #cell-033
+# %% ../../nbs/environments/12_build.ipynb #cell-034
 def _from_here(recipe, chunks, sandbox)->Iterator[list[_Proposal]]:
     "Proposals made in this process"
     views = recipe.views()
@@ -325,7 +327,7 @@ def _proposals(recipe, start, n, workers, engine, sandbox)->Iterator[_Proposal]:
     for part in parts:
         yield from part
 
-# %% ../../nbs/environments/12_build.ipynb #cell-036
+# %% ../../nbs/environments/12_build.ipynb #cell-037
 def stream_envs(
     recipe:Recipe, # What is built
     n:int, # How many environments
@@ -348,7 +350,7 @@ def stream_envs(
     rejected = Counter() if rejected is None else rejected
     return _novel(recipe, views, made, start, seen, rejected, sandbox)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-037
+# %% ../../nbs/environments/12_build.ipynb #cell-038
 def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
     "Those that were not asked before, each number once"
     for i, p in enumerate(made, start):
@@ -358,7 +360,7 @@ def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
         rejected.update(p.rejected)
         yield p.env
 
-# %% ../../nbs/environments/12_build.ipynb #cell-039
+# %% ../../nbs/environments/12_build.ipynb #cell-040
 def build(
     n:int, # How many environments
     worlds=None, # Names, files, addresses or worlds; all of the split when None
