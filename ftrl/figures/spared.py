@@ -13,9 +13,6 @@ from ..evaluation.table import lined
 from .result import curves
 from .style import PALETTE, Missing, caption, config, figure, label, models, need, seeds, sheet
 from ..models.embedded import EMBEDDED
-from ..training.cluster.cost import shape_of
-from ..training.cluster.machine import MACHINES
-from ..training.estimate import planned_config
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +50,10 @@ def _hours(found:Passed, parameters:dict, idle:float)->float | None:
     "Hours that the spared tokens would have taken on two cores; None for a model of unknown size"
     if parameters.get("model") not in EMBEDDED:
         return None
+    # these import torch, and `import ftrl` imports this module
+    from ftrl.training.cluster.cost import shape_of
+    from ftrl.training.cluster.machine import MACHINES
+    from ftrl.training.estimate import planned_config
     shape, machine = shape_of(planned_config(parameters["model"])), MACHINES["cores"]
     learned = (2 if parameters.get("lora") else 3) * (1 - idle)
     referred = 1 if parameters.get("options", {}).get("beta") else 0
