@@ -219,14 +219,14 @@ class Seen:
         exact = _exact(env)
         if exact in self.asked:
             return False
-        if not env.state and not self._reworded(_signature(env.question)):
+        if not env.state and not self._new_wording(_signature(env.question)):
             return False
         self.asked.add(exact)
         return True
 
 # %% ../../nbs/environments/12_build.ipynb #cell-026
 @patch
-def _reworded(self:Seen, signature:"np.ndarray")->bool:
+def _new_wording(self:Seen, signature:"np.ndarray")->bool:
     "Remember a wording; False if it, or nearly it, was there already"
     parts = signature.reshape(4, 8)
     bands = [_short(bytes([i]) + part.tobytes()) for i, part in enumerate(parts)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..core import FtrlError, Row
 from .faults import steps_of
 from .interval import bootstrap
-from ..files import load_rows, read_json_lines
+from ..files import as_rows, read_json_lines
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -72,7 +72,7 @@ def read_tries(
     rows:Iterable[Row] | str | Path, # Those environments, or their file
 )->Tries:
     "The tries of a result file"
-    known = {row.id: row for row in (load_rows(rows) if isinstance(rows, (str, Path)) else rows)}
+    known = {row.id: row for row in as_rows(rows)}
     found = {}
     for line in read_json_lines(path):
         row = known.get(line["id"])

@@ -194,19 +194,22 @@ def steps_of(
     line:dict, # A line of a result file
 )->list[Step]: # Turns with their calls, replies, and the sub-answers that these solved
     "The turns of an episode, from its conversation"
-    steps, calls, unsolved = [], {}, row.unsolved
-    for m in line["messages"][len(row.messages):]:
-        if m["role"] == "assistant":
-            turn = chat.from_message(m)
-            steps.append(Step(turn.content, list(turn.calls)))
-            calls |= {call.id: call for call in turn.calls}
-        if m["role"] != "tool" or not steps:
-            continue
-        call = calls.get(m.get("tool_call_id"), Call("", {}))
-        found = None if call.error else solve(unsolved, call.name, m["content"])
-        steps[-1].results.append(m["content"])
-        steps[-1].solved += [] if found is None else [found]
+    steps, unsolved = [], row.unsolved
+    for turn in _turns(line["messages"][len(row.messages):]):
+        said, played = chat.from_message(turn[0]), list(_of_messages(turn, unsolved))
+        solved = [p.solved for p in played if p.solved is not None]
+        steps.append(Step(said.content, list(said.calls), [p.reply for p in played], solved))
     return steps
+
+def _turns(messages:Iterable[dict])->list[list[dict]]:
+    "What the assistant said each time, and what followed it"
+    turns = []
+    for m in messages:
+        if m["role"] == "assistant":
+            turns.append([])
+        if turns:
+            turns[-1].append(m)
+    return turns
 
 def line_faults(row:Row, line:dict)->dict[str, int]:
     "Count what went wrong in the episode of a result line"

@@ -12,6 +12,7 @@ from ..evaluation.faults import FAULTS, line_faults
 from ..evaluation.interval import bootstrap
 from ..evaluation.table import lined
 from .gain import runs
+from .result import points_told, reach_of
 from ftrl.figures.style import (
     INK, Missing, caption, color, figure, label, main_algorithm, main_start, models, need, policy, seeds,
     sheet)
@@ -75,7 +76,7 @@ def _dots(ax, table:"pd.DataFrame", tint:dict[str, str])->None:
     for i, (name, colour) in enumerate(tint.items()):
         part = table[table.model == name].set_index("fault").reindex(order)
         at = [j + .22 * (i - middle) for j in range(len(order))]
-        reach = [100 * (part["mean"] - part.low), 100 * (part.high - part["mean"])]
+        reach = [100 * end for end in reach_of(part)]
         ax.errorbar(100 * part["mean"], at, xerr=reach, fmt="o", ms=4.5, lw=1.4, capsize=2, color=colour,
                     label=label(name))
     ax.set_yticks(range(len(order)), order)
@@ -90,8 +91,7 @@ def _fault_words(table:"pd.DataFrame", names:list[str], change:str)->str:
     for fault, told in FAULTS.items():
         x = wide.loc[fault, change]
         shares = [f"{100 * wide.loc[(fault, name), 'mean']:.1f}" for name in names]
-        moved = f"{100 * x['mean']:+.1f} ({100 * x.low:.1f} to {100 * x.high:.1f})"
-        rows.append([fault, told, *shares, moved])
+        rows.append([fault, told, *shares, points_told(x)])
     return lined(rows)
 
 # %% ../../nbs/figures/06_fault.ipynb #cell-015

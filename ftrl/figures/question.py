@@ -14,6 +14,7 @@ from ..evaluation.interval import bootstrap
 from .attempt import two_tries
 from .evidence import FLOOR, MARGIN, Claimed, measured
 from .gain import runs
+from .result import points_told
 from .style import Missing, config, results
 
 if TYPE_CHECKING:
@@ -37,14 +38,10 @@ def new_ability(run)->list[Claimed]:
     one, most = ends.iloc[0], ends.iloc[-1]
     asked = f"New ability: Pass@{most.k:.0f} rises, not Pass@1 alone"
     spread = most["mean"], most.low, most.high
-    why = f"Pass@1 {_spread(one)}; {_levels(before, after, int(most.k), int(most.turns))}"
+    why = f"Pass@1 {points_told(one)}; {_levels(before, after, int(most.k), int(most.turns))}"
     if one.low <= 0:
         return [measured(asked, UNTOLD, spread, int(most.n), f"Pass@1 does not rise surely: {why}")]
     return [measured(asked, settled(most.low, most.high), spread, int(most.n), why)]
-
-def _spread(x)->str:
-    "A difference with its interval, in points"
-    return f"{100 * x['mean']:+.1f} ({100 * x.low:.1f} to {100 * x.high:.1f})"
 
 def _levels(before, after, k:int, turns:int)->str:
     "Pass@k before and after"

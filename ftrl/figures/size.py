@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from ..evaluation.interval import bootstrap
 from .gain import gains, runs
+from .result import reach_of
 from .style import (
     INK, Missing, caption, checkpoints, config, figure, label, main_algorithm, main_start, results, sheet)
 from ..files import finished
@@ -117,7 +118,7 @@ def _marks(ax, table:"pd.DataFrame", policies:list[str])->None:
         part = table[table.policy == name]
         after = name.partition(" - ")[0]
         shift = 1.06 ** (i - middle)  # the axis is logarithmic
-        reach = [100 * (part["mean"] - part.low), 100 * (part.high - part["mean"])]
+        reach = [100 * end for end in reach_of(part)]
         told = " over ".join(map(label, name.split(" - ")))
         ax.errorbar(part.parameters * shift, 100 * part["mean"], reach, fmt="D" if " - " in name else "o",
                     ms=6, lw=1.8, capsize=3, color=tint.get(after, INK), label=told,

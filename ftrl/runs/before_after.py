@@ -37,7 +37,8 @@ _HEADS = {"solve_f1": "Solve-F1", "solve_p": "Solve-P", "solve_r": "Solve-R"}
 def _marks(results:Path)->list[str]:
     "A line of the table: the scores, and how many episodes hold a call"
     called, n = calling(results)
-    shown = {metric: f"{mean_percent(results, metric):.1f} %" for metric in _HEADS}
+    scores = means(read_json_lines(results), grouped=False)
+    shown = {metric: f"{100 * scores.get(metric, 0.0):.1f} %" for metric in _HEADS}
     if not called:
         shown["solve_p"] = "–"
     return [*shown.values(), f"{called} of {n}"]
@@ -56,15 +57,21 @@ def _by_id(results:Path)->dict[str, dict]:
     "Result lines by environment"
     return {line["id"]: line for line in read_json_lines(results)}
 
+def _both(folder:Path)->list[dict]:
+    "The result lines before and after"
+    return [_by_id(folder/f"{name}.jsonl") for name in ("before", "after")]
+
+def _changes(before:dict, after:dict)->dict[str, float]:
+    "What Solve-F1 changed by in each environment that was played before and after"
+    def scored(line):
+        return line["metrics"].get("solve_f1", 0)
+    return {id: scored(after[id]) - scored(before[id]) for id in after if id in before}
+
 def gain_points(
     folder:Path, # With before.jsonl and after.jsonl
 )->tuple[float, float, float]:
     "The mean gain in Solve-F1 and its 95 % interval, in points"
-    before, after = (_by_id(folder/f"{name}.jsonl") for name in ("before", "after"))
-    def scored(line):
-        return line["metrics"].get("solve_f1", 0)
-    changes = [scored(after[id]) - scored(before[id]) for id in after if id in before]
-    mean, low, high = bootstrap([changes])
+    mean, low, high = bootstrap([list(_changes(*_both(folder)).values())])
     return 100 * mean, 100 * low, 100 * high
 
 # %% ../../nbs/runs/14_before_after.ipynb #cell-014
@@ -78,12 +85,9 @@ def _told(message:dict)->str:
 # %% ../../nbs/runs/14_before_after.ipynb #cell-016
 def _episode(folder:Path)->str:
     "The held-out environment whose score rose most, before and after"
-    before, after = (_by_id(folder/f"{name}.jsonl") for name in ("before", "after"))
-    def gain(id):
-        old, new = before[id]["metrics"], after[id]["metrics"]
-        return new.get("solve_f1", 0) - old.get("solve_f1", 0)
-    id = max((i for i in after if i in before), key=gain)
-    shown = []
+    before, after = _both(folder)
+    changes, shown = _changes(before, after), []
+    id = max(changes, key=changes.get)
     for name, lines in (("Before", before), ("After", after)):
         body = "".join(map(_told, lines[id]["messages"][:12]))
         shown.append(f"<details><summary>{name}</summary>{body}</details>")

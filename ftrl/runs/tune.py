@@ -13,10 +13,10 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError, dumps, in_range, masked
 from ..evaluation.bench import Results, evaluate
-from ..files import ROWS, atomic, claim, file_digest, load_rows, read_json_lines, save_rows
+from ..files import ROWS, atomic, claim, file_digest, load_rows, save_rows
 from ..models.embedded import EMBEDDED
 from ..progress import Whole, in_parts
-from .before_after import mean_percent, tuning_page
+from .before_after import calling, mean_percent, tuning_page
 from .pace import USUAL, Pace, TuneSizes, fitted, seconds_by_part, steps_left
 
 # %% ../../nbs/runs/15_tune.ipynb #cell-005
@@ -144,9 +144,9 @@ def score(self:Tuning, name:str, model)->Results:
     return evaluate("ftrl", model, self/f"{name}.jsonl", self.held_out, progress=self.progress,
                     max_turns=self.sizes.turns, max_new_tokens=self.sizes.length)
 
-def _calls(results:Path)->int:
-    "How many calls were made"
-    return sum(len(m.get("tool_calls") or ()) for line in read_json_lines(results) for m in line["messages"])
+def _calls(results:Path)->bool:
+    "Did the model call a tool in any episode?"
+    return calling(results)[0] > 0
 
 # %% ../../nbs/runs/15_tune.ipynb #cell-020
 @patch

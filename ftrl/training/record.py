@@ -90,12 +90,16 @@ def no_signal(
             "or other environments")
 
 # %% ../../nbs/training/06_record.ipynb #cell-015
+def _values(lines:list[dict], name:str)->list[float]:
+    "A metric in the samplings that have it"
+    return [x[name] for x in lines if x.get(name) is not None]
+
 def _mean(
     lines:list[dict], # Samplings
     name:str, # Of a metric
 )->float | None: # None where none has it
     "The mean of a metric over samplings"
-    found = [x[name] for x in lines if x.get(name) is not None]
+    found = _values(lines, name)
     return sum(found) / len(found) if found else None
 
 def _ends(
@@ -135,7 +139,7 @@ def calls_fading(
     n:int=4, # Samplings of a mean
 )->str | None:
     "Do right calls become less probable?"
-    found = [-x["call_logp"] for x in lines if x.get("call_logp") is not None]
+    found = [-x for x in _values(lines, "call_logp")]
     if len(found) < 2 * n:
         return None
     means = [sum(found[i:i + n]) / n for i in range(len(found) - n + 1)]
@@ -196,8 +200,7 @@ def stop_unlearned(
     n:int=8, # Samplings that are looked at
 )->str | None:
     "Does it fall silent where something is left to call, or call on where nothing is?"
-    silent = [x["silent"] for x in lines if x.get("silent") is not None][-n:]
-    stopped = [x["stopped"] for x in lines if x.get("stopped") is not None][-n:]
+    silent, stopped = (_values(lines, name)[-n:] for name in ("silent", "stopped"))
     remedy = "train on beginnings and some ends together (--rounds N --begin M)"
     if len(silent) == n and min(silent) >= share:
         return (f"{sum(silent) / n:.0%} of the completions call nothing though something is left to solve; "
