@@ -52,7 +52,7 @@ prepare: $(TESTED)
 	$(BIN)/python tests/readme.py
 
 record: $(READY)
-	$(BIN)/python -c "from ftrl.runs.reproduce import Run, publish; publish(Run('$(RUN)'), 'results/$(notdir $(RUN))', 'figures')"
+	$(BIN)/python -c "from ftrl.runs.folder import Run; from ftrl.runs.reproduce import publish; publish(Run('$(RUN)'), 'results/$(notdir $(RUN))', 'figures')"
 
 lab: $(TESTED)
 	$(BIN)/jupyter lab nbs

@@ -71,7 +71,8 @@ def test_decoding_equals_generate(family):
 def small_run(folder, **how):
     "A run of four steps on a tiny random model"
     from ftrl.environments.build import build
-    from ftrl.runs.reproduce import Run, base
+    from ftrl.runs.folder import Run
+    from ftrl.runs.policies import base
     from ftrl.training.settings import TrainConfig
     from ftrl.training.train import train
     model = base(Run(folder), "random")

@@ -7,7 +7,8 @@ def home(tmp_path_factory):
     "A tiny random model and a few environments"
     from ftrl.environments.build import build
     from ftrl.files import save_rows
-    from ftrl.runs.reproduce import Run, base
+    from ftrl.runs.folder import Run
+    from ftrl.runs.policies import base
     folder = tmp_path_factory.mktemp("launch")
     save_rows([env.row() for env in build(4, seed=3)], folder/"envs.jsonl")
     return folder, base(Run(folder/"run"), "random")

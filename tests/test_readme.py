@@ -23,7 +23,8 @@ def pasted():
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     "A two-layer model with random weights that stands in for the default one"
-    from ftrl.runs.reproduce import Run, base
+    from ftrl.runs.folder import Run
+    from ftrl.runs.policies import base
     return base(Run(tmp_path_factory.mktemp("model")), "random")
 
 

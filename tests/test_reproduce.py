@@ -94,7 +94,8 @@ def kernels(parent):
 def test_a_kernel_that_dies(at_work, tmp_path):
     "One line that says what to do; the step is done by the next call, and nothing else is left behind"
     from ftrl.core import FtrlError
-    from ftrl.runs.reproduce import Run, profile_settings, step
+    from ftrl.runs.folder import Run
+    from ftrl.runs.reproduce import profile_settings, step
     values = profile_settings("smoke") | {"n_train": 4, "n_test": 4, "n_world": 0}
     run, killed = Run(tmp_path), []
 

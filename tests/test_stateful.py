@@ -90,7 +90,8 @@ TRAINING = """
 import json, sys
 from pathlib import Path
 from ftrl.files import load_rows
-from ftrl.runs.reproduce import Run, base
+from ftrl.runs.folder import Run
+from ftrl.runs.policies import base
 from ftrl.training.collect import collect
 from ftrl.training.policy import load_policy
 from ftrl.training.settings import TrainConfig

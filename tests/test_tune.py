@@ -31,7 +31,8 @@ print(tune(data, model, out, sizes=sizes))
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     "A two-layer model with random weights"
-    from ftrl.runs.reproduce import Run, base
+    from ftrl.runs.folder import Run
+    from ftrl.runs.policies import base
     return base(Run(tmp_path_factory.mktemp("model")), "random")
 
 

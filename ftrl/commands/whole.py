@@ -22,11 +22,12 @@ def reproduce_command(
     out: Annotated[str, Opt("--out", help="The run directory")],
     profile: _Profile = "tiny",
     jobs: Annotated[int, Opt(help="Seeds side by side, each with its share of the cores")] = 1,
+    keep: Annotated[Optional[str], Opt(help="For what must outlive this machine; goes on from it")] = None,
 ):
     "The whole method in six notebooks; what is done is skipped."
     from ftrl.runs.reproduce import reproduce, run_summary
     in_range(jobs=jobs)
-    print("\n" + run_summary(reproduce(profile, out, jobs=jobs)))
+    print("\n" + run_summary(reproduce(profile, out, jobs=jobs, keep=keep)))
     closing(f"open {out}/results.html", f"ftrl figures --runs {out}", wrote=out)
 
 # %% ../../nbs/commands/05_whole.ipynb #cell-007

@@ -71,7 +71,8 @@ def collect_seconds(run:Sized)->float:
     steps = min(v["cold_steps"], v["cold_envs"] // v["cold_batch"])
     said = 110 * v["cold_variants"]
     cold = run.shape.imitating(v["cold_batch"], _prompt(v["difficulty"]), said) * steps
-    return STARTUP + run.seconds(cold) + run.played(v["n_collect"], 4)
+    played = 0 if v["n_begin"] else v["n_collect"]  # beginnings are not played
+    return STARTUP + run.seconds(cold) + run.played(played, 4)
 
 # %% ../../nbs/runs/10_plan.ipynb #cell-013
 def _config(v:dict)->TrainConfig:

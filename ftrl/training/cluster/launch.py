@@ -216,6 +216,7 @@ def launched(self:Learner,
     reference:str|Path|None=None, # The policy that the KL is to
     force:bool=False, # Replace what is there
     peft=None, # An adapter, as `lora` makes it
+    mode:str="step", # step, or episode
 )->Trained:
     "Train in processes of their own"
     out = Path(out).resolve()
@@ -225,6 +226,7 @@ def launched(self:Learner,
     told = [verb, str(data), "--model", str(model), "--out", str(out), *words]
     told += ["--reference", str(reference)] if reference else []
     told += ["--lora", str(peft.r)] if peft is not None else []
+    told += ["--mode", mode] if mode != "step" else []
     told += ["--force"] if force else []
     self.launch.run(told, out, config.steps, Path(self.logs)/f"{verb}-{out.name}.log")
     data.unlink()
