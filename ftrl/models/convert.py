@@ -65,7 +65,7 @@ def _numbers(fields:dict, family:str)->dict:
     found.setdefault("num_key_value_heads", found["num_attention_heads"])
     return found
 
-# %% ../../nbs/models/13_convert.ipynb #cell-010
+# %% ../../nbs/models/13_convert.ipynb #cell-011
 def _positions(fields:dict, family:str, factors:list[float] | None, width:int)->dict:
     "How positions are told"
     theta = fields.get(f"{family}.rope.freq_base", 10000.0)
@@ -82,7 +82,7 @@ def _positions(fields:dict, family:str, factors:list[float] | None, width:int)->
         found |= _llama3(factors, theta, width)
     return found
 
-# %% ../../nbs/models/13_convert.ipynb #cell-011
+# %% ../../nbs/models/13_convert.ipynb #cell-013
 _ORIGINAL, _LOW, _HIGH = 8192, 1.0, 4.0  # of every Llama since 3.1
 
 def _stretch(theta:float, width:int, factor:float)->list[float]:
@@ -108,7 +108,7 @@ def _llama3(factors:list[float], theta:float, width:int)->dict:
     return {"rope_type": "llama3", "factor": round(factor, 6), "low_freq_factor": _LOW,
             "high_freq_factor": _HIGH, "original_max_position_embeddings": _ORIGINAL}
 
-# %% ../../nbs/models/13_convert.ipynb #cell-012
+# %% ../../nbs/models/13_convert.ipynb #cell-016
 def _configuration(fields:dict, weights:dict[str, Weight], factors:list[float] | None)->dict:
     "What config.json says"
     family = fields["general.architecture"]
@@ -124,7 +124,7 @@ def _configuration(fields:dict, weights:dict[str, Weight], factors:list[float] |
         found["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in weights
     return found
 
-# %% ../../nbs/models/13_convert.ipynb #cell-014
+# %% ../../nbs/models/13_convert.ipynb #cell-019
 def ours(
     fields:dict, # The head of a GGUF file by name
 )->bool:
@@ -132,7 +132,7 @@ def ours(
     family = fields.get("general.architecture")
     return family in _OWN and not fields.get(f"{family}.expert_count")
 
-# %% ../../nbs/models/13_convert.ipynb #cell-016
+# %% ../../nbs/models/13_convert.ipynb #cell-022
 def _unlearned(fields:dict, weights:dict[str, Weight])->list[str]:
     "A model's own marks whose embedding is that of padding"
     padding, own = unused_rows(fields)
@@ -145,7 +145,7 @@ def _unlearned(fields:dict, weights:dict[str, Weight])->list[str]:
     near = 0.05 * blank.norm()  # equal but for what weight decay and rounding left
     return [mark for mark, i in own.items() if (row(i) - blank).norm() < near]
 
-# %% ../../nbs/models/13_convert.ipynb #cell-018
+# %% ../../nbs/models/13_convert.ipynb #cell-025
 def _settings(config:dict, tokenizer)->tuple[dict, dict]:
     "config.json and generation_config.json, agreeing with the tokenizer on where a turn ends"
     stops = ends(tokenizer)
@@ -156,7 +156,7 @@ def _settings(config:dict, tokenizer)->tuple[dict, dict]:
 def _write(x:dict, file:Path)->None:
     file.write_text(json.dumps(x, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-# %% ../../nbs/models/13_convert.ipynb #cell-019
+# %% ../../nbs/models/13_convert.ipynb #cell-028
 def _mapped(file:Path, fields:dict, out:Path)->None:
     "Write a file of our families"
     weights = gguf_weights(file)
@@ -169,7 +169,7 @@ def _mapped(file:Path, fields:dict, out:Path)->None:
     tokenizer.save_pretrained(out)
     write_weights(weights, out/"model.safetensors", form)
 
-# %% ../../nbs/models/13_convert.ipynb #cell-021
+# %% ../../nbs/models/13_convert.ipynb #cell-030
 def _through_transformers(file:Path, fields:dict, out:Path)->None:
     "Write a file of another family, whole in memory"
     import torch
@@ -187,7 +187,7 @@ def _through_transformers(file:Path, fields:dict, out:Path)->None:
     model.save_pretrained(out)
     chat.prepare(tokenizer).save_pretrained(out)
 
-# %% ../../nbs/models/13_convert.ipynb #cell-022
+# %% ../../nbs/models/13_convert.ipynb #cell-031
 def convert(
     file, # A .gguf file
     out, # A folder that is not there yet

