@@ -43,6 +43,7 @@ def _opened(spec:str):
 def _from_facts(out:str, n:int, worlds, seed:int, what:dict, strategy, **how)->None:
     "Build from facts, and report"
     from ftrl.environments.build import Recipe
+    from ftrl.environments.qualifiers.usage import usage_told
     from ftrl.environments.report import construct
     scenarios = tuple(what["scenario"] or SCENARIOS)
     recipe = Recipe(worlds, scenarios, seed, what["split"], what["difficulty"], tuple(strategy or ()))
@@ -51,7 +52,9 @@ def _from_facts(out:str, n:int, worlds, seed:int, what:dict, strategy, **how)->N
         def count(env):
             bar.update()
         report = construct(out, n, recipe, count, **how)
-    print(report["table"].to_string(), f"\nrejected: {report['rejected'] or 'none'}")
+    print(report["table"].to_string())
+    print(usage_told(report["calls"]))
+    print(f"rejected: {report['rejected'] or 'none'}")
     print(f"{out}: {report['built']} environments, {report['rate']:.0f} a second")
 
 def _worlds_alone(strategy)->None:

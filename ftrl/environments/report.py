@@ -19,6 +19,7 @@ from ..files import atomic, claimed, data_dir, load_rows, stream_rows
 from ..perf import benchmark, case, compare
 from .build import Recipe, build
 from .gate import GATES, check
+from .qualifiers.usage import Usage, usage_figures
 from .store import write_envs
 from .trial import trial
 from .world import STATE_WORLDS, World
@@ -314,14 +315,19 @@ def _free(out, force)->None:
 class _Watch:
     "Counts environments as they come, and the time since the first"
     def __init__(self, progress):
-        self.progress, self.tally, self.start = progress, Tally(), None
+        self.progress, self.tally, self.usage, self.start = progress, Tally(), Usage(), None
 
     def __call__(self, env:Env)->None:
         if self.start is None:
             self.start = time.perf_counter()
-        self.tally.add(env)
+        self.count(env)
         if self.progress:
             self.progress(env)
+
+    def count(self, x:Env | Row)->None:
+        "Count one without the clock"
+        self.tally.add(x)
+        self.usage.add(x)
 
     @property
     def seconds(self)->float:
@@ -345,7 +351,8 @@ def construct(
     seconds = watch.seconds
     if watch.start is None:  # it was there already
         for row in stream_rows(out):
-            watch.tally.add(row)
+            watch.count(row)
+    report["calls"] = usage_figures(watch.usage)
     _write_beside(out, report, watch.tally, [view.world for view in recipe.views()])
     rate = (n - 1) / seconds if n > 1 and seconds else 0.0
     return report | {"table": watch.tally.table(), "seconds": seconds, "rate": rate}
@@ -418,13 +425,14 @@ class _HeldHere:
 def _rate(level, n, worlds=None)->dict:
     "Two processes at one difficulty: environments a second after the first, memory, and what was rejected"
     import resource
-    rejected, start = Counter(), None
+    rejected, usage, start = Counter(), Usage(), None
     for env in build(n, worlds, seed=11, difficulty=level, workers=2, rejected=rejected):
         start = start or time.perf_counter()
+        usage.add(env)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return {"two processes, accepted/s": round((n - 1) / seconds, 1), "largest process, MB": round(peak),
-            "rejected": dict(rejected), "no plan": rejected["no plan"]}
+            "rejected": dict(rejected), "no plan": rejected["no plan"], **usage_figures(usage)}
 
 def _build_case(level, n, sandbox, changing=())->dict:
     "Both executors at one difficulty"
