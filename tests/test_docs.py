@@ -134,11 +134,13 @@ def test_site(tmp_path):
 
 
 def on_a_phone(b, url):
-    "Nothing is wider than the screen, what follows the system's wish is dark, and the search is there"
+    "Nothing is wider than the screen or blown up, what follows the system's wish is dark, search is there"
     b.phone()
     b.value("localStorage.clear()")  # what the first visit, by day, has kept
-    for page in ("index.html", "00_own_data.html", "03_chat.html", "figures.html"):
+    blown = "[...document.images].filter(i => i.width > i.naturalWidth).map(i => i.src).join()"
+    for page in ("index.html", "00_own_data.html", "03_chat.html", "figures.html", "04_update.html"):
         b.visit(f"{url}/{page}")
+        assert b.value(blown) == "", page
         assert b.value("document.documentElement.scrollWidth") <= 390, page
         assert b.value("document.body.dataset.mdColorScheme") == "slate", page
         assert b.value("document.querySelectorAll('[data-md-component=search]').length") > 0, page

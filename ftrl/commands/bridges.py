@@ -9,7 +9,7 @@ __all__ = ['serve_command', 'push_command']
 import asyncio
 from typing import Annotated, Optional
 from ..bridges.visit import METRICS
-from .app import Arg, Envs, Force, Opt, choices_of, closing, input_file, listed, verb
+from .app import Arg, Envs, Opt, choices_of, closing, input_file, listed, verb
 from ..core import FtrlError
 from ..progress import stage
 
@@ -55,8 +55,8 @@ def serve_command(
 def push_command(
     files: Annotated[list[str], Arg(help="Files of rows; each becomes a config of the dataset")],
     to: Annotated[str, Opt("--to", help="user/name on the hub, or a folder such as ./data")],
-    public: Annotated[bool, Opt("--public", help="Of a new repository on the hub")] = False,
-    force: Force = False,
+    public: Annotated[bool, Opt("--public", help="A new repository on the hub is open to all")] = False,
+    force: Annotated[bool, Opt("--force", help="Replace a folder at --to, whoever made it")] = False,
 ):
     "Put environments on a hub as a dataset with a card, or into a folder of that form."
     from ftrl.bridges.hub import push

@@ -257,7 +257,7 @@ CSS = """.output{overflow-x:auto;font-size:.66rem}
 .md-typeset details.env pre{white-space:pre-wrap;margin:.3rem 0}
 @media (max-width:45rem){
  .md-typeset p:has(> img:only-child){overflow-x:auto}
- .md-typeset p > img:only-child{max-width:none;width:44rem}
+ .md-typeset p > img:only-child{max-width:44rem;width:auto}
 }
 """
 
