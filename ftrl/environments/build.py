@@ -137,6 +137,7 @@ def askable(
 
 # %% ../../nbs/environments/12_build.ipynb #cell-020
 _TRIES = 200
+_ROW = 4  # draws in a row about one world
 
 @dataclass(frozen=True)
 class _Proposal:
@@ -169,7 +170,7 @@ def _proposed(recipe, views, i, attempt=0, sandbox=None, lost=None)->_Proposal:
     size, lost = size_for(views, scenario, level), Counter() if lost is None else lost
     turn, last = i // len(recipe.scenarios), ""
     for attempt in range(attempt, _TRIES):
-        view = views[(turn + attempt // 4) % len(views)]
+        view = views[(turn + attempt // _ROW) % len(views)]
         if size is None or not holds(view, scenario, size):
             continue
         env = _drawn(recipe, view, i, attempt, size)
@@ -188,11 +189,9 @@ def _short(data:bytes)->int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 def _fact(s:SubQuestion)->str:
-    "What a sub-question asks for: of a fact with limits, not their numbers"
-    if " of '" not in s.source:
-        return " ".join(re.findall(r"\w+", s.question.lower()))
-    fact, _, limits = s.source.partition("', with ")
-    return f"{fact} {re.sub(r'[0-9][0-9.,]*', '#', limits)}"
+    "What a sub-question asks for"
+    named = " of '" in s.source  # a table, what is asked, of which thing, with which limits
+    return s.source if named else " ".join(re.findall(r"\w+", s.question.lower()))
 
 def _asked(env:Env)->int:
     "A hash of what an environment asks"
@@ -207,7 +206,7 @@ class Seen:
         self.asked = set()
 
     def add(self, env:Env)->bool:
-        "Remember an environment; False if it, or nearly it, was there already"
+        "Remember an environment; False if it was there already"
         asked = _asked(env)
         new = asked not in self.asked
         self.asked.add(asked)
@@ -331,7 +330,9 @@ def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
     for i, p in enumerate(made, start):
         while not seen.add(p.env):
             lost = p.rejected + Counter({"novel": 1})
-            p = _proposed(recipe, views, i, p.attempt + 1, sandbox, lost)
+            elsewhere = (p.attempt // _ROW + 1) * _ROW  # the first draw about the next world
+            again = elsewhere if len(views) > 1 else p.attempt + 1
+            p = _proposed(recipe, views, i, again, sandbox, lost)
         rejected.update(p.rejected)
         yield p.env
 

@@ -219,7 +219,7 @@ def _settle(self:Authored, question:dict, work:Future | None)->Iterator[Env]:
         return
     self.silent = 0
     if not self.seen.add(env):
-        return self._reject(question, "novel", f"asks nearly the same as an earlier one: {env.question}")
+        return self._reject(question, "novel", f"asks the same as an earlier one: {env.question}")
     self.built += 1
     yield replace(env, gates=(*env.gates, "novel"))
 
