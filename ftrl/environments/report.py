@@ -312,6 +312,7 @@ def _free(out, force)->None:
             raise FtrlError(f"{path} is there already and was not made by this command; choose another "
                             "--out, remove it, or give --force to replace it")
 
+# %% ../../nbs/environments/14_report.ipynb #cell-046
 class _Watch:
     "Counts environments as they come, and the time since the first"
     def __init__(self, progress):
@@ -333,7 +334,7 @@ class _Watch:
     def seconds(self)->float:
         return time.perf_counter() - self.start if self.start else 0.0
 
-# %% ../../nbs/environments/14_report.ipynb #cell-046
+# %% ../../nbs/environments/14_report.ipynb #cell-047
 def construct(
     out, # .jsonl or .jsonl.gz
     n:int, # How many environments
@@ -357,7 +358,7 @@ def construct(
     rate = (n - 1) / seconds if n > 1 and seconds else 0.0
     return report | {"table": watch.tally.table(), "seconds": seconds, "rate": rate}
 
-# %% ../../nbs/environments/14_report.ipynb #cell-048
+# %% ../../nbs/environments/14_report.ipynb #cell-049
 def _write_beside(out, report, tally, worlds)->None:
     "Complete the report in place, and write it and the card"
     omitted = {}
@@ -372,7 +373,7 @@ def _write_beside(out, report, tally, worlds)->None:
         with atomic(path) as temp:
             temp.write_text(text, encoding="utf-8")
 
-# %% ../../nbs/environments/14_report.ipynb #cell-051
+# %% ../../nbs/environments/14_report.ipynb #cell-052
 def _executed(code, name, arguments)->str:
     "A call as the paper's executor runs it: in this process, with whatever the code may do"
     try:
@@ -400,7 +401,7 @@ class Threads:
         "Tables in this process, which calls change"
         return _HeldHere(self, state)
 
-# %% ../../nbs/environments/14_report.ipynb #cell-053
+# %% ../../nbs/environments/14_report.ipynb #cell-054
 class _HeldHere:
     "What a session of the sandbox is, without the sandbox"
     def __init__(self, threads, state):
@@ -421,7 +422,7 @@ class _HeldHere:
     def call(self, code, name, arguments):
         return self.threads.one((code, name, {**arguments, "data": self.data}))
 
-# %% ../../nbs/environments/14_report.ipynb #cell-055
+# %% ../../nbs/environments/14_report.ipynb #cell-056
 def _rate(level, n, worlds=None)->dict:
     "Two processes at one difficulty: environments a second after the first, memory, and what was rejected"
     import resource
@@ -434,6 +435,7 @@ def _rate(level, n, worlds=None)->dict:
     return {"two processes, accepted/s": round((n - 1) / seconds, 1), "largest process, MB": round(peak),
             "rejected": dict(rejected), "no plan": rejected["no plan"], **usage_figures(usage)}
 
+# %% ../../nbs/environments/14_report.ipynb #cell-057
 def _build_case(level, n, sandbox, changing=())->dict:
     "Both executors at one difficulty"
     worlds, few = changing or ["geography", "chemistry"], max(1, n // 20)
@@ -448,7 +450,7 @@ def _build_case(level, n, sandbox, changing=())->dict:
     what = f"difficulty {level}{', tables that change' if changing else ''}"
     return case(what, "accepted environments/s, one process", **rates, better="higher", n=few) | told
 
-# %% ../../nbs/environments/14_report.ipynb #cell-056
+# %% ../../nbs/environments/14_report.ipynb #cell-058
 def bench_build(
     n:int=500, # Environments a case, of two processes; the peer builds a twentieth of them
     levels:tuple[int, ...]=(0, 1, 2, 3, 4), # Difficulties

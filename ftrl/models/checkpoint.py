@@ -10,6 +10,7 @@ import json, math, re, shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from fastcore.basics import patch
 from ..core import FtrlError
 from .embedded import EMBEDDED, is_gguf, model_path
 from .gguf import gguf_weights
@@ -84,17 +85,18 @@ class Adapted(Weight):
         rows, columns = self.factors
         return self.scale * (rows[start:stop] @ columns)
 
-    def read(self, start:int=0, stop:int | None=None):
-        "Base rows plus the update, in float32, by the same sums on every machine"
-        stop = self.rows if stop is None else stop
-        total = self.base.read(start, stop).float()
-        rows, columns = self.factors
-        for up, down in zip(rows[start:stop].T, columns):
-            # no matrix product: its order of summing is the library's own
-            total = total + (self.scale * up)[:, None] * down
-        return total
-
 # %% ../../nbs/models/11_checkpoint.ipynb #cell-013
+@patch
+def read(self:Adapted, start:int=0, stop:int | None=None):
+    "Base rows plus the update, in float32, by the same sums on every machine"
+    stop = self.rows if stop is None else stop
+    total = self.base.read(start, stop).float()
+    rows, columns = self.factors
+    for up, down in zip(rows[start:stop].T, columns):
+        total = total + (self.scale * up)[:, None] * down
+    return total
+
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-015
 # `init_lora_weights` that leave the base as it is
 _PLAIN_START = (None, True, False, "gaussian", "eva", "orthogonal")
 _OTHER_KINDS = ("use_dora", "layer_replication", "alora_invocation_tokens", "use_qalora", "use_bdlora",
@@ -116,7 +118,7 @@ def _plain(config:dict, folder:Path)->None:
     which = f"{odd[0]} {config.get(odd[0])!r}"
     raise FtrlError(f"{folder}: an adapter with {which}, whose weights are not base plus product; {_MERGE}")
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-015
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-017
 def _is_number(x)->bool: return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 def _is_pattern(x)->bool:
@@ -135,7 +137,7 @@ def _scaled(config:dict, folder:Path)->None:
             said = config.get(name)
             raise FtrlError(f"{folder}/adapter_config.json: {name} is {said!r}; expected what peft writes")
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-018
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-020
 def _scale(config:dict, module:str, rank:int)->float:
     "How much an adapter's product counts in this module"
     alpha = config["lora_alpha"]
@@ -159,7 +161,7 @@ def _adapted(b:Weight, down:Weight, up:Weight, config:dict, module:str)->Adapted
     scale = _scale(config, module, rank)
     return Adapted(b.file, b.offset, b.shape, b.dtype, b, down, up, scale, turned)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-019
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-021
 def _lora(folder:Path, base:dict[str, Weight])->dict[str, Weight]:
     "The weights of an adapter on top of its base"
     config = _json(folder/"adapter_config.json")
@@ -185,7 +187,7 @@ def _lora(folder:Path, base:dict[str, Weight])->dict[str, Weight]:
             raise FtrlError(f"{folder}: holds `{name}`, which is not the base's; {_MERGE}")
     return weights
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-021
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-023
 def _place(name:str, found:dict[str, Weight])->tuple[str, Weight | None] | None:
     "The base weight that an entry belongs to, and the second factor of a first one; None for a second one"
     bare = name.removeprefix("base_model.model.")
@@ -211,7 +213,7 @@ def _same_rows(a:Weight, b:Weight, start:int, stop:int)->bool:
     x, y = (w.read(start, stop).bfloat16() for w in (a, b))
     return x.equal(y)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-023
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-025
 def _same_base(config:dict, folder:Path, base:dict[str, Weight])->None:
     "Refuse a base that is not the one the adapter was trained on"
     said = config.get("base_model_name_or_path")
@@ -226,7 +228,7 @@ def _same_base(config:dict, folder:Path, base:dict[str, Weight])->None:
             raise FtrlError(f"{folder}: was trained on {own}, whose `{name}` is another than the base's; "
                             f"compare it with {own}")
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-026
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-028
 def local_checkpoint(
     spec, # A folder, a file, an embedded model's name, or a hub id
 )->Path:
@@ -249,7 +251,7 @@ def local_checkpoint(
         raise FtrlError(f"{spec}: no such folder, and the hub cannot give it ({type(e).__name__}); "
                         "check the name and the network, or give a local folder") from e
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-028
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-030
 def weights(
     spec, # A folder, a .gguf file, an embedded model's name, or a hub id
     base:dict[str, Weight] | None=None, # What an adapter stands on
@@ -265,7 +267,7 @@ def weights(
         raise FtrlError(f"{spec}: an adapter cannot be the base; give the checkpoint it was trained on")
     return _lora(path, base)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-031
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-033
 _EXPECTED = "expected two checkpoints of one model"
 
 def pairs(
@@ -294,7 +296,7 @@ def _pair(name:str, a:Weight, b:Weight)->tuple[Weight, Weight]:
     shape = min(a.rows, b.rows), a.width
     return replace(a, shape=shape), replace(b, shape=shape)
 
-# %% ../../nbs/models/11_checkpoint.ipynb #cell-034
+# %% ../../nbs/models/11_checkpoint.ipynb #cell-036
 def copy_settings(
     checkpoint, # As `local_checkpoint` takes it
     out:str | Path, # A folder

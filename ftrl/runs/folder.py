@@ -78,6 +78,7 @@ def _parts(folder:Path)->list[Path]:
     packed = [f"{pattern}.gz" for pattern in patterns if pattern.endswith(".jsonl")]
     return finished(folder, *patterns, *packed) + sorted(notes)
 
+# %% ../../nbs/runs/0_folder.ipynb #cell-012
 def _kept_as(path:Path, to:Path)->Path:
     "Where a file goes among the kept ones"
     packed = path.suffix == ".jsonl" and path.stat().st_size > _LONG
@@ -93,7 +94,7 @@ def _copied(path:Path, to:Path)->Path:
         write_json_lines(read_json_lines(path), to)
     return to
 
-# %% ../../nbs/runs/0_folder.ipynb #cell-014
+# %% ../../nbs/runs/0_folder.ipynb #cell-015
 def keep_parts(
     run:Run, # A run, finished or not
     to:str | Path, # Where its small parts are kept, such as results/record2
@@ -124,7 +125,7 @@ def bring_back(
             copied += 1
     return copied
 
-# %% ../../nbs/runs/0_folder.ipynb #cell-017
+# %% ../../nbs/runs/0_folder.ipynb #cell-018
 @contextmanager
 def kept_meanwhile(
     run:Run, # A run

@@ -323,6 +323,7 @@ def _name_adapters(kept:Run)->None:
             elif folder.name not in chosen.values():
                 shutil.rmtree(folder)
 
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-042
 def publish(
     run:Run, # A finished run
     out:str | Path, # Where it is kept, such as results/tiny; what is there is replaced
