@@ -56,27 +56,31 @@ def _linked(policy:Path, to:str | Path)->None:
         shutil.rmtree(policy)
     policy.symlink_to(to)
 
+def _merged(run:Run, model:str, name:str)->None:
+    "Put base plus adapter where a policy of that name belongs"
+    from ftrl.models.adapter import merged_path
+    _linked(run/f"models/{name}", merged_path(model, run/f"adapters/{name}"))
+
+# %% ../../nbs/runs/0_policies.ipynb #cell-011
 def restore(
     run:Run, # The run
     model:str, # What its policies were trained from
 )->list[str]: # The names of those that came back
     "Merge the policies of a run whose weights are not here"
-    from ftrl.models.adapter import merged_path
     found = []
     if Path(model).is_relative_to(run.out) and not Path(model).exists():
         return found  # a cold start whose weights are not here either
     for config in finished(run.out, "adapters/*/adapter_config.json"):
-        folder = config.parent
-        policy = run/f"models/{folder.name}"
-        if not policy.exists():
-            _linked(policy, merged_path(model, folder))
-            found.append(folder.name)
+        name = config.parent.name
+        if not (run/f"models/{name}").exists():
+            _merged(run, model, name)
+            found.append(name)
     for name, chosen in chosen_policies(run).items():
         if not (run/f"models/{name}").exists() and (run/f"models/{chosen}").exists():
             _linked(run/f"models/{name}", chosen)
     return found
 
-# %% ../../nbs/runs/0_policies.ipynb #cell-012
+# %% ../../nbs/runs/0_policies.ipynb #cell-013
 def choose(
     run:Run, # The run
     name:str, # An algorithm
@@ -93,7 +97,7 @@ def chosen_policies(
     "The rounds that were chosen"
     return record(run).get("policies", {})
 
-# %% ../../nbs/runs/0_policies.ipynb #cell-015
+# %% ../../nbs/runs/0_policies.ipynb #cell-016
 @dataclass(frozen=True)
 class Keeping:
     "A learner whose policies and numbers outlive the machine"
@@ -115,10 +119,11 @@ class Keeping:
                 return trained  # nothing moved: there is no adapter to keep
             self.keep(name, self._rank(Path(model).name) + self.rank)
             write_json_lines(trained.metrics, numbers)
-        self._replaced(name)
+        if not Path(out).is_symlink():
+            _merged(self.run, self.start, name)  # in the place of what training left
         return Trained(str(out), read_json_lines(numbers))
 
-# %% ../../nbs/runs/0_policies.ipynb #cell-016
+# %% ../../nbs/runs/0_policies.ipynb #cell-017
 @patch
 def _rank(self:Keeping, name:str)->int:
     "Of a policy's adapter; 0 for what the run starts from"
@@ -133,15 +138,7 @@ def keep(self:Keeping, name:str, rank:int)->None:
     if not kept.exists():
         extract_adapter(self.start, str(self.run/f"models/{name}"), kept, rank)
 
-@patch
-def _replaced(self:Keeping, name:str)->None:
-    "Put base plus adapter where training left its weights"
-    from ftrl.models.adapter import merged_path
-    policy = self.run/f"models/{name}"
-    if not policy.is_symlink():
-        _linked(policy, merged_path(self.start, self.run/f"adapters/{name}"))
-
-# %% ../../nbs/runs/0_policies.ipynb #cell-020
+# %% ../../nbs/runs/0_policies.ipynb #cell-021
 def keep_metrics(
     run:Run, # The run
     name:str, # A policy
