@@ -6,10 +6,12 @@
 __all__ = ['machine', 'seconds', 'compare', 'trim', 'case', 'benchmark', 'number_format']
 
 # %% ../nbs/05_perf.ipynb #cell-002
-import ctypes, gc, os, platform, sys, time
+import ctypes, gc, os, platform, re, sys, time
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
+from .core import FtrlError
+from .files import cache_dir
 
 # %% ../nbs/05_perf.ipynb #cell-005
 def _stated(path:str, key:str)->str:
@@ -126,15 +128,11 @@ def _fastest(shape:tuple[int, int, int], dtype, n:int)->float:
         return min(seconds(product) for _ in range(n))
 
 # %% ../nbs/05_perf.ipynb #cell-024
-@lru_cache
-def number_format(
-    work:str, # read: many tokens at once, as an update does; write: few, as decoding does
-    device:str|None=None, # cuda or cpu; default: what there is
+def _measured(
+    work:str, # read or write
 )->str: # bfloat16 or float32
-    "What this machine computes this work in fastest: measured once a process, in some 50 ms"
+    "What the processor computes this work in fastest, in some 50 ms"
     import torch
-    if device != "cpu" and torch.cuda.is_available():
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     formats, shape = (torch.float32, torch.bfloat16), _WORK[work]
     tokens, inputs, outputs = shape
     little = tokens, inputs, outputs // 64
@@ -143,3 +141,59 @@ def number_format(
         return "float32"
     exact, half = (_fastest(shape, dtype, 9) for dtype in formats)
     return "bfloat16" if half * 7 < exact * 6 else "float32"
+
+# %% ../nbs/05_perf.ipynb #cell-026
+def _kept_measurement(
+    work:str, # read or write
+)->str: # bfloat16 or float32
+    "What was measured first with this processor and this torch"
+    import torch
+    cpu = machine()["cpu"]
+    place = cache_dir()/"formats"/re.sub(r"[^\w.+-]+", "-", f"{cpu}-torch-{torch.__version__}")/work
+    if not place.is_file():
+        mine = _measured(work)
+        try:
+            _put_first(place, mine)
+        except OSError:
+            return mine  # nothing can be written here
+    return _a_format(place.read_text(), str(place))
+
+# %% ../nbs/05_perf.ipynb #cell-027
+def _put_first(place:Path, text:str)->None:
+    "Write a file unless another process has done so meanwhile"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    mine = place.with_name(f".{place.name}-{os.getpid()}")
+    mine.write_text(text)
+    try:
+        os.link(mine, place)  # whole, or not at all
+    except FileExistsError:
+        pass
+    finally:
+        mine.unlink()
+
+def _a_format(text:str, place:str)->str:
+    "A number format that was written down"
+    if text in ("bfloat16", "float32"):
+        return text
+    raise FtrlError(f"{place} says {text!r}, expected bfloat16 or float32")
+
+# %% ../nbs/05_perf.ipynb #cell-030
+def number_format(
+    work:str, # read: many tokens at once, as an update does; write: few, as decoding does
+    device:str|None=None, # cuda or cpu; default: what there is
+)->str: # bfloat16 or float32
+    "What this work is computed in: what `$FTRL_FORMATS` says, else what this machine does fastest"
+    told = os.environ.get("FTRL_FORMATS", "").split()
+    if told:
+        if len(told) != len(_WORK):
+            raise FtrlError(f"FTRL_FORMATS is {' '.join(told)!r}, expected two, such as 'bfloat16 float32'")
+        return _a_format(told[list(_WORK).index(work)], "FTRL_FORMATS")
+    return _fastest_format(work, device)
+
+@lru_cache
+def _fastest_format(work:str, device:str|None)->str:
+    "What this machine does fastest; asked once a process"
+    import torch
+    if device != "cpu" and torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return _kept_measurement(work)

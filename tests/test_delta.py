@@ -213,7 +213,7 @@ def test_other_models_and_names(tmp_path):
 
 
 def test_memory_and_speed():
-    report = bench_delta(1, vocabulary=20_000, inner=4096)   # 0.4 GB a checkpoint
+    report = bench_delta(1, vocabulary=10_000, inner=2048)   # 0.2 GB a checkpoint
     memory = report["cases"][-1]
     assert memory["ours"] < 3 * memory["peer"]
     assert all(c["ours"] > 0 and c["peer"] > 0 for c in report["cases"])

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from ..core import FtrlError, dumps, masked
 from ..files import atomic, claim, claimed, differences
+from ..perf import number_format
 from ..progress import progress_bar
 from .folder import Run, keep_parts, kept_meanwhile, record, run_machine
 from .policies import chosen_policies
@@ -277,7 +278,24 @@ def _claimed_run(run:Run, profile:str, values:dict):
             mine.finish()
         yield
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-035
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-036
+@contextmanager
+def _same_formats(run:Run):
+    "The number formats that this run was begun in, for the kernels that start meanwhile"
+    formats = record(run).get("formats")
+    if formats is None:
+        formats = {work: number_format(work) for work in ("read", "write")}
+        record(run, formats=formats)
+    before = os.environ.get("FTRL_FORMATS")
+    os.environ["FTRL_FORMATS"] = f"{formats['read']} {formats['write']}"
+    try:
+        yield
+    finally:
+        del os.environ["FTRL_FORMATS"]
+        if before is not None:
+            os.environ["FTRL_FORMATS"] = before
+
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-038
 def reproduce(
     profile:str="tiny", # One of `profiles()`, or a YAML file
     out:str="runs/tiny", # Where the run goes
@@ -289,7 +307,7 @@ def reproduce(
     if jobs < 1:
         raise FtrlError(f"jobs must be at least 1, got {jobs}")
     values, run = profile_settings(profile), Run(out)
-    with kept_meanwhile(run, keep), _claimed_run(run, str(profile), values), _after(run):
+    with kept_meanwhile(run, keep), _claimed_run(run, str(profile), values), _after(run), _same_formats(run):
         groups = _plan(run, values)
         tasks = [task for seeds in groups for todo in seeds for task in todo]
         done = sum(task.done for task in tasks)
@@ -299,7 +317,7 @@ def reproduce(
     run.once("results.html", lambda p: write_report(run.out, p))
     return run
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-038
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-041
 def run_summary(
     run:Run, # A finished run
 )->str:
@@ -311,7 +329,7 @@ def run_summary(
     table = (run/"table.md").read_text().rstrip()
     return "\n".join([table, "", *figures, "", took])
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-041
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-044
 def _name_adapters(kept:Run)->None:
     "Leave the adapters of chosen policies, called as their algorithms"
     for place in (kept.out, *kept.out.glob("seed*")):
@@ -323,7 +341,7 @@ def _name_adapters(kept:Run)->None:
             elif folder.name not in chosen.values():
                 shutil.rmtree(folder)
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-042
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-045
 def publish(
     run:Run, # A finished run
     out:str | Path, # Where it is kept, such as results/tiny; what is there is replaced
