@@ -19,11 +19,13 @@ class FtrlError(ValueError):
     "Bad input: what came, what was expected, what to do, in one line"
 
 # %% ../nbs/00_core.ipynb #cell-008
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes an encoder for every text
+
 def dumps(
     x, # Any JSON value
 )->str: # JSON text, characters outside ASCII kept
     "JSON as this package writes it"
-    return json.dumps(x, ensure_ascii=False)
+    return _encode(x)
 
 # %% ../nbs/00_core.ipynb #cell-011
 def clean(

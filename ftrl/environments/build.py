@@ -226,7 +226,9 @@ def _end_with_parent()->None:
 
 def _begin(recipe)->None:
     "What a worker does first"
+    from ftrl.sandbox.sandbox import Sandbox, adopt_sandbox
     _end_with_parent()
+    adopt_sandbox(Sandbox(workers=1))  # the cores are the other workers'
     _mine["recipe"], _mine["views"] = recipe, recipe.views()
 
 def _chunk(numbers:range)->list[_Proposal]:

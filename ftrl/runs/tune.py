@@ -206,22 +206,22 @@ def measure_pace(
 )->Pace:
     "How long an episode and a step take here"
     import tempfile
-    few = replace(sizes, train=8, test=4, collect=4, steps=1)
+    few = replace(sizes, train=8, test=4, collect=4, steps=2)
     with tempfile.TemporaryDirectory() as d:
         trial = Tuning(data, model, Path(d), seed, few, say)
         trial.build()
         begun = time.perf_counter()
         trial.score("before", model)
         episode = (time.perf_counter() - begun) / few.test
-        cold = 0.0 if _calls(trial/"before.jsonl") else _seconds(trial.teach(2)) / 2
+        cold = 0.0 if _calls(trial/"before.jsonl") else _step_seconds(trial.teach(2))[-1]
         begun = time.perf_counter()
-        step = _seconds(trial.train(model, entropy_coef=1e-6))
-        rest = time.perf_counter() - begun - step - few.collect * episode
+        first, step = _step_seconds(trial.train(model, entropy_coef=1e-6))
+        rest = time.perf_counter() - begun - first - step - few.collect * episode
     return Pace(episode, step, max(0.0, rest), cold)
 
-def _seconds(made)->float:
-    "What the steps of a training took"
-    return sum(line.get("seconds", 0) for line in made.metrics)
+def _step_seconds(made)->list[float]:
+    "What each step of a training took"
+    return [line["seconds"] for line in made.metrics if "seconds" in line]
 
 # %% ../../nbs/runs/15_tune.ipynb #cell-028
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def _began(out:Path)->bool:
 # %% ../../nbs/runs/15_tune.ipynb #cell-033
 def _fit(run:Tuning, minutes:float, begun:float)->None:
     "Set the sizes of a new run, fitted to the minutes that were given"
-    run.say("measuring this machine: a few episodes and one step")
+    run.say("measuring this machine: a few episodes and two steps")
     run.pace = measure_pace(run.data, run.model, run.seed, say=run.say)
     shown = f", a step of cold start {run.pace.cold:.1f} s" if run.pace.cold else ""
     run.say(f"an episode takes {run.pace.episode:.1f} s here{shown}, a step {run.pace.step:.1f} s")
