@@ -15,9 +15,10 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import HARDER, SCENARIOS, Env, FtrlError, SubQuestion, dumps, masked
 from .compose import compose
-from .gate import Verdict, check
+from .gate import Verdict, check, given_away
 from .scenario import holds, size_for
 from .tables import open_world
+from .trial import trial
 from .world import View, load_world, world_names
 
 # %% ../../nbs/environments/12_build.ipynb #cell-005
@@ -159,6 +160,9 @@ def _judged(env, sandbox)->tuple[Verdict | None, tuple[str, ...]]:
     "The first verdict against an environment, and all gates that looked at it"
     if env is None:
         return Verdict("no plan", False, "these facts gave no question"), ()
+    stands = "" if env.state else given_away(trial(env))
+    if stands:  # most of what fails; seen without running a tool
+        return Verdict("hidden", False, stands), ()
     verdicts = check(env, sandbox)
     against = next((verdict for verdict in verdicts if not verdict.ok), None)
     return against, tuple(verdict.gate for verdict in verdicts)
