@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from .foreign import ForeignEnv
 from ..core import FtrlError, dumps, verify
-from ..environments.document import alike, shingles
+from ..environments.document import alike, word_set
 from ..environments.gate import GATES, judge
 from ..environments.report import contamination
 from ..environments.trial import Trial, attempt
@@ -106,7 +106,7 @@ def _duplicates(envs:list[ForeignEnv])->dict[int, str]:
     "Environments whose question nearly repeats an earlier one"
     before, found = [], {}
     for i, env in enumerate(envs):
-        words = shingles(env.question) if env.question else frozenset()
+        words = word_set(env.question) if env.question else frozenset()
         near = next((other for other, known in before[-2000:] if words and alike(words, known) > .9), None)
         if near:
             found[i] = f"nearly the question of {near}"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PATTERNS', 'SELECTORS', 'VERBS', 'RESERVED', 'FirstCall', 'Tool', 'for_split', 'tool_name', 'with_article', 'joined',
-           'function', 'qualifiers', 'extras_of', 'document', 'shingles', 'alike', 'said']
+           'function', 'qualifiers', 'extras_of', 'document', 'word_set', 'alike', 'said']
 
 # %% ../../nbs/environments/04_document.ipynb #cell-002
 import keyword, random, re
@@ -194,17 +194,11 @@ def _service(hop, view, r)->Tool:
     return Tool(doc, theme, (operation.id,), {hop.id: {**hop.given, **hop.settings}})
 
 # %% ../../nbs/environments/04_document.ipynb #cell-028
-def shingles(
+def word_set(
     text:str, # Any text
-    most:int=1, # Words in the longest sequence
 )->frozenset[str]:
-    "Words of a text and their sequences"
-    words = re.findall(r"\w+", text.lower())
-    runs = []
-    for k in range(1, most + 1):
-        for i in range(len(words) - k + 1):
-            runs.append(" ".join(words[i:i + k]))
-    return frozenset(runs)
+    "The words of a text, in lower case"
+    return frozenset(re.findall(r"\w+", text.lower()))
 
 def alike(a:frozenset, b:frozenset)->float:
     "Jaccard similarity"
@@ -214,4 +208,4 @@ def alike(a:frozenset, b:frozenset)->float:
 
 def said(doc:ToolDoc)->frozenset:
     "The words of a document"
-    return shingles(f"{doc.name.replace('_', ' ')} {doc.description}")
+    return word_set(f"{doc.name.replace('_', ' ')} {doc.description}")

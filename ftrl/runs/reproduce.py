@@ -110,7 +110,7 @@ def _execute(name:str, copy:Path, values:dict, run:Run, log, progress:bool)->Non
     import papermill
     how = dict(kernel_name="python3", cwd=str(run.out), progress_bar=progress,
                stdout_file=log, stderr_file=log,
-               extra_arguments=["--log-level=ERROR"])
+               extra_arguments=["--log-level=CRITICAL"])
     try:
         papermill.execute_notebook(_folder()/f"{name}.ipynb", copy, values, **how)
     except papermill.PapermillExecutionError as e:
