@@ -59,9 +59,9 @@ def test_a_byte_of_the_headers_now_and_then(silent):
     assert model.working == 0
 
 
-def test_importing_is_light():
-    code = ("import sys, ftrl, ftrl.models.local, ftrl.models.remote; "
-            "print({'torch', 'transformers', 'openai'} & {*sys.modules})")
+@pytest.mark.parametrize("modules", ("ftrl, ftrl.models.local, ftrl.models.remote", "ftrl.cli"))
+def test_importing_is_light(modules):
+    code = f"import sys, {modules}; print({{'torch', 'transformers', 'openai'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -14,8 +14,6 @@ from .protocol import Item, evenly
 from .suite import SUITES, Suite
 from ..models.llm import Request, load_model
 from ..models.local import Local
-from ..training.sharing.packed import Group
-from ..training.sharing.prefix import logprobs, share
 
 # %% ../../nbs/evaluation/08_reference.ipynb #cell-005
 @dataclass(frozen=True)
@@ -41,6 +39,8 @@ def bits(
 )->list[list[float]]: # For each question, of each answer
     "Bits per byte of answers"
     import torch
+    from ftrl.training.sharing.packed import Group
+    from ftrl.training.sharing.prefix import logprobs
     asked = list(asked)
     def ids(text):
         return torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"],
@@ -78,6 +78,7 @@ def judge_model(
     model:str, # smollm2, a directory, or a hub id
 )->Local: # After `share`
     "A model whose probabilities can be had"
+    from ftrl.training.sharing.prefix import share
     policy = load_model(model, engine=False)
     if isinstance(policy, Local):
         share(policy.model)
