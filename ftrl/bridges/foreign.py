@@ -75,8 +75,11 @@ def _sources(x, docs:tuple[ToolDoc, ...])->tuple[tuple[str, str], ...]:
     if isinstance(x, str) and x.lstrip().startswith("{"):
         x = parsed(x, "code")
     if isinstance(x, str):
-        return tuple((doc.name, x) for doc in docs if re.search(rf"\bdef {re.escape(doc.name)}\b", x))
-    return tuple((k, v) for k, v in x.items() if isinstance(v, str)) if isinstance(x, dict) else ()
+        defined = [doc.name for doc in docs if re.search(rf"\bdef {re.escape(doc.name)}\b", x)]
+        return tuple((name, x) for name in defined)
+    if not isinstance(x, dict):
+        return ()
+    return tuple((name, code) for name, code in x.items() if isinstance(code, str))
 
 # %% ../../nbs/bridges/11_foreign.ipynb #cell-010
 def _row_env(x:dict, where:str)->ForeignEnv:

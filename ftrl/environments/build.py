@@ -156,18 +156,19 @@ def _drawn(recipe, view, i, attempt, size)->Env | None:
     harder = {"beyond": recipe.strategies} if recipe.strategies else {}
     return compose(view, scenario, key, id, recipe.seed, level, size, **harder)
 
+# %% ../../nbs/environments/12_build.ipynb #cell-022
 def _judged(env, sandbox)->tuple[Verdict | None, tuple[str, ...]]:
     "The first verdict against an environment, and all gates that looked at it"
     if env is None:
         return Verdict("no plan", False, "these facts gave no question"), ()
     stands = "" if env.state else given_away(trial(env))
-    if stands:  # most of what fails; seen without running a tool
+    if stands:
         return Verdict("hidden", False, stands), ()
     verdicts = check(env, sandbox)
     against = next((verdict for verdict in verdicts if not verdict.ok), None)
     return against, tuple(verdict.gate for verdict in verdicts)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-021
+# %% ../../nbs/environments/12_build.ipynb #cell-023
 def _proposed(recipe, views, i, attempt=0, sandbox=None, lost=None)->_Proposal:
     "The first draw of environment i, from this attempt on, that passes every gate"
     scenario, level = recipe.turn(i)
@@ -187,7 +188,7 @@ def _proposed(recipe, views, i, attempt=0, sandbox=None, lost=None)->_Proposal:
         f"environment {i} ({scenario}): {_TRIES} draws gave nothing new and sound ({dict(lost)}{last}); "
         "expected more facts: add worlds, ask for fewer, or name the scenarios that these facts allow")
 
-# %% ../../nbs/environments/12_build.ipynb #cell-024
+# %% ../../nbs/environments/12_build.ipynb #cell-026
 def _short(data:bytes)->int:
     "A hash of eight bytes"
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
@@ -203,7 +204,7 @@ def _asked(env:Env)->int:
         return _short(dumps([env.question, env.state.goal]).encode())
     return _short(dumps(sorted(map(_fact, env.subquestions))).encode())
 
-# %% ../../nbs/environments/12_build.ipynb #cell-025
+# %% ../../nbs/environments/12_build.ipynb #cell-027
 class Seen:
     "What has been asked so far"
     def __init__(self):
@@ -216,7 +217,7 @@ class Seen:
         self.asked.add(asked)
         return new
 
-# %% ../../nbs/environments/12_build.ipynb #cell-028
+# %% ../../nbs/environments/12_build.ipynb #cell-030
 _CHUNK = 8   # proposals that a worker makes before it reports
 _mine = {}   # in a worker: what it works on
 
@@ -239,7 +240,7 @@ def _chunk(numbers:range)->list[_Proposal]:
     "Proposals for a few numbers, in a worker"
     return [_proposed(_mine["recipe"], _mine["views"], i) for i in numbers]
 
-# %% ../../nbs/environments/12_build.ipynb #cell-029
+# %% ../../nbs/environments/12_build.ipynb #cell-031
 def _from_pool(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     "Chunks of proposals from local processes, in order"
     from concurrent.futures import ProcessPoolExecutor
@@ -259,7 +260,7 @@ def _from_pool(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-031
+# %% ../../nbs/environments/12_build.ipynb #cell-033
 def _ray_chunk(key:str, refs:list, numbers:range)->list[_Proposal]:
     "Proposals for a few numbers, in a process of the cluster"
     import ray
@@ -287,7 +288,7 @@ def _from_ray(recipe, chunks, workers)->Iterator[list[_Proposal]]:
     while ahead:
         yield ray.get(ahead.popleft())
 
-# %% ../../nbs/environments/12_build.ipynb #cell-033
+# %% ../../nbs/environments/12_build.ipynb #cell-035
 def _from_here(recipe, chunks, sandbox)->Iterator[list[_Proposal]]:
     "Proposals made in this process"
     views = recipe.views()
@@ -307,7 +308,7 @@ def _proposals(recipe, start, n, workers, engine, sandbox)->Iterator[_Proposal]:
     for part in parts:
         yield from part
 
-# %% ../../nbs/environments/12_build.ipynb #cell-036
+# %% ../../nbs/environments/12_build.ipynb #cell-038
 def stream_envs(
     recipe:Recipe, # What is built
     n:int, # How many environments
@@ -330,7 +331,7 @@ def stream_envs(
     rejected = Counter() if rejected is None else rejected
     return _novel(recipe, views, made, start, seen, rejected, sandbox)
 
-# %% ../../nbs/environments/12_build.ipynb #cell-037
+# %% ../../nbs/environments/12_build.ipynb #cell-039
 def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
     "Those that were not asked before, each number once"
     for i, p in enumerate(made, start):
@@ -342,7 +343,7 @@ def _novel(recipe, views, made, start, seen, rejected, sandbox)->Iterator[Env]:
         rejected.update(p.rejected)
         yield p.env
 
-# %% ../../nbs/environments/12_build.ipynb #cell-039
+# %% ../../nbs/environments/12_build.ipynb #cell-041
 def build(
     n:int, # How many environments
     worlds=None, # Names, files, addresses or worlds; all of the split when None

@@ -107,17 +107,24 @@ def evaluate_seconds(run:Sized)->float:
     "4_evaluate: every policy on what was held out, the first ones elsewhere"
     v = run.values
     before = 1 + bool(v["cold_steps"])
-    policies, few = before + len(v["algorithms"]), before + 1
+    policies = before + len(v["algorithms"])
+    first = before + 1  # of the algorithms only the first plays elsewhere, too
     load = run.seconds(Labour(bytes=4 * run.shape.parameters)) + 2
-    main = (run.played(v["n_test"]) + load) * policies
-    side = (run.played(v["n_side"]) + load) * (v["rounds"] + len(v["rewards"]) - 1) if v["n_side"] else 0.0
+    main = policies * (load + run.played(v["n_test"]))
+    beside = v["rounds"] + len(v["rewards"]) - 1 if v["n_side"] else 0
+    side = beside * (load + run.played(v["n_side"]))
+    references = run.shape.reading(300) * sum(v["references"].values())
+    return STARTUP + main + side + first * _elsewhere(run) + policies * run.seconds(references)
+
+def _elsewhere(run:Sized)->float:
+    "A policy on other environments and on benchmarks"
+    v = run.values
     held = sum(asked["n"] for asked in v["held"].values())
-    other = run.played(v["n_world"]) + run.played(v["n_paper"]) + run.played(held)
-    other += run.played(v["n_tried"] * v["tries"])
+    environments = (v["n_world"], v["n_paper"], held, v["n_tried"] * v["tries"])
     asked = sum(v["benchmarks"].values())
-    words = run.shape.reading(600) * asked + run.shape.writing(min(asked, 64), 100, 600) * (asked / 64)
-    read = run.shape.reading(300) * sum(v["references"].values())
-    return STARTUP + main + side + (other + run.seconds(words)) * few + run.seconds(read) * policies
+    read = run.shape.reading(600) * asked
+    written = run.shape.writing(min(asked, 64), 100, 600) * (asked / 64)
+    return sum(map(run.played, environments)) + run.seconds(read + written)
 
 # %% ../../nbs/runs/10_plan.ipynb #cell-017
 def delta_seconds(run:Sized)->float:

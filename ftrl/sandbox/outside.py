@@ -10,6 +10,7 @@ __all__ = ['outside_source', 'served_source', 'trusted_file', 'public_functions'
 import ast, asyncio, inspect, json, math, subprocess, sys, textwrap, threading, time
 from collections.abc import Callable
 from contextlib import closing
+from itertools import compress
 from pathlib import Path
 from types import FunctionType, ModuleType
 from ..core import FtrlError
@@ -182,10 +183,9 @@ class OpenSandbox(Sandbox):
     def map(self, calls, groups=None, seconds=math.inf)->list[Result]:
         calls = list(calls)
         groups = list(groups or [None] * len(calls))
-        inside = [i for i, (code, *_) in enumerate(calls) if trusted_file(code) not in self.files]
-        done = super().map([calls[i] for i in inside], [groups[i] for i in inside], seconds)
-        results = dict(zip(inside, done))
-        return [results[i] if i in results else self._outside(*call) for i, call in enumerate(calls)]
+        inside = [trusted_file(code) not in self.files for code, *_ in calls]
+        done = iter(super().map(compress(calls, inside), compress(groups, inside), seconds))
+        return [next(done) if kept else self._outside(*call) for call, kept in zip(calls, inside)]
 
     def close(self)->None:
         for host in self.hosts.values():

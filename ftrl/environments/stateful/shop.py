@@ -48,11 +48,16 @@ def _order(s:Scene, shopper:str, data:dict)->dict:
     status = s.r.choice(("pending", "pending", "sent", "delivered", "delivered", "delivered"))
     ordered = s.r.randrange(2, 90)
     delivered = s.day(max(1, ordered - s.r.randrange(2, 6))) if status == "delivered" else ""
-    goods = s.r.sample(list(data["goods"]), s.r.choice((1, 1, 2)))
-    lines = {good: s.r.choice((1, 1, 1, 2, 3)) for good in goods}
-    total = round(sum(n * data["goods"][good]["price"] for good, n in lines.items()), 2)
-    return {"shopper": shopper, "ordered": s.day(ordered), "status": status, "delivered": delivered,
-            "goods": lines, "total": total, "paid_with": s.r.choice(("card", "store credit")),
+    how_many = s.r.choice((1, 1, 2))
+    lines = {good: s.r.choice((1, 1, 1, 2, 3)) for good in s.r.sample(list(data["goods"]), how_many)}
+    prices = [n * data["goods"][good]["price"] for good, n in lines.items()]
+    return {"shopper": shopper,
+            "ordered": s.day(ordered),
+            "status": status,
+            "delivered": delivered,
+            "goods": lines,
+            "total": round(sum(prices), 2),
+            "paid_with": s.r.choice(("card", "store credit")),
             "address": data["shoppers"][shopper]["address"]}
 
 # %% ../../../nbs/environments/stateful/08_shop.ipynb #cell-008

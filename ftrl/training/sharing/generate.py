@@ -37,9 +37,10 @@ class Branches:
 
     def own(self, layer:int, key:torch.Tensor, value:torch.Tensor)->tuple[torch.Tensor, torch.Tensor]:
         "Keys and values of the completions, with those of one more token"
-        t = self.step
-        self.keys[layer][:, :, t], self.values[layer][:, :, t] = key[:, :, 0], value[:, :, 0]
-        return self.keys[layer][:, :, :t + 1], self.values[layer][:, :, :t + 1]
+        keys, values, last = self.keys[layer], self.values[layer], self.step
+        keys[:, :, last] = key[:, :, 0]
+        values[:, :, last] = value[:, :, 0]
+        return keys[:, :, :last + 1], values[:, :, :last + 1]
 
     def there(self, scores:torch.Tensor)->torch.Tensor:
         "Scores of those tokens; all are there"
