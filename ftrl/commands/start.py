@@ -64,13 +64,15 @@ def _found(name:str)->str:
         return ""
 
 def _machine_lines()->list[str]:
-    "Cores, memory, GPU"
+    "Cores, memory, number formats, GPU"
     import os, platform
     import torch
-    from ftrl.perf import machine
+    from ftrl.perf import machine, number_format
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     lines = [f"python   {platform.python_version()} on {platform.system()} {platform.machine()}",
-             f"cores    {machine()['cores']}, memory {pages:.0f} GiB", f"torch    {torch.__version__}"]
+             f"cores    {machine()['cores']}, memory {pages:.0f} GiB",
+             f"torch    {torch.__version__}, fastest here: prompts and updates in {number_format('read')}, "
+             f"decoding in {number_format('write')} (FTRL_FORMATS says otherwise)"]
     if torch.cuda.is_available():
         named = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         return [*lines, f"gpu      {torch.cuda.device_count()} x {', '.join(sorted(named))}"]
