@@ -71,8 +71,8 @@ def _machine_lines()->list[str]:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     lines = [f"python   {platform.python_version()} on {platform.system()} {platform.machine()}",
              f"cores    {machine()['cores']}, memory {pages:.0f} GiB",
-             f"torch    {torch.__version__}, fastest here: prompts and updates in {number_format('read')}, "
-             f"decoding in {number_format('write')} (FTRL_FORMATS says otherwise)"]
+             f"torch    {torch.__version__}, prompts and updates in {number_format('read')}, "
+             f"decoding in {number_format('write')} (FTRL_FORMATS changes that)"]
     if torch.cuda.is_available():
         named = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         return [*lines, f"gpu      {torch.cuda.device_count()} x {', '.join(sorted(named))}"]
