@@ -473,6 +473,34 @@ def test_killed_at_its_end_a_run_is_whole_when_called_again(where, home, tmp_pat
     made, whole = (sorted(p.name for p in (tmp_path/out).iterdir()) for out in ("run", "whole"))
     assert made == whole and not list((tmp_path/"run").glob("*checkpoint*"))
 
+ROUNDS = """
+import json, os, signal, sys
+from ftrl.files import load_rows
+from ftrl.training.policy import lora
+from ftrl.training.record import Record
+from ftrl.training.rounds import rounds
+from ftrl.training.settings import TrainConfig
+home, out, config = sys.argv[1:]
+def on_log(self, args, state, control, logs=None, **kwargs):
+    here = f"{self.path.parent.parent.name} {state.global_step}"
+    if here == os.environ["KILLED_AT"]: os.kill(os.getpid(), signal.SIGKILL)
+    known(self, args, state, control, logs, **kwargs)
+known, Record.on_log = Record.on_log, on_log
+envs = load_rows(home + "/rows.jsonl")
+rounds(envs, home + "/model", out, TrainConfig(**json.loads(config)), n=2, each=3, max_turns=3, peft=lora(2))
+"""
+
+def test_a_run_killed_in_its_second_round_goes_on(home, tmp_path):
+    "One process collects the rows of a round and trains on them; the next one reads them from a file"
+    small, second = SMALL | {"steps": 3, "options": SMALL["options"] | {"save_steps": 1}}, "round2/policy"
+    whole, broken = tmp_path/"whole", tmp_path/"broken"
+    for out, at in ((whole, "None"), (broken, "round2 2"), (broken, "None")):
+        done = played(home, out, small, ROUNDS, KILLED_AT=at)
+        assert done.returncode == (0 if at == "None" else -signal.SIGKILL), done.stderr[-2000:]
+    assert numbers(broken/second) == numbers(whole/second)
+    a, b = weights(broken/second), weights(whole/second)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
 @pytest.mark.parametrize("part", ["optimizer.pt", "rng_state.pth", "model.safetensors"])
 def test_a_checkpoint_that_lacks_a_part_is_not_gone_on_from(part, home, tmp_path):
     "With another optimizer or other random numbers a run would end elsewhere, without a word"

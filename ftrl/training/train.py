@@ -7,6 +7,7 @@ __all__ = ['usable', 'order', 'micro_batch', 'packed_limit', 'kept_bytes', 'pack
 
 # %% ../../nbs/training/11_train.ipynb #cell-002
 import os
+from copy import deepcopy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -339,7 +340,8 @@ def _prepared(rows:list[Row], model, out:Path, config:TrainConfig, mode:str, pef
     rows = [rows[i] for i in kept]
     added = added_tokens([prompts[i] for i in kept], _visits(rows, config, 0), config.prompts)
     args = _arguments(config, out, added, packed_tokens(network.config, config.options))
-    how = {"peft_config": peft} | ({"reference": model_folder(reference)} if reference else {})
+    adapter = deepcopy(peft)  # peft writes into it, and the next round is to begin with what was asked
+    how = {"peft_config": adapter} | ({"reference": model_folder(reference)} if reference else {})
     try:
         return _trainer(network, tokenizer, rows, args, config, mode, **how)
     except FtrlError:
