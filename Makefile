@@ -61,7 +61,7 @@ gpu: $(TESTED)
 	$(BIN)/python -m ftrl.training.cluster.gpu $(if $(TOY),--toy)
 
 docs: $(TESTED)
-	$(BIN)/python -m ftrl.runs.docs
+	$(BIN)/python -m ftrl.runs.site.docs
 
 clean:
 	rm -rf $(VENV) .bridges runs _docs build *.egg-info

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LINE', 'BLANK', 'ROWS', 'COLUMNS', 'FIELDS', 'atomic', 'finished', 'normal', 'differences', 'Claim', 'claimed',
-           'claim', 'claim_held', 'produced', 'file_digest', 'open_text', 'find_file', 'parsed', 'numbered_lines',
-           'read_json_lines', 'write_json_lines', 'checked_message', 'checked_row', 'plain', 'flat_message',
-           'stream_rows', 'load_rows', 'as_table', 'write_parquet', 'save_rows', 'as_rows', 'rows_digest', 'to_dataset',
-           'from_dataset', 'cache_dir', 'data_dir']
+           'Busy', 'claim', 'claim_held', 'produced', 'file_digest', 'open_text', 'find_file', 'parsed',
+           'numbered_lines', 'read_json_lines', 'write_json_lines', 'checked_message', 'checked_row', 'plain',
+           'flat_message', 'stream_rows', 'load_rows', 'as_table', 'write_parquet', 'save_rows', 'as_rows',
+           'rows_digest', 'to_dataset', 'from_dataset', 'cache_dir', 'data_dir']
 
 # %% ../nbs/01_files.ipynb #cell-002
 import fcntl, glob, gzip, hashlib, itertools, json, numbers, os, re, shutil, socket, sys, zlib
@@ -167,6 +167,9 @@ def claimed(
         return _notes(file)
 
 # %% ../nbs/01_files.ipynb #cell-026
+class Busy(FtrlError):
+    "Another process is writing an output"
+
 @contextmanager
 def _locked(note:Path, path:Path)->Iterator:
     "The file of a note, locked; a process that was forked meanwhile does not keep the lock"
@@ -175,8 +178,7 @@ def _locked(note:Path, path:Path)->Iterator:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
-            raise FtrlError(f"{path}: another process is writing it; wait for it, "
-                            "or choose another --out") from e
+            raise Busy(f"{path}: another process is writing it; wait for it, or choose another --out") from e
         try:
             yield file
         finally:

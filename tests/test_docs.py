@@ -17,7 +17,7 @@ def make_site(root):
         if (ROOT/name).is_dir(): shutil.copytree(ROOT/name, root/name, ignore=ignore)
     for name in ("CHANGELOG.md", "LOG.md", "CONTRIBUTING.md"):
         if (ROOT/name).exists(): shutil.copy(ROOT/name, root)
-    from ftrl.runs.docs import build_site
+    from ftrl.runs.site.docs import build_site
     return build_site(root)
 
 
@@ -112,7 +112,7 @@ def server(site):
 def test_site(tmp_path):
     pytest.importorskip("zensical", reason="zensical is not installed: pip install zensical")
     site = make_site(tmp_path)
-    from ftrl.runs.docs import broken
+    from ftrl.runs.site.docs import broken
     pages = sorted(p.name for p in site.glob("*.html") if p.name != "404.html")
     found = (ROOT/"nbs").rglob("[0-9]*.ipynb")
     books = {f"{p.stem}.html" for p in found if ".ipynb_checkpoints" not in p.parts}

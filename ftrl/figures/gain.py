@@ -95,7 +95,10 @@ def spent(
     "Minutes of every stage"
     import pandas as pd
     file = need(run, "metrics.json", "ftrl reproduce --out RUN")[0]
-    seconds = json.loads(file.read_text()).get("seconds", {})
+    measured = json.loads(file.read_text())
+    seconds = measured.get("seconds", {})
+    # each result file by itself, by whatever process; older runs have the time of the notebook alone
+    evaluated = sum(measured.get("evaluated", {}).values())
     train = curves(run).groupby("policy").seconds.sum()
     cold = train.get("cold", 0.0)
     policies = train.drop("cold", errors="ignore")
@@ -106,7 +109,7 @@ def spent(
     stages |= {f"train {label(name)}": took for name, took in policies.items()}
     stages |= {
         "other rounds and rewards": seconds.get("3_train", 0) - policies.sum(),
-        "evaluate": seconds.get("4_evaluate"),
+        "evaluate": evaluated or seconds.get("4_evaluate"),
         "delta": seconds.get("5_delta")}
     known = {stage: took for stage, took in stages.items() if took}
     return pd.DataFrame([{"stage": stage, "minutes": max(took, 0) / 60} for stage, took in known.items()])

@@ -213,6 +213,8 @@ def plan(
         other = replace(run, values=values | APART | (values.get("others") or {}))
         for step in ("2_collect", "3_train", "4_evaluate"):
             took[step] += again * STEP_SECONDS[step](other)
+        # the model that all seeds start from plays for the first of them alone
+        took["4_evaluate"] -= again * other.played(other.values["n_test"])
     took["6_figures"] = DRAWN
     sharded = values["launch"].get("config") in ("fsdp", "deepspeed")
     step = estimate(name, _config(values), int(_prompt(values["difficulty"]) + 60), devices, sharded,
