@@ -7,7 +7,7 @@ __all__ = ['LINE_EVERY', 'SHOWN_AFTER', 'duration', 'in_words', 'seconds_left', 
            'at_work', 'stage', 'say', 'count_lines']
 
 # %% ../nbs/06_progress.ipynb #cell-002
-import gzip, os, sys, threading, time
+import os, sys, threading, time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from types import MappingProxyType
 from fastcore.basics import patch
 from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
+from .files import open_bytes
 
 # %% ../nbs/06_progress.ipynb #cell-005
 def duration(
@@ -314,7 +315,7 @@ def say(
 
 # %% ../nbs/06_progress.ipynb #cell-043
 def count_lines(
-    path, # .jsonl, .jsonl.gz or .parquet
+    path, # .jsonl, plain or packed, or .parquet
 )->int | None: # None where it cannot be said
     "How many rows a file holds, about: lines that are blank count too"
     path = Path(path)
@@ -322,7 +323,7 @@ def count_lines(
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
             return pq.ParquetFile(path).metadata.num_rows
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as f:
+        with open_bytes(path) as f:
             return sum(block.count(b"\n") for block in iter(partial(f.read, 1 << 20), b""))
     except Exception:  # whoever reads it says what is wrong with it
         return None

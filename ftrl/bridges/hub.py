@@ -66,7 +66,7 @@ def hub_folder(
     "Write a dataset as a hub keeps it"
     out, configs = Path(out), {}
     for path in files:
-        config = re.sub(r"\W", "_", re.sub(r"\.(jsonl|parquet)(\.gz)?$", "", Path(path).name))
+        config = re.sub(r"\W", "_", re.sub(r"\.(jsonl|parquet)(\.gz|\.xz)?$", "", Path(path).name))
         if config in configs:
             raise FtrlError(f"{path}: another file is called {config} too; expected different names")
         configs[config] = _splits(load_rows(path))

@@ -15,7 +15,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError, Row, in_range
 from .faults import faults as faults_of
-from ..files import LINE, data_dir, file_digest, find_file, open_text, parsed, rows_digest
+from ..files import LINE, PACKED, data_dir, file_digest, find_file, open_text, parsed, rows_digest
 from ..models.llm import LLM, load_model
 from ..registry import Registry
 from ..training.rollout import Episode
@@ -181,8 +181,9 @@ def _lacking(bench:Bench, data)->str:
     return f"no data for {bench.name}; expected {bench.files[0]} below $FTRL_DATA, or give --data PATH{known}"
 
 def _places(root:Path, name:str)->list[Path]:
-    "Where a file may be in a folder: under its full name, under its last, or gzipped"
-    return [root/name, root/Path(name).name, Path(f"{root/name}.gz")]
+    "Where a file may be in a folder: under its full name, under its last, or packed"
+    packed = [Path(f"{root/name}{ending}") for ending in PACKED]
+    return [root/name, root/Path(name).name, *packed]
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell-022
 @patch
@@ -192,7 +193,7 @@ def given(self:Bench, data)->list[Row]:
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell-025
 def read_json(
-    path, # A .json file, plain or .gz
+    path, # A .json file, plain or packed
     kind:type=list, # What it should hold
 ):
     "The value in a JSON file"

@@ -15,7 +15,7 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import SCENARIOS, FtrlError
-from ..files import atomic, read_json_lines, finished
+from ..files import PACKED, atomic, finished, read_json_lines, unpacked_name
 from ..evaluation.bench import BENCHMARKS
 from ..evaluation.interval import bootstrap
 from ..training.algorithm import ALGORITHMS
@@ -141,7 +141,9 @@ def need(
     make:str, # The command that makes it, or a key of `MAKE`
 )->list[Path]: # The files that are there, in order of name
     "The input files of a figure, or `Missing`"
-    places = (place, f"{place}.gz") if place.endswith(".jsonl") else (place,)
+    places = [place]
+    if place.endswith(".jsonl"):
+        places += [f"{place}{ending}" for ending in PACKED]
     if found := finished(run, *places):
         return found
     command = MAKE.get(make, make)
@@ -151,7 +153,7 @@ def need(
 
 def policy(path:Path)->str:
     "The policy that a result file is about: its name"
-    return path.name.removesuffix(".gz").removesuffix(".jsonl")
+    return unpacked_name(path.name).removesuffix(".jsonl")
 
 # %% ../../nbs/figures/00_style.ipynb #cell-025
 def results(

@@ -47,7 +47,7 @@ def _assistants(messages)->list[dict]:
 class Replay(LLM):
     "Turns recorded in a file, `{id, turns}` a line; lines of a results file serve as well"
     def __init__(self,
-        file, # A .jsonl file, plain or .gz
+        file, # A .jsonl file, plain or packed
         thinking:bool | None=None, # As other models take it; what was recorded stays as it is
         chat_template_kwargs:dict | None=None,
     ):

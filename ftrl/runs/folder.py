@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import FtrlError
-from ..files import atomic, finished, read_json_lines, write_json_lines
+from ..files import PACKED, atomic, finished, read_json_lines, write_json_lines
 
 # %% ../../nbs/runs/0_folder.ipynb #cell-005
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _parts(folder:Path)->list[Path]:
     "What there is to keep, or was kept"
     notes = [note for pattern in _NOTES for note in folder.glob(pattern)]
     patterns = [*KEPT, *AGAIN]
-    packed = [f"{pattern}.gz" for pattern in patterns if pattern.endswith(".jsonl")]
+    packed = [f"{pattern}{ending}" for pattern in patterns if pattern.endswith(".jsonl") for ending in PACKED]
     found = finished(folder, *patterns, *packed) + sorted(notes)
     return [path for path in found if not path.name.endswith(".failed.ipynb")]
 
@@ -134,7 +134,11 @@ def _parts(folder:Path)->list[Path]:
 def _kept_as(path:Path, to:Path)->Path:
     "Where a file goes among the kept ones"
     packed = path.suffix == ".jsonl" and path.stat().st_size > _LONG
-    return to.with_name(f"{to.name}.gz") if packed else to
+    return to.with_name(f"{to.name}.xz") if packed else to
+
+def _forms(path:Path, kept:Path)->set[Path]:
+    "All names that a file may have among the kept ones"
+    return {kept.with_name(f"{path.name}{ending}") for ending in ("", *PACKED)}
 
 def _copied(path:Path, to:Path)->Path:
     "A copy, compressed or opened as its name says"
@@ -158,8 +162,8 @@ def keep_parts(
         if kept.exists() and kept.stat().st_mtime >= path.stat().st_mtime:
             continue
         _copied(path, kept)
-        if kept.suffix == ".gz":
-            kept.with_suffix("").unlink(missing_ok=True)  # it was short before
+        for former in _forms(path, kept) - {kept}:
+            former.unlink(missing_ok=True)  # it was short before, or packed otherwise
         copied += 1
     return copied
 
@@ -171,7 +175,7 @@ def bring_back(
     copied = 0
     for path in _parts(Path(kept)):
         part = path.relative_to(kept)
-        to = run/(part.with_suffix("") if part.suffix == ".gz" else part)
+        to = run/(part.with_suffix("") if part.suffix in PACKED else part)
         if not to.exists():
             _copied(path, to)
             copied += 1

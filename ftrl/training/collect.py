@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from ..core import Call, Env, FtrlError, Row, Step, Trajectory, dumps, in_range
-from ..files import as_rows, claim, load_rows, rows_digest, save_rows
+from ..files import ROWS, as_rows, claim, load_rows, rows_digest, save_rows
 from ..models.llm import LLM
 from ..progress import progress_bar
 from .reward import strike
@@ -196,7 +196,7 @@ def collect(
     max_new_tokens:int=1024, # Of one turn
     temperature:float=1.0, # As in the paper; 0 is greedy
     seed:int=0, # Of sampling
-    out:str|Path|None=None, # Where the rows are kept (.jsonl, .jsonl.gz or .parquet); None: nowhere
+    out:str|Path|None=None, # Where the rows are kept (.jsonl, plain or packed, or .parquet); None: nowhere
     thinking:bool|None=None, # Reasoning on or off, where the model knows both; default: as the model does
     width:int=64, # Episodes at once
     sandbox:"Sandbox | None"=None, # Where tools run; default: the one this process shares
@@ -212,8 +212,8 @@ def collect(
     if out is None:
         with playing(policy, thinking) as model:
             return _alone(model, rows, how)
-    if not str(out).endswith((".jsonl", ".jsonl.gz", ".parquet")):
-        raise FtrlError(f"{out}: expected a name that ends in .jsonl, .jsonl.gz or .parquet")
+    if not str(out).endswith(ROWS):
+        raise FtrlError(f"{out}: expected a name that ends in {', '.join(ROWS)}")
     about = decides | {"policy": identity(policy), "environments": rows_digest(rows), "thinking": thinking}
     about["ftrl"] = version("ftrl")
     return _resumed(policy, thinking, rows, Path(out), force, about, how)

@@ -12,7 +12,7 @@ from pathlib import Path
 from ...core import FtrlError
 from ..protocol import read_json
 from ..suite import Hub, Suite, add_suite
-from ...files import read_json_lines
+from ...files import read_json_lines, unpacked_name
 from ...sandbox import sandbox
 
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-005
@@ -81,7 +81,7 @@ mmlu = add_suite(Suite(
 # %% ../../../nbs/evaluation/benchmarks/04_suites.ipynb #cell-013
 def _read_bbh(data:Path)->Iterator[tuple]:
     "Examples of every task"
-    if data.name.endswith((".jsonl", ".jsonl.gz")):
+    if unpacked_name(data.name).endswith(".jsonl"):
         yield from _lines(data)
         return
     for path in sorted(data.glob("*.json")) if data.is_dir() else [data]:
