@@ -7,9 +7,9 @@ __all__ = ['STEPS', 'APART', 'profiles', 'run_defaults', 'profile_settings', 'st
            'run_summary', 'publish']
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-002
-import json, os, shutil, threading, time
+import json, os, shutil, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -242,10 +242,15 @@ def _listed(tasks:list[Task])->list[Evaluation]:
 def _help(seeds:list, progress:bool)->None:
     "Evaluate for other seeds until all are done"
     tasks = [task for todo in seeds for task in todo if task.step == "4_evaluate"]
+    out = sys.stdout
+
     def say(what:str)->None:
         if progress:
-            print(f"{what}, beside it", flush=True)
-    help_evaluate(lambda: _listed(tasks), _EVENTS["over"].is_set, say)
+            print(f"{what}, beside it", file=out, flush=True)
+    log = tasks[0].run/"logs/helper.log"
+    log.parent.mkdir(exist_ok=True)
+    with open(log, "a") as text, redirect_stdout(text), redirect_stderr(text):  # bars, and what models say
+        help_evaluate(lambda: _listed(tasks), _EVENTS["over"].is_set, say)
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-033
 def _side_by_side(seeds:list, jobs:int, progress:bool)->None:
