@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import FtrlError
-from ..files import PACKED, atomic, finished, read_json_lines, write_json_lines
+from ..files import PACKED, atomic, finished, open_bytes, unpacked_name
 
 # %% ../../nbs/runs/0_folder.ipynb #cell-005
 @dataclass(frozen=True)
@@ -122,18 +122,27 @@ AGAIN = tuple(f"seed*/{part}" for part in KEPT if not part.startswith("envs"))
 _NOTES = ("rows/.*.claim", "seed*/rows/.*.claim")  # what is collected needs its note to be taken up
 _LONG = 1 << 17  # bytes: JSON lines of more than these are compressed
 
+def _begun(folder:Path)->Iterator[tuple[Path, Path]]:
+    "The journals of what is being played, each with the note that says how"
+    for part in _PLAYED:
+        for place in (part, f"seed*/{part}"):
+            for journal in folder.glob(f"{place}/**/.*.jsonl.part*"):
+                result = unpacked_name(journal.name).removesuffix(".part")
+                yield journal, journal.with_name(f"{result}.claim")
+
 def _parts(folder:Path)->list[Path]:
     "What there is to keep, or was kept"
     notes = [note for pattern in _NOTES for note in folder.glob(pattern)]
     patterns = [*KEPT, *AGAIN]
     packed = [f"{pattern}{ending}" for pattern in patterns if pattern.endswith(".jsonl") for ending in PACKED]
-    found = finished(folder, *patterns, *packed) + sorted(notes)
+    begun = [path for both in _begun(folder) for path in both if path.exists()]
+    found = finished(folder, *patterns, *packed) + sorted(notes + begun)
     return [path for path in found if not path.name.endswith(".failed.ipynb")]
 
 # %% ../../nbs/runs/0_folder.ipynb #cell-019
 def _kept_as(path:Path, to:Path)->Path:
     "Where a file goes among the kept ones"
-    packed = path.suffix == ".jsonl" and path.stat().st_size > _LONG
+    packed = path.suffix == ".part" or (path.suffix == ".jsonl" and path.stat().st_size > _LONG)
     return to.with_name(f"{to.name}.xz") if packed else to
 
 def _forms(path:Path, kept:Path)->set[Path]:
@@ -143,11 +152,12 @@ def _forms(path:Path, kept:Path)->set[Path]:
 def _copied(path:Path, to:Path)->Path:
     "A copy, compressed or opened as its name says"
     to.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == to.suffix:
-        with atomic(to) as temp:
+    with atomic(to) as temp:
+        if path.suffix == to.suffix:
             shutil.copy2(path, temp)
-    else:
-        write_json_lines(read_json_lines(path), to)
+        else:
+            with open_bytes(path) as source, open_bytes(temp, "wb") as copy:
+                shutil.copyfileobj(source, copy)
     return to
 
 # %% ../../nbs/runs/0_folder.ipynb #cell-022
@@ -165,8 +175,13 @@ def keep_parts(
         for former in _forms(path, kept) - {kept}:
             former.unlink(missing_ok=True)  # it was short before, or packed otherwise
         copied += 1
+    for journal, note in list(_begun(Path(to))):
+        if not (run/unpacked_name(journal.relative_to(to))).exists():
+            journal.unlink()
+            note.unlink(missing_ok=True)
     return copied
 
+# %% ../../nbs/runs/0_folder.ipynb #cell-023
 def bring_back(
     run:Run, # The folder of a run; what is there stays
     kept:str | Path, # Where `keep_parts` has put its parts
@@ -175,13 +190,13 @@ def bring_back(
     copied = 0
     for path in _parts(Path(kept)):
         part = path.relative_to(kept)
-        to = run/(part.with_suffix("") if part.suffix in PACKED else part)
+        to = run/unpacked_name(part)
         if not to.exists():
             _copied(path, to)
             copied += 1
     return copied
 
-# %% ../../nbs/runs/0_folder.ipynb #cell-025
+# %% ../../nbs/runs/0_folder.ipynb #cell-026
 @contextmanager
 def kept_meanwhile(
     run:Run, # A run
