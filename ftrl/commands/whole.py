@@ -21,7 +21,7 @@ _Profile = Annotated[str, Opt(help=f"{_NAMES}, or a YAML file of parameters",
 def reproduce_command(
     out: Annotated[str, Opt("--out", help="The run directory")],
     profile: _Profile = "tiny",
-    jobs: Annotated[int, Opt(help="Seeds side by side, each with its share of the cores; then they help")] = 1,
+    jobs: Annotated[int, Opt(help="Seeds side by side, each with its share of cores; then they help")] = 1,
     keep: Annotated[Optional[str], Opt(help="For what must outlive this machine; goes on from it")] = None,
 ):
     "The whole method in six notebooks; what is done is skipped."
