@@ -14,7 +14,7 @@ from ..evaluation.bench import BENCHMARKS
 from ..evaluation.suite import SUITES
 from ..evaluation.interval import bootstrap
 from ..evaluation.table import paper_columns
-from .gain import gains
+from .gain import gains, over_seeds
 from .style import Missing, label, need, policy, results
 from ..files import finished, read_json_lines
 from ..training.reward import REWARDS
@@ -255,16 +255,23 @@ def balance(run)->list[Claimed]:
         claim, why = "The balanced reward beats the others", "other rewards were not trained in this run"
         return [Claimed(claim, UNKNOWN, why=why)]
     balanced, *others = [reward for reward in REWARDS if reward in set(frame.model)]
-    found = []
-    for other in others:
-        claim = f"The balanced reward beats {other}"
-        pairs = paired(frame, "solve_f1", other, balanced, "")
-        mean, low, high = bootstrap(pairs.changes)
-        why = f"Solve-F1 {100 * pairs.after:.1f} % with {balanced}, {100 * pairs.before:.1f} % with {other}"
-        found.append(measured(claim, rises(low, high), (mean, low, high), pairs.n, why))
-    return found
+    return [_beats(run, frame, other, balanced) for other in others]
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-036
+def _beats(run, frame:"pd.DataFrame", other:str, balanced:str)->Claimed:
+    "The claim about one other reward, from one seed or from several"
+    claim = f"The balanced reward beats {other}"
+    pairs = paired(frame, "solve_f1", other, balanced, "")
+    changes, first, last, n, told = pairs.changes, pairs.before, pairs.after, pairs.n, ""
+    before, after = over_seeds(run, "ablation/*.jsonl", other, balanced)
+    k = before.shape[1]
+    if k > 1:
+        changes, n, told = [(after - before).dropna().to_numpy().T], len(before), f", {k} seeds"
+        first, last = before.mean(axis=None), after.mean(axis=None)
+    mean, low, high = bootstrap(changes)
+    why = f"Solve-F1 {100 * last:.1f} % with {balanced}, {100 * first:.1f} % with {other}{told}"
+    return measured(claim, rises(low, high), (mean, low, high), n, why)
+
+# %% ../../nbs/figures/07_evidence.ipynb #cell-037
 def where_updates(run, name:str)->list[Claimed]:
     "Is the update in the MLPs of the lower layers?"
     import pandas as pd
@@ -282,7 +289,7 @@ def where_updates(run, name:str)->list[Claimed]:
     verdict = YES if (top.third, top.block) == ("lower", "mlp") else NO
     return [Claimed(claim, verdict, 100 * lower.share, why=why)]
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-039
+# %% ../../nbs/figures/07_evidence.ipynb #cell-040
 _VARIANTS = ("revert-all", "only-all", "only-lower-mlp", "revert-lower-mlp")
 
 def _played_variants(run)->"list[np.ndarray] | None":
@@ -297,7 +304,7 @@ def _played_variants(run)->"list[np.ndarray] | None":
     ids = sorted(found["revert-all"])
     return [np.array([found[variant][id] for id in ids]) for variant in _VARIANTS]
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-040
+# %% ../../nbs/figures/07_evidence.ipynb #cell-041
 def _share_interval(part:"np.ndarray", whole:"np.ndarray")->tuple[float, float]:
     "The 95 % bootstrap interval of a share of a gain, over environments"
     import numpy as np
@@ -307,7 +314,7 @@ def _share_interval(part:"np.ndarray", whole:"np.ndarray")->tuple[float, float]:
     low, high = np.quantile(shares, (0.025, 0.975))
     return float(low), float(high)
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-043
+# %% ../../nbs/figures/07_evidence.ipynb #cell-044
 def what_carries(run)->list[Claimed]:
     "Do the MLPs of the lower layers carry the gain?"
     claim, played = "Lower MLPs carry the gain", _played_variants(run)
@@ -329,7 +336,7 @@ def what_carries(run)->list[Claimed]:
     why = f"alone they keep {share:.0%} of the gain; without them {left:.0%} of it is left"
     return [measured(claim, verdict, (share, low, high), len(start), why)]
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-045
+# %% ../../nbs/figures/07_evidence.ipynb #cell-046
 def understanding(run, name:str, start:str)->list[Claimed]:
     "Is the right next step more readable after training?"
     import pandas as pd
@@ -351,7 +358,7 @@ def _readable(claim:str, first:"pd.Series", last:"pd.Series")->Claimed:
     why = f"readable at {first.accuracy:.0%} before, {last.accuracy:.0%} after, chance {last.chance:.0%}"
     return measured(claim, rises(low, high), (mean, low, high), int(last.n), why)
 
-# %% ../../nbs/figures/07_evidence.ipynb #cell-048
+# %% ../../nbs/figures/07_evidence.ipynb #cell-049
 def reasoning_helps(run)->list[Claimed]:
     "Is reasoning no better in general?"
     played = finished(run, "eval/*-reasoning.jsonl*")

@@ -8,17 +8,13 @@ __all__ = ['SHOWN', 'REFUTED', 'UNTOLD', 'QUESTIONS', 'settled', 'new_ability', 
 # %% ../../nbs/figures/07_question.ipynb #cell-002
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 from ..evaluation.attempts import pass_table
 from ..evaluation.interval import bootstrap
 from .attempt import two_tries
 from .evidence import FLOOR, MARGIN, Claimed, measured
-from .gain import runs
+from .gain import over_seeds
 from .result import points_told
-from .style import Missing, config, results
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .style import Missing, config
 
 # %% ../../nbs/figures/07_question.ipynb #cell-005
 SHOWN, REFUTED, UNTOLD = "yes", "no", "not told"
@@ -49,29 +45,10 @@ def _levels(before, after, k:int, turns:int)->str:
     shares = [100 * sum(chances) / len(chances) for chances in (first, last)]
     return f"Pass@{k} {shares[0]:.1f} % before, {shares[1]:.1f} % after"
 
-# %% ../../nbs/figures/07_question.ipynb #cell-013
-def _sides_played(run, before:str, after:str)->"tuple[pd.DataFrame, pd.DataFrame]":
-    "Solve-F1 of two sides by environment, a column a seed"
-    import pandas as pd
-    found = {}
-    for seed, folder in runs(run).items():
-        try:
-            frame = results(folder, "ftrl", "sides/*.jsonl")
-        except Missing:
-            continue  # this seed has no sides
-        wide = frame.pivot_table(index="id", columns="model", values="solve_f1")
-        if {before, after} <= set(wide):
-            found[seed] = wide[[before, after]].dropna()
-    if not found:
-        raise Missing(f"{run}/sides has no {before} and {after}; make them with `ftrl reproduce`, "
-                      "a profile with sides")
-    both = pd.concat(found, axis=1).swaplevel(axis=1)
-    return both[before], both[after]
-
-# %% ../../nbs/figures/07_question.ipynb #cell-015
+# %% ../../nbs/figures/07_question.ipynb #cell-014
 def _side_claim(run, asked:str, before:str, after:str)->Claimed:
     "Is one way of training better than another?"
-    first, last = _sides_played(run, before, after)
+    first, last = over_seeds(run, "sides/*.jsonl", before, after)
     change, levels = last - first, (first.mean(axis=None), last.mean(axis=None))
     spread = bootstrap([change.to_numpy().T])
     k = change.shape[1]
@@ -81,7 +58,7 @@ def _side_claim(run, asked:str, before:str, after:str)->Claimed:
     why += f", {after} {100 * levels[1]:.1f} %, {before} {100 * levels[0]:.1f} %{_minutes(run)}"
     return measured(asked, settled(*spread[1:]), spread, len(change), why)
 
-# %% ../../nbs/figures/07_question.ipynb #cell-016
+# %% ../../nbs/figures/07_question.ipynb #cell-015
 def _minutes(run)->str:
     "How long the trainings at the side took"
     file = Path(run)/"metrics.json"
@@ -100,7 +77,7 @@ def side_questions(run)->list[Claimed]:
             found.append(_side_claim(run, "A cold start helps", "step", name))
     return found
 
-# %% ../../nbs/figures/07_question.ipynb #cell-019
+# %% ../../nbs/figures/07_question.ipynb #cell-018
 QUESTIONS = (new_ability, side_questions)
 
 def answers(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from ..core import FtrlError, in_range
 from ..progress import duration
-from .reproduce import APART, profile_settings, run_defaults
+from .reproduce import profile_settings, run_defaults, seed_parameters
 from ..training.cluster.cost import (
     FILLED, IDLE, Habits, Labour, Shape, StepSize, TrainingWork, shape_of)
 from ..training.cluster.machine import MACHINES, Machine, machine_named
@@ -208,13 +208,12 @@ def plan(
     one = machine_named(machine) if isinstance(machine, str) else machine
     run = Sized(values, shape_of(planned_config(name)), one, devices)
     took = {step: seconds(run) for step, seconds in STEP_SECONDS.items()}
-    again = len(values.get("seeds") or [0]) - 1
-    if again:
-        other = replace(run, values=values | APART | (values.get("others") or {}))
+    for seed in (values.get("seeds") or [0])[1:]:
+        other = replace(run, values=seed_parameters(values, seed))
         for step in ("2_collect", "3_train", "4_evaluate"):
-            took[step] += again * STEP_SECONDS[step](other)
+            took[step] += STEP_SECONDS[step](other)
         # the model that all seeds start from plays for the first of them alone
-        took["4_evaluate"] -= again * other.played(other.values["n_test"])
+        took["4_evaluate"] -= other.played(other.values["n_test"])
     took["6_figures"] = DRAWN
     sharded = values["launch"].get("config") in ("fsdp", "deepspeed")
     step = estimate(name, _config(values), int(_prompt(values["difficulty"]) + 60), devices, sharded,
