@@ -17,6 +17,14 @@ _NAMES = "smoke, tiny, cpu, record, record2, small, paper, paper-thinking"
 _Profile = Annotated[str, Opt(help=f"{_NAMES}, or a YAML file of parameters",
                               autocompletion=choices_of(_NAMES.split(", ")))]
 
+def _thought(profile:str)->dict[str, float]:
+    "What notebooks take on two cores: their proportions tell the time left; empty for an unknown model"
+    from ftrl.runs.plan import plan
+    try:
+        return plan(profile, machine="cores").parts
+    except FtrlError:
+        return {}
+
 @verb("reproduce", "Begin", "ftrl reproduce --profile tiny --out runs/tiny")
 def reproduce_command(
     out: Annotated[str, Opt("--out", help="The run directory")],
@@ -27,7 +35,8 @@ def reproduce_command(
     "The whole method in six notebooks; what is done is skipped."
     from ftrl.runs.reproduce import reproduce, run_summary
     in_range(jobs=jobs)
-    print("\n" + run_summary(reproduce(profile, out, jobs=jobs, keep=keep)))
+    run = reproduce(profile, out, jobs=jobs, keep=keep, parts=_thought(profile))
+    print("\n" + run_summary(run))
     closing(f"open {out}/results.html", f"ftrl figures --runs {out}", wrote=out)
 
 # %% ../../nbs/commands/05_whole.ipynb #cell-007

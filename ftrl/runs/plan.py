@@ -169,12 +169,21 @@ class Planned:
     model: str
     machine: Machine
     devices: int
-    seconds: dict[str, float]  # By notebook, of all seeds
+    parts: dict[str, float]    # Seconds of each notebook, those of further seeds called `seed1 3_train`
     step: Estimate             # Of a training step: tokens and memory
 
     @property
+    def seconds(self)->dict[str, float]:
+        "By notebook, of all seeds"
+        found = {}
+        for name, took in self.parts.items():
+            step = name.split()[-1]
+            found[step] = found.get(step, 0.0) + took
+        return found
+
+    @property
     def total(self)->float:
-        return sum(self.seconds.values())
+        return sum(self.parts.values())
 
     @property
     def fits(self)->bool:
@@ -192,6 +201,19 @@ def __repr__(self:Planned):
     return "\n".join(lines)
 
 # %% ../../nbs/runs/10_plan.ipynb #cell-024
+def _planned_parts(run:Sized)->dict[str, float]:
+    "Seconds of every notebook, in the order in which one process runs them"
+    first = {step: seconds(run) for step, seconds in STEP_SECONDS.items()}
+    others = {}
+    for seed in (run.values.get("seeds") or [0])[1:]:
+        other = replace(run, values=seed_parameters(run.values, seed))
+        for step in ("2_collect", "3_train", "4_evaluate"):
+            others[f"seed{seed} {step}"] = STEP_SECONDS[step](other)
+        # the model that all seeds start from plays for the first of them alone
+        others[f"seed{seed} 4_evaluate"] -= other.played(other.values["n_test"])
+    return first | others | {"6_figures": DRAWN}
+
+# %% ../../nbs/runs/10_plan.ipynb #cell-025
 def plan(
     profile:str="tiny", # A profile, or a YAML file
     model:str | None=None, # Another model than the profile's
@@ -207,20 +229,13 @@ def plan(
         raise FtrlError(f"profile {profile} trains a tiny random model; give --model, or another profile")
     one = machine_named(machine) if isinstance(machine, str) else machine
     run = Sized(values, shape_of(planned_config(name)), one, devices)
-    took = {step: seconds(run) for step, seconds in STEP_SECONDS.items()}
-    for seed in (values.get("seeds") or [0])[1:]:
-        other = replace(run, values=seed_parameters(values, seed))
-        for step in ("2_collect", "3_train", "4_evaluate"):
-            took[step] += STEP_SECONDS[step](other)
-        # the model that all seeds start from plays for the first of them alone
-        took["4_evaluate"] -= other.played(other.values["n_test"])
-    took["6_figures"] = DRAWN
+    parts = _planned_parts(run)
     sharded = values["launch"].get("config") in ("fsdp", "deepspeed")
     step = estimate(name, _config(values), int(_prompt(values["difficulty"]) + 60), devices, sharded,
                     one.gpu, values["lora"] or None, one.memory)
-    return Planned(profile, name, one, devices, took, step)
+    return Planned(profile, name, one, devices, parts, step)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-026
+# %% ../../nbs/runs/10_plan.ipynb #cell-027
 @dataclass(frozen=True)
 class Timed:
     "Something that was run and timed"
@@ -244,7 +259,7 @@ def errors_of(
         said.append(f"{t.what} {duration(t.seconds)} ({off:+.0%})")
     return "its error, measured seconds (planned beside them) on one or two cores: " + ", ".join(said)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-028
+# %% ../../nbs/runs/10_plan.ipynb #cell-029
 _ADAPTED = TrainConfig(prompts=8, group=8, length=80)
 _REFERRED = replace(_ADAPTED, options={"beta": 0.001})
 _HALF = "qwen2.5-coder-0.5b"
@@ -258,7 +273,7 @@ TIMED_RUNS = (
     Timed("a step of the 0.5B, LoRA", "core", 156.9, "adapter", _HALF, config=_ADAPTED),
     Timed("the same with a KL", "core", 191.6, "adapter", _HALF, config=_REFERRED))
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-029
+# %% ../../nbs/runs/10_plan.ipynb #cell-030
 def planned_seconds(timed:Timed)->float:
     "What a plan gives a timed run, on the named machine"
     machine, shape = MACHINES[timed.machine], shape_of(planned_config(timed.model))
@@ -281,7 +296,7 @@ def _small_seconds(run:Sized)->float:
     forward = replace(run.shape.updating(small), bytes=14 * run.shape.parameters)
     return run.seconds(run.shape.sampling(small) + forward)
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-034
+# %% ../../nbs/runs/10_plan.ipynb #cell-035
 @dataclass(frozen=True, repr=False)
 class StepPlanned:
     "What a training will take"
@@ -301,7 +316,7 @@ class StepPlanned:
     def __repr__(self):
         return "\n".join(self.lines())
 
-# %% ../../nbs/runs/10_plan.ipynb #cell-035
+# %% ../../nbs/runs/10_plan.ipynb #cell-036
 @patch
 def lines(self:StepPlanned)->list[str]:
     "What it says"

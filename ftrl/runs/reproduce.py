@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from ..core import FtrlError, dumps, masked
 from ..files import atomic, claim, claimed, differences
 from ..perf import number_format
-from ..progress import progress_bar
-from .evaluations import Evaluation, evaluations, extent_of, help_evaluate
+from ..progress import Whole, in_parts, progress_bar
+from .evaluations import Evaluation, evaluations, extent_of, first_run, help_evaluate
 from .folder import Run, keep_parts, kept_meanwhile, record, run_machine, run_parameters, timed
 from .policies import chosen_policies
 from .record import write_report
@@ -201,6 +202,7 @@ def _again(run:Run, seed:int)->Run:
         (other/"envs").symlink_to("../envs")
     return other
 
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-029
 @dataclass(frozen=True)
 class Task:
     "One notebook to run: where, which, with what"
@@ -212,7 +214,12 @@ class Task:
     def done(self)->bool:
         return (self.run/f"notebooks/{self.step}.ipynb").exists()
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-029
+    @property
+    def name(self)->str:
+        "Its notebook; of a further seed, its folder before that"
+        return self.step if first_run(self.run) == self.run else f"{self.run.out.name} {self.step}"
+
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-030
 def _plan(run:Run, values:dict)->list[list[list[Task]]]:
     "Groups, one after another; in each, the seeds that may run side by side; of each, its notebooks in order"
     first, *more = values.get("seeds") or [values.get("seed", 0)]
@@ -223,7 +230,7 @@ def _plan(run:Run, values:dict)->list[list[list[Task]]]:
         others.append([Task(folder, name, told) for name in ("2_collect", "3_train", "4_evaluate")])
     return [[[build]], [middle, *others], [[figures]]]
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-032
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-033
 _EVENTS = {}  # of a process: when all seeds are done
 
 def _bound(parent:int, threads:int, over)->None:
@@ -236,17 +243,20 @@ def _bound(parent:int, threads:int, over)->None:
     threading.Thread(target=watch, daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
-def _seed(todo:list[Task], progress:bool, bar=None)->None:
+def _seed(todo:list[Task], progress:bool, bar=None, whole:Whole=Whole())->None:
     "The notebooks of a seed, one after another"
     for task in todo:
         if progress:
             print(f"{task.run.out.name}: {task.step}", flush=True)
-        new = not task.done
+        if task.done:
+            whole.drop(task.name)
+            continue
+        whole.begin(task.name)
         step(task.run, task.step, task.values)
-        if bar is not None and new:
+        if bar is not None:
             bar.update()
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-033
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-034
 def _listed(tasks:list[Task])->list[Evaluation]:
     "What the evaluations that are not done consist of; what a server plays is left to its seed"
     defaults, found = run_defaults(), []
@@ -269,7 +279,7 @@ def _help(seeds:list, progress:bool)->None:
     with open(log, "a") as text, redirect_stdout(text), redirect_stderr(text):  # bars, and what models say
         help_evaluate(lambda: _listed(tasks), _EVENTS["over"].is_set, say)
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-034
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-035
 def _side_by_side(seeds:list, jobs:int, progress:bool)->None:
     "As many processes at once; the first that fails is reported when the others are done"
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -284,7 +294,7 @@ def _side_by_side(seeds:list, jobs:int, progress:bool)->None:
         for seed in started:
             seed.result()
 
-def _work_through(seeds:list, jobs:int, progress:bool, bar)->None:
+def _work_through(seeds:list, jobs:int, progress:bool, bar, whole:Whole)->None:
     "Seeds side by side where that was asked for, else one after another"
     if jobs > 1 and len(seeds) > 1:
         new = sum(not task.done for todo in seeds for task in todo)
@@ -292,9 +302,9 @@ def _work_through(seeds:list, jobs:int, progress:bool, bar)->None:
         bar.update(new)
         return
     for todo in seeds:
-        _seed(todo, progress, bar)
+        _seed(todo, progress, bar, whole)
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-036
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-037
 @contextmanager
 def _claimed_run(run:Run, profile:str, values:dict):
     "The run, with its settings written down, while nobody else may work in it"
@@ -316,7 +326,7 @@ def _claimed_run(run:Run, profile:str, values:dict):
             mine.finish()
         yield
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-038
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-039
 @contextmanager
 def _same_formats(run:Run):
     "The number formats that this run was begun in, for the kernels that start meanwhile"
@@ -333,13 +343,14 @@ def _same_formats(run:Run):
         if before is not None:
             os.environ["FTRL_FORMATS"] = before
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-040
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-041
 def reproduce(
     profile:str="tiny", # One of `profiles()`, or a YAML file
     out:str="runs/tiny", # Where the run goes
     progress:bool=True, # Say what runs; bars on a terminal
     jobs:int=1, # Seeds side by side; who has none left helps to evaluate
     keep:str | None=None, # Where its small parts are kept as it goes, to go on from on another machine
+    parts:dict[str, float]=MappingProxyType({}), # Seconds that notebooks are thought to take (`plan`)
 )->Run:
     "Run the six notebooks in order; what is done is skipped"
     if jobs < 1:
@@ -349,13 +360,15 @@ def reproduce(
         groups = _plan(run, values)
         tasks = [task for seeds in groups for todo in seeds for task in todo]
         done = sum(task.done for task in tasks)
-        with progress_bar("reproduce", len(tasks), "notebook", done, progress, even=False) as bar:
+        in_turn = jobs == 1 or len(groups[1]) == 1  # side by side, nobody knows how long all take
+        with (in_parts(parts if in_turn else {}) as whole,
+              progress_bar("reproduce", len(tasks), "notebook", done, progress, even=False) as bar):
             for seeds in groups:
-                _work_through(seeds, jobs, progress, bar)
+                _work_through(seeds, jobs, progress, bar, whole)
     run.once("results.html", lambda p: write_report(run.out, p))
     return run
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-043
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-044
 def run_summary(
     run:Run, # A finished run
 )->str:
@@ -367,7 +380,7 @@ def run_summary(
     table = (run/"table.md").read_text().rstrip()
     return "\n".join([table, "", *figures, "", took])
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-046
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-047
 def _name_adapters(kept:Run)->None:
     "Leave the adapters of chosen policies, called as their algorithms"
     for place in (kept.out, *kept.out.glob("seed*")):
@@ -379,7 +392,7 @@ def _name_adapters(kept:Run)->None:
             elif folder.name not in chosen.values():
                 shutil.rmtree(folder)
 
-# %% ../../nbs/runs/8_reproduce.ipynb #cell-047
+# %% ../../nbs/runs/8_reproduce.ipynb #cell-048
 def publish(
     run:Run, # A finished run
     out:str | Path, # Where it is kept, such as results/tiny; what is there is replaced
