@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LINE', 'BLANK', 'PACKED', 'ROWS', 'COLUMNS', 'FIELDS', 'atomic', 'finished', 'normal', 'differences', 'Claim',
-           'claimed', 'Busy', 'claim', 'claim_held', 'produced', 'file_digest', 'unpacked_name', 'open_bytes',
-           'open_text', 'find_file', 'parsed', 'numbered_lines', 'read_json_lines', 'write_json_lines',
+           'claimed', 'Busy', 'claim', 'claim_held', 'produced', 'file_digest', 'unpacked_name', 'packed_names',
+           'open_bytes', 'open_text', 'find_file', 'parsed', 'numbered_lines', 'read_json_lines', 'write_json_lines',
            'checked_message', 'checked_row', 'plain', 'flat_message', 'stream_rows', 'load_rows', 'as_table',
            'write_parquet', 'save_rows', 'as_rows', 'rows_digest', 'to_dataset', 'from_dataset', 'cache_dir',
            'data_dir']
@@ -294,6 +294,12 @@ def unpacked_name(
     "The name of a file without the ending that says how it is packed"
     return str(path).removesuffix(".gz").removesuffix(".xz")
 
+def packed_names(
+    path, # A file or a pattern
+)->list[str]:
+    "All names that it may have: plain, and packed in each way"
+    return [f"{path}{ending}" for ending in ("", *PACKED)]
+
 def open_bytes(
     path, # A file; packed where the name ends in .gz or .xz
     mode:str="rb", # rb or wb
@@ -325,7 +331,7 @@ def find_file(
     path, # A file that may be stored packed
 )->Path: # The file that is there: `path`, `path.gz` or `path.xz`
     "The file under this name, plain or packed"
-    for p in (Path(path), *(Path(f"{path}{ending}") for ending in PACKED)):
+    for p in map(Path, packed_names(path)):
         if p.is_file():
             return p
     what = "a folder, not a file" if Path(path).is_dir() else "no such file"

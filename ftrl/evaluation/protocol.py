@@ -15,7 +15,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError, Row, in_range
 from .faults import faults as faults_of
-from ..files import LINE, PACKED, data_dir, file_digest, find_file, open_text, parsed, rows_digest
+from ..files import (
+    LINE, data_dir, file_digest, find_file, open_text, packed_names, parsed, rows_digest)
 from ..models.llm import LLM, load_model
 from ..registry import Registry
 from ..training.rollout import Episode
@@ -182,8 +183,8 @@ def _lacking(bench:Bench, data)->str:
 
 def _places(root:Path, name:str)->list[Path]:
     "Where a file may be in a folder: under its full name, under its last, or packed"
-    packed = [Path(f"{root/name}{ending}") for ending in PACKED]
-    return [root/name, root/Path(name).name, *packed]
+    plain, *packed = map(Path, packed_names(root/name))
+    return [plain, root/Path(name).name, *packed]
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell-022
 @patch

@@ -15,7 +15,7 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import SCENARIOS, FtrlError
-from ..files import PACKED, atomic, finished, read_json_lines, unpacked_name
+from ..files import atomic, finished, packed_names, read_json_lines, unpacked_name
 from ..evaluation.bench import BENCHMARKS
 from ..evaluation.interval import bootstrap
 from ..training.algorithm import ALGORITHMS
@@ -141,9 +141,7 @@ def need(
     make:str, # The command that makes it, or a key of `MAKE`
 )->list[Path]: # The files that are there, in order of name
     "The input files of a figure, or `Missing`"
-    places = [place]
-    if place.endswith(".jsonl"):
-        places += [f"{place}{ending}" for ending in PACKED]
+    places = packed_names(place) if place.endswith(".jsonl") else [place]
     if found := finished(run, *places):
         return found
     command = MAKE.get(make, make)

@@ -7,7 +7,7 @@ __all__ = ['Extent', 'extent_of', 'Evaluation', 'first_run', 'side_places', 'eva
 
 # %% ../../nbs/runs/0_evaluations.ipynb #cell-002
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
@@ -125,15 +125,19 @@ def played(self:_Listing, place:str, name:str, bench:str="ftrl", **how)->Evaluat
     return Evaluation(self.run, place, self.needs(name), write)
 
 # %% ../../nbs/runs/0_evaluations.ipynb #cell-018
+def _written_once(path:Path, lines:Callable[[], Iterable[dict]], **about)->None:
+    "Lines into a result file, unless they are there"
+    with claim(path, adopt=True, **about) as mine:
+        if mine.done is None:
+            if not path.exists():  # else it was brought here without its note
+                write_json_lines(lines(), path)
+            mine.finish()
+
 def _copy(source:Path, n:int | None, path:Path)->None:
     "The first lines of another result file"
     if not source.exists():
         raise Busy(f"{source} is not there yet; it is written first")
-    with claim(path, adopt=True, copy_of=source.name) as mine:
-        if mine.done is None:
-            if not path.exists():  # else it was brought here without its note
-                write_json_lines(islice(read_json_lines(source), n), path)
-            mine.finish()
+    _written_once(path, lambda: islice(read_json_lines(source), n), copy_of=source.name)
 
 @patch
 def copied(self:_Listing, place:str, source:Path, n:int | None=None)->Evaluation:
@@ -238,11 +242,7 @@ def examined(self:_Listing)->Iterator[Evaluation]:
 
 def _read(lines:Callable, policy:str, n:int, path:Path)->None:
     "Read answers, without playing, into a result file"
-    with claim(path, adopt=True, n=n) as mine:
-        if mine.done is None:
-            if not path.exists():  # else it was brought here without its note
-                write_json_lines(lines(policy, n), path)
-            mine.finish()
+    _written_once(path, lambda: lines(policy, n), n=n)
 
 # %% ../../nbs/runs/0_evaluations.ipynb #cell-033
 def _reference(suite:str, policy:str, n:int)->Iterator[dict]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import FtrlError
-from ..files import PACKED, atomic, finished, open_bytes, unpacked_name
+from ..files import atomic, finished, open_bytes, packed_names, unpacked_name
 
 # %% ../../nbs/runs/0_folder.ipynb #cell-005
 @dataclass(frozen=True)
@@ -76,6 +76,23 @@ def record(
 
 # %% ../../nbs/runs/0_folder.ipynb #cell-012
 @contextmanager
+def _now_and_then(do:Callable[[], object], every:float)->Iterator[None]:
+    "Do something every so many seconds while the block runs"
+    over = threading.Event()
+
+    def again()->None:
+        while not over.wait(every):
+            do()
+    thread = threading.Thread(target=again, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+# %% ../../nbs/runs/0_folder.ipynb #cell-013
+@contextmanager
 def timed(
     run:Run, # The run
     kind:str, # Of its numbers, such as seconds
@@ -84,25 +101,17 @@ def timed(
 )->Iterator[None]:
     "Add the seconds that a block takes to those that it took before"
     before, start = record(run).get(kind, {}).get(name, 0.0), time.time()
-    over = threading.Event()
 
     def note()->None:
         took = round(before + time.time() - start, 1)
         record(run, **{kind: {name: took}})
-
-    def again()->None:
-        while not over.wait(every):
-            note()
-    thread = threading.Thread(target=again, daemon=True)
-    thread.start()
     try:
-        yield
+        with _now_and_then(note, every):
+            yield
     finally:
-        over.set()
-        thread.join()
         note()
 
-# %% ../../nbs/runs/0_folder.ipynb #cell-015
+# %% ../../nbs/runs/0_folder.ipynb #cell-016
 def run_parameters(
     run:Run, # The folder of a run, or of one of its other seeds
 )->dict: # Empty for a run that was begun by hand
@@ -113,7 +122,7 @@ def run_parameters(
             return json.loads(config.read_text()).get("parameters", {})
     return {}
 
-# %% ../../nbs/runs/0_folder.ipynb #cell-018
+# %% ../../nbs/runs/0_folder.ipynb #cell-019
 _PLAYED = ("dev", "eval", "rounds", "ablation", "transfer", "reference", "letters", "tries", "beside",
            "sides")
 KEPT = ("config.json", "metrics.json", "table.md", "envs/*", "rows/*", "train/*/metrics.jsonl", "delta/*",
@@ -133,13 +142,14 @@ def _begun(folder:Path)->Iterator[tuple[Path, Path]]:
 def _parts(folder:Path)->list[Path]:
     "What there is to keep, or was kept"
     notes = [note for pattern in _NOTES for note in folder.glob(pattern)]
-    patterns = [*KEPT, *AGAIN]
-    packed = [f"{pattern}{ending}" for pattern in patterns if pattern.endswith(".jsonl") for ending in PACKED]
+    patterns = []
+    for pattern in (*KEPT, *AGAIN):
+        patterns += packed_names(pattern) if pattern.endswith(".jsonl") else [pattern]
     begun = [path for both in _begun(folder) for path in both if path.exists()]
-    found = finished(folder, *patterns, *packed) + sorted(notes + begun)
+    found = finished(folder, *patterns) + sorted(notes + begun)
     return [path for path in found if not path.name.endswith(".failed.ipynb")]
 
-# %% ../../nbs/runs/0_folder.ipynb #cell-019
+# %% ../../nbs/runs/0_folder.ipynb #cell-020
 def _kept_as(path:Path, to:Path)->Path:
     "Where a file goes among the kept ones"
     packed = path.suffix == ".part" or (path.suffix == ".jsonl" and path.stat().st_size > _LONG)
@@ -147,7 +157,7 @@ def _kept_as(path:Path, to:Path)->Path:
 
 def _forms(path:Path, kept:Path)->set[Path]:
     "All names that a file may have among the kept ones"
-    return {kept.with_name(f"{path.name}{ending}") for ending in ("", *PACKED)}
+    return {kept.with_name(name) for name in packed_names(path.name)}
 
 def _copied(path:Path, to:Path)->Path:
     "A copy, compressed or opened as its name says"
@@ -160,7 +170,7 @@ def _copied(path:Path, to:Path)->Path:
                 shutil.copyfileobj(source, copy)
     return to
 
-# %% ../../nbs/runs/0_folder.ipynb #cell-022
+# %% ../../nbs/runs/0_folder.ipynb #cell-023
 def keep_parts(
     run:Run, # A run, finished or not
     to:str | Path, # Where its small parts are kept, such as results/record2
@@ -181,7 +191,7 @@ def keep_parts(
             note.unlink(missing_ok=True)
     return copied
 
-# %% ../../nbs/runs/0_folder.ipynb #cell-023
+# %% ../../nbs/runs/0_folder.ipynb #cell-024
 def bring_back(
     run:Run, # The folder of a run; what is there stays
     kept:str | Path, # Where `keep_parts` has put its parts
@@ -196,7 +206,7 @@ def bring_back(
             copied += 1
     return copied
 
-# %% ../../nbs/runs/0_folder.ipynb #cell-026
+# %% ../../nbs/runs/0_folder.ipynb #cell-027
 @contextmanager
 def kept_meanwhile(
     run:Run, # A run
@@ -210,18 +220,14 @@ def kept_meanwhile(
     if Path(to).resolve() == run.out:
         raise FtrlError(f"{to} is the run itself; expected another folder to keep its parts in")
     bring_back(run, to)
-    over = threading.Event()
-    def again():
-        while not over.wait(every):
-            try:
-                keep_parts(run, to)
-            except OSError:
-                pass  # it is being written; the next time
-    thread = threading.Thread(target=again, daemon=True)
-    thread.start()
+
+    def keep()->None:
+        try:
+            keep_parts(run, to)
+        except OSError:
+            pass  # it is being written; the next time
     try:
-        yield
+        with _now_and_then(keep, every):
+            yield
     finally:
-        over.set()
-        thread.join()
         keep_parts(run, to)
