@@ -1,6 +1,6 @@
 """The package, described by settings.ini: `X_requirements` there becomes the extra `X` here.
 
-The notebooks of a run, its profiles, its launch files and published adapters travel inside the wheel, so that `ftrl reproduce` works outside a checkout.
+The notebooks of a run, its profiles, its launch files and the released adapter travel inside the wheel, so that `ftrl reproduce` and `--model qwen2.5-coder-0.5b+ftrl` work outside a checkout.
 """
 import shutil
 from configparser import ConfigParser
@@ -27,9 +27,6 @@ class BuildWithRuns(build_py):
             copy = target / source.relative_to(runs)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
-        for config in sorted(Path("results").glob("*/adapters/*/adapter_config.json")):
-            shutil.copytree(config.parent, Path(self.build_lib, "ftrl", "adapters", config.parent.name),
-                            dirs_exist_ok=True)
 
 
 setup(
@@ -51,7 +48,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["ftrl", "ftrl.*"]),
-    package_data={"ftrl": ["py.typed"], "ftrl.training": ["launch/*"],
+    package_data={"ftrl": ["py.typed", "adapters/*/*"], "ftrl.training": ["launch/*"],
                   "ftrl.environments.planning": ["idioms.txt"]},
     cmdclass={"build_py": BuildWithRuns},
     python_requires=f">={cfg['min_python']}",

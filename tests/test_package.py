@@ -60,6 +60,20 @@ def test_a_command_works(installed, tmp_path):
     assert len((tmp_path / "envs.jsonl").read_text().splitlines()) == 2
 
 
+def test_the_released_adapter_has_a_name(installed, tmp_path):
+    code = """
+from ftrl.models.adapter import parted
+from safetensors.torch import load_file
+base, folder = parted("qwen2.5-coder-0.5b+ftrl")
+print(base, folder, len(load_file(folder/"adapter_model.safetensors")))
+"""
+    run = outside(installed, tmp_path, "-c", code)
+    assert run.returncode == 0, run.stderr
+    base, folder, tensors = run.stdout.split()
+    assert base == "qwen2.5-coder-0.5b" and folder == str(installed / "ftrl" / "adapters" / "ftrl")
+    assert int(tensors) == 2 * 24 * 7  # two factors of seven matrices in each of 24 layers
+
+
 def test_marks(installed):
     assert (installed / "ftrl" / "py.typed").exists()
     assert list((installed / "ftrl" / "training" / "launch").glob("*.yaml"))
