@@ -13,7 +13,7 @@ from .app import Arg, Opt, choices_of, closing, verb
 from ..core import FtrlError, dumps, in_range
 
 # %% ../../nbs/commands/05_whole.ipynb #cell-004
-_NAMES = "smoke, tiny, cpu, record, record2, small, paper, paper-thinking"
+_NAMES = "smoke, tiny, cpu, record, record2, record2-smollm2, small, paper, paper-thinking"
 _Profile = Annotated[str, Opt(help=f"{_NAMES}, or a YAML file of parameters",
                               autocompletion=choices_of(_NAMES.split(", ")))]
 

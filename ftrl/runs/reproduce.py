@@ -8,6 +8,7 @@ __all__ = ['STEPS', 'APART', 'profiles', 'run_defaults', 'profile_settings', 'st
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-002
 import json, os, re, shutil, sys, threading, time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
+from fastcore.basics import noop
 from ..core import FtrlError, dumps, masked
 from ..files import atomic, claim, claimed, differences
-from ..perf import number_format
+from ..perf import bearable_format, number_format
 from ..progress import Whole, in_parts, progress_bar
-from .evaluations import Evaluation, evaluations, extent_of, first_run, help_evaluate
-from .folder import Run, keep_parts, kept_meanwhile, record, run_machine, run_parameters, timed
+from .evaluations import Evaluation, evaluations, extent_of, help_evaluate
+from .folder import (Run, first_run, keep_parts, kept_meanwhile, record, run_machine,
+                              run_parameters, timed)
 from .policies import chosen_policies
 from .record import write_report
 
@@ -328,14 +331,18 @@ def _claimed_run(run:Run, profile:str, values:dict):
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-039
 @contextmanager
-def _same_formats(run:Run):
+def _same_formats(run:Run, say:Callable[[str], None]=print):
     "The number formats that this run was begun in, for the kernels that start meanwhile"
-    formats = record(run).get("formats")
-    if formats is None:
-        formats = {work: number_format(work) for work in ("read", "write")}
-        record(run, formats=formats)
+    begun = record(run).get("formats")
+    if begun is None:
+        begun = {work: number_format(work) for work in ("read", "write")}
+        record(run, formats=begun)
+    here = {work: bearable_format(work, begun[work]) for work in begun}
+    if here != begun:
+        say(f"{run.out} was begun in bfloat16, which this processor only imitates: it goes on in float32, "
+            "and metrics.json tells what was computed so")
     before = os.environ.get("FTRL_FORMATS")
-    os.environ["FTRL_FORMATS"] = f"{formats['read']} {formats['write']}"
+    os.environ["FTRL_FORMATS"] = f"{here['read']} {here['write']}"
     try:
         yield
     finally:
@@ -356,7 +363,9 @@ def reproduce(
     if jobs < 1:
         raise FtrlError(f"jobs must be at least 1, got {jobs}")
     values, run = profile_settings(profile), Run(out)
-    with kept_meanwhile(run, keep), _claimed_run(run, str(profile), values), _after(run), _same_formats(run):
+    say = print if progress else noop
+    with (kept_meanwhile(run, keep), _claimed_run(run, str(profile), values), _after(run),
+          _same_formats(run, say)):
         groups = _plan(run, values)
         tasks = [task for seeds in groups for todo in seeds for task in todo]
         done = sum(task.done for task in tasks)

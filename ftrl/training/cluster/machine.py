@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from ...core import FtrlError
 from ...perf import machine as this_machine
-from ...perf import seconds
+from ...perf import number_format, seconds
 from ...registry import Registry
 
 # %% ../../../nbs/training/cluster/01_machine.ipynb #cell-005
@@ -19,7 +19,7 @@ from ...registry import Registry
 class Machine:
     "One device: a GPU, or the cores of a machine"
     name: str
-    matrix: float      # floating-point operations a second, in large products of bf16
+    matrix: float      # floating-point operations a second, in large products, as updates have them
     bandwidth: float   # bytes of memory read a second
     memory: float      # bytes
     share: float       # of `matrix`, reached by a whole update
@@ -77,9 +77,10 @@ def matrix_rate(
     device:str="cpu", # What multiplies
     n:int=1024, # Rows and columns
 )->float: # Floating-point operations a second
-    "How fast this machine multiplies matrices of bf16, undisturbed"
+    "How fast this machine multiplies matrices in the format that an update has here, undisturbed"
     import torch
-    a, b = (torch.randn(n, n, device=device).bfloat16() for _ in range(2))
+    dtype = getattr(torch, number_format("read", device))
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     def multiply():
         a @ b
         _waits(device)
