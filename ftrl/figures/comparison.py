@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from ..core import SCENARIOS
 from ..evaluation.suite import SUITES
 from .result import SOLVE, bars, items_of, reach_of, summary
-from ftrl.figures.style import (
+from .style import (
     PALETTE, Missing, caption, color, config, figure, label, main_algorithm, models, need, policy, results,
-    seeds, sheet)
+    results_by_seed, seeds, seeds_of, sheet)
 from ..training.reward import REWARDS
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def _compare(run, frame:"pd.DataFrame", asked:Comparison):
         ax.set(title=label(metric), ylim=(0, highest))
     handles, names = axes[0][0].get_legend_handles_labels()
     fig.legend(handles, [asked.legend + name for name in names], loc="outside upper right", ncols=len(names))
-    told = f"{items_of(frame)}; {seeds(run)}. Lines: 95 % bootstrap interval over items. {asked.note}"
+    who = seeds_of(frame) if "seed" in frame else seeds(run)
+    told = f"{items_of(frame)}; {who}. Lines: 95 % bootstrap interval over items. {asked.note}"
     caption(fig, told.strip())
     return fig, table
 
@@ -60,7 +61,7 @@ def rewards(
 ):
     "Solve-P, Solve-R and Solve-F1 of policies trained with different rewards"
     need(run, "ablation/*.jsonl", _ABLATED)
-    frame = results(run, "ftrl", "ablation/*.jsonl").assign(everything="all environments")
+    frame = results_by_seed(run, "ftrl", "ablation/*.jsonl").assign(everything="all environments")
     tried = [reward for reward in REWARDS if reward in set(frame.model)]
     tint = dict(zip(tried, PALETTE))
     # the rewards are named like the metrics that the panels show, so the legend says what it names

@@ -7,9 +7,8 @@ __all__ = ['courses', 'course']
 
 # %% ../../nbs/figures/06_course.ipynb #cell-002
 from typing import TYPE_CHECKING
-from .gain import runs
 from .result import curves
-from .style import Missing, caption, color, figure, label, models, sheet
+from .style import Missing, caption, color, figure, label, models, runs, sheet
 
 if TYPE_CHECKING:
     import pandas as pd

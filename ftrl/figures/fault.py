@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from ..evaluation.faults import FAULTS, line_faults
 from ..evaluation.interval import bootstrap
 from ..evaluation.table import lined
-from .gain import runs
 from .result import points_told, reach_of
 from ftrl.figures.style import (
-    INK, Missing, caption, color, figure, label, main_algorithm, main_start, models, need, policy, seeds,
-    sheet)
+    INK, Missing, caption, color, figure, label, main_algorithm, main_start, models, need, policy, runs,
+    seeds, sheet)
 from ..files import load_rows, read_json_lines
 
 if TYPE_CHECKING:

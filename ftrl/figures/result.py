@@ -12,8 +12,10 @@ from ..core import SCENARIOS
 from ..evaluation.bench import BENCHMARKS
 from ..evaluation.mean import read_results
 from ..evaluation.table import Cell, Line, headings, lined, paper_rows, results_table
-from .style import (
-    FAINT, INK, caption, color, figure, interval, label, models, need, policy, results, seeds, sheet)
+from ..evaluation.interval import bootstrap
+from ftrl.figures.style import (
+    FAINT, INK, caption, color, figure, label, models, need, policy, results, results_by_seed, seeds,
+    seeds_of, sheet)
 from ..files import finished, read_json_lines
 
 if TYPE_CHECKING:
@@ -87,13 +89,19 @@ def summary(
     for key, part in frame.groupby(by, observed=True, sort=False):
         about = dict(zip(by, key))
         for metric in metrics:
-            values = part[metric].dropna()
-            if values.empty:
+            wide = _by_item(part, metric)
+            if wide.empty:
                 continue
-            mean, low, high = interval(values)
-            told = {"metric": metric, "mean": mean, "low": low, "high": high, "n": len(values)}
+            mean, low, high = bootstrap([wide.to_numpy().T])
+            told = {"metric": metric, "mean": mean, "low": low, "high": high, "n": len(wide)}
             rows.append(about | told)
     return pd.DataFrame(rows)
+
+def _by_item(frame:"pd.DataFrame", metric:str)->"pd.DataFrame":
+    "A metric, an item a row; a column for each seed, where there are several"
+    if "seed" not in frame or frame.seed.nunique() == 1:
+        return frame[[metric]].dropna()
+    return frame.pivot_table(index="id", columns="seed", values=metric).dropna()
 
 # %% ../../nbs/figures/02_result.ipynb #cell-016
 def reach_of(
@@ -140,7 +148,7 @@ def scores_figure(
 ):
     "Solve-P, Solve-R and Solve-F1 of every policy, by scenario"
     import pandas as pd
-    frame = results(run, "ftrl", "eval/*.jsonl")
+    frame = results_by_seed(run, "ftrl", "eval/*.jsonl")
     both = pd.concat([frame, frame.assign(scenario="all")])
     table = summary(both, ["model", "scenario"], SOLVE)
     tint = color(models(frame.model))
@@ -153,9 +161,9 @@ def scores_figure(
         ax.set(title=label(metric), ylim=(0, 1))
         ax.tick_params(axis="x", labelsize=8)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(tint))
-    items = frame.groupby("model").size().min()
-    caption(fig, f"n = {items} environments a policy, greedy; {seeds(run)}. Lines: 95 % bootstrap interval "
-                 "over environments. Solve-P of an episode without a call is 1 (paper section 5).")
+    items = frame.groupby("model").id.nunique().min()
+    caption(fig, f"n = {items} environments a policy, greedy; {seeds_of(frame)}. Lines: 95 % bootstrap "
+                 "interval over environments. Solve-P of an episode without a call is 1 (paper section 5).")
     return fig, table
 
 # %% ../../nbs/figures/02_result.ipynb #cell-026
@@ -246,7 +254,8 @@ def items_of(
     frame:"pd.DataFrame", # Results
 )->str:
     "How many items each benchmark has, in words"
-    each = frame.groupby(["benchmark", "model"]).size()
+    by = [column for column in ("benchmark", "model", "seed") if column in frame]
+    each = frame.groupby(by).size()
     most = each.groupby("benchmark").max()
     return "n = " + ", ".join(f"{n} items of {label(bench)}" for bench, n in most.items())
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..evaluation.interval import bootstrap
-from .gain import gains, runs
+from .gain import gains
 from .result import reach_of
-from .style import (
-    INK, Missing, caption, checkpoints, config, figure, label, main_algorithm, main_start, results, sheet)
+from ftrl.figures.style import (
+    INK, Missing, caption, checkpoints, config, figure, label, main_algorithm, main_start, results,
+    runs, sheet)
 from ..files import finished
 from ..models.embedded import EMBEDDED
 

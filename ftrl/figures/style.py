@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INK', 'PAPER', 'FAINT', 'PALETTE', 'SCENARIO', 'LABEL', 'MAKE', 'FIGURES', 'look', 'label', 'checkpoints', 'sheet',
            'caption', 'interval', 'Missing', 'need', 'policy', 'results', 'models', 'color', 'config', 'main_algorithm',
-           'main_start', 'seeds', 'figure', 'save_figure']
+           'main_start', 'seeds', 'runs', 'results_by_seed', 'seeds_of', 'figure', 'save_figure']
 
 # %% ../../nbs/figures/00_style.ipynb #cell-002
 import json
@@ -222,6 +222,41 @@ def seeds(run)->str:
     # the first is the run's own: the others have folders of their own
     seed = several[0] if several else parameters.get("seed")
     return "seed not recorded" if seed is None else f"seed {seed}"
+
+def runs(
+    run, # A run directory
+)->dict[str, Path]: # seed -> the folder of its results
+    "A run and its other seeds"
+    first = seeds(run).removeprefix("seed ")
+    others = [p for p in sorted(Path(run).glob("seed*")) if (p/"eval").is_dir()]
+    return {first: Path(run)} | {p.name.removeprefix("seed"): p for p in others}
+
+# %% ../../nbs/figures/00_style.ipynb #7dc25c9d
+def results_by_seed(
+    run, # A run directory
+    benchmark:str | None=None, # Only this one
+    place:str="eval/**/*.jsonl", # Where to look
+)->"pd.DataFrame": # As `results`, and seed
+    "All items of a run and of its other seeds"
+    import pandas as pd
+    frames = []
+    for seed, folder in runs(run).items():
+        try:
+            frames.append(results(folder, benchmark, place).assign(seed=seed))
+        except Missing:
+            continue
+    if not frames:
+        return results(run, benchmark, place)  # says what is missing
+    return pd.concat(frames, ignore_index=True)
+
+def seeds_of(
+    frame:"pd.DataFrame", # From `results_by_seed`
+)->str: # For a caption
+    "Whose results these are, in words"
+    several = frame.seed.unique().tolist()
+    if len(several) == 1:
+        return f"seed {several[0]}"
+    return f"seeds {', '.join(several)}, drawn together with the items"
 
 # %% ../../nbs/figures/00_style.ipynb #cell-034
 FIGURES: dict[str, Callable] = {}
