@@ -4,6 +4,7 @@
 # make test-bridges   tests of the bridges, each in an environment of its own (.bridges); what cannot be installed is skipped
 # make install     the environment alone, in .venv, with what the notebooks, tests and docs need
 # make prepare     library, README and notebooks brought in line with the notebooks' sources
+# make outputs     executes every notebook twice and keeps what it prints and shows (half an hour); the tests hold them to it
 # make record      keeps the run RUN in results/ and its figures in figures/
 # make lab         JupyterLab on the notebooks
 # make docs        the documentation site, in _docs
@@ -21,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # packages are compiled when they are first imported, not all at once while they are installed; so that must be allowed
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: reproduce test test-bridges install prepare record lab docs gpu clean
+.PHONY: reproduce test test-bridges install prepare outputs record lab docs gpu clean
 
 reproduce: $(if $(filter tiny,$(PROFILE)),$(READY),$(TESTED))
 	$(BIN)/ftrl reproduce --profile $(PROFILE) --out $(RUN) --jobs $(JOBS)
@@ -50,6 +51,9 @@ prepare: $(TESTED)
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/python tests/readme.py
+
+outputs: $(TESTED)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python tests/outputs.py
 
 record: $(READY)
 	$(BIN)/python -c "from ftrl.runs.folder import Run; from ftrl.runs.reproduce import publish; publish(Run('$(RUN)'), 'results/$(notdir $(RUN))', 'figures')"

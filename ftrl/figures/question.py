@@ -75,6 +75,8 @@ def side_questions(run)->list[Claimed]:
             found.append(_side_claim(run, "Step-level training beats episode-level", name, "step"))
         if way.get("cold_steps"):
             found.append(_side_claim(run, "A cold start helps", "step", name))
+        if way.get("middles"):
+            found.append(_side_claim(run, "Moments between beginning and end help", "step", name))
     return found
 
 # %% ../../nbs/figures/07_question.ipynb #cell-018

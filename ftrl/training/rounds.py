@@ -67,18 +67,26 @@ def beginnings_and_ends(
     n:int, # Of how many of them, the first
     seed:int=0, # Of the order of calls, and of the moments
     ends:float=0.15, # The share of moments with nothing left to solve
+    middles:float=0.0, # The share of moments after some turns of gold calls, but not all
 )->list[Row]: # Their moments, shuffled
-    "How environments begin, and how gold trajectories through some of them end"
-    in_range(done=ends)
+    "How environments begin, and how gold trajectories through some of them go on and end"
+    in_range(done=ends + middles)
     if n > len(rows):
         raise FtrlError(f"begin is {n}; expected at most the {len(rows)} environments that are trained on")
     r = random.Random(seed)
     found = list(rows[:n])
-    most = round(ends * n / (1 - ends))
-    for row in r.sample(found, min(most, n)):
+    whole = n / (1 - ends - middles)
+    for row in r.sample(found, min(round(ends * whole), n)):
         found.append(gold_moments(Env.from_row(row), seed)[-1])
+    if middles:
+        found += _between(rows[:n], round(middles * whole), seed, r)
     r.shuffle(found)
     return found
+
+def _between(rows:Sequence[Row], most:int, seed:int, r:random.Random)->list[Row]:
+    "Some moments of gold trajectories that are neither their beginning nor their end"
+    inner = [moment for row in rows for moment in gold_moments(Env.from_row(row), seed)[1:-1]]
+    return r.sample(inner, min(most, len(inner)))
 
 # %% ../../nbs/training/13_rounds.ipynb #cell-017
 def aggregated(
