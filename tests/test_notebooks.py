@@ -18,7 +18,7 @@ path = Path(sys.argv[1]).resolve()
 kept, now = nbformat.read(path, 4), executed(path)
 if now is None:
     sys.exit(1)
-left = behind(kept, now)
+left = behind(path, kept, now)
 if left:
     print(*left, sep="\\n\\n", file=sys.stderr)
     sys.exit(f"{len(left)} kept outputs are not printed now; python tests/outputs.py {sys.argv[1]}")"""
