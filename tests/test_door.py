@@ -68,7 +68,7 @@ COMPLETED = {
     "ftrl ev": "evaluate", "ftrl models fe": "fetch", "ftrl evaluate tool": "toolhop",
     "ftrl evaluate toolx": "", "ftrl build --world geog": "geography",
     "ftrl train rows --algorithm gr": "grpo", "ftrl score --reward solve-p": "solve-precision solve-pr",
-    "ftrl collect envs --model qwen2.5-coder-0": "qwen2.5-coder-0.5b",
+    "ftrl collect envs --model qwen2.5-coder-0": "qwen2.5-coder-0.5b qwen2.5-coder-0.5b+ftrl",
     "ftrl export rows --to ver": "verifiers verl verl-agent", "ftrl reproduce --profile ti": "tiny"}
 
 

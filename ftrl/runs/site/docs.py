@@ -73,7 +73,13 @@ def _output(o, folder:Path, name:str)->str:
         return _links(unbroken(data["text/markdown"]))
     text = o.get("text") or data.get("text/plain") or ""
     text = re.sub("\x1b" + r"\[[0-9;]*m", "", text).rstrip()
-    return f"```text\n{text}\n```" if text else ""
+    return _fenced(text) if text else ""
+
+def _fenced(text:str)->str:
+    "Text as it stands, between fences that are longer than any in it"
+    longest = max((len(ticks) for ticks in re.findall(r"`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
 
 # %% ../../../nbs/runs/site/0_docs.ipynb #cell-013
 def _link(m:re.Match)->str:
