@@ -71,7 +71,7 @@ def _text(told):
 def behind(path, kept, now):
     "Cells of a notebook whose kept words are not what they print now"
     from ftrl.files import data_dir
-    lacking = data_dir() is None and "data_dir()" in path.read_text()  # the benchmarks' data are not everywhere
+    lacking = data_dir() is None and "data_dir()" in path.read_text()  # not everywhere
     if lacking or COMPUTED & set(path.relative_to(ROOT).parts):
         return []
     assert len(kept.cells) == len(now.cells)
