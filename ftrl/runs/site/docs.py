@@ -102,7 +102,10 @@ _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\w$\\])\$(?=\S)([^$\n]+?)(?<=\S)\$(?!
 def _mathml(m:re.Match)->str:
     "A formula as MathML"
     from latex2mathml.converter import convert
-    return convert(m[1] or m[2], display="block" if m[1] else "inline")
+    if m[1]:
+        return convert(m[1], display="block")
+    # a line that begins with <math> would be taken for a block of its own
+    return f"<span>{convert(m[2], display='inline')}</span>"
 
 def _formulas(text:str)->str:
     "Prose with its formulas drawn; code stays as it is"
