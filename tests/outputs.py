@@ -4,6 +4,7 @@ Each is executed twice, as nbdev runs it. What a cell prints is kept if it is th
 nothing of this machine; timings, paths and addresses are not. The tests execute every notebook anyway, and
 compare: words that are kept must be the words that are printed now. What a machine computes differs in its
 last digits and, where a model writes, in words: neither numbers are compared nor folders where models work.
+The pages, README's among them, say what committed files hold, so they are compared to the letter.
 """
 import os
 import re
@@ -54,14 +55,19 @@ def _drawn(figure):
     return figure._repr_png_()
 
 
-def words(cell):
-    "What a cell prints, without numbers, spaces and lines drawn in tables; of a picture nothing"
+def printed(cell):
+    "What a cell prints; of a picture nothing"
     parts = []
     for o in cell.get("outputs", []):
         data = o.get("data", {})
         if o.get("name") != "stderr" and "image/png" not in data:
             parts.append(_text(o.get("text") or data.get("text/markdown") or data.get("text/plain") or ""))
-    return re.sub(r"[\s\-:|…]+", " ", _NUMBER.sub("#", "\n".join(parts))).strip()
+    return "\n".join(parts)
+
+
+def words(cell):
+    "What a cell prints, without numbers, spaces and lines drawn in tables"
+    return re.sub(r"[\s\-:|…]+", " ", _NUMBER.sub("#", printed(cell))).strip()
 
 
 def _text(told):
@@ -75,8 +81,10 @@ def behind(path, kept, now):
     if lacking or COMPUTED & set(path.relative_to(ROOT).parts):
         return []
     assert len(kept.cells) == len(now.cells)
-    pairs = [(a, b) for a, b in zip(kept.cells, now.cells) if a.get("outputs")]
-    return [f"kept: {words(a)[:300]}\nnow:  {words(b)[:300]}" for a, b in pairs if words(a) != words(b)]
+    page = path.name in PAGES
+    told = printed if page else words
+    pairs = [(told(a), told(b)) for a, b in zip(kept.cells, now.cells) if page or a.get("outputs")]
+    return [f"kept: {before[:300]}\nnow:  {after[:300]}" for before, after in pairs if before != after]
 
 
 def _shown(cell):

@@ -15,7 +15,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError
 from ..files import Busy, claim, data_dir, read_json_lines, write_json_lines
-from ..perf import number_format
+from ..perf import number_formats
 from .folder import Run, first_run, record, run_parameters, timed
 from .policies import base, chosen_policies
 from ..training.rounds import served
@@ -96,7 +96,7 @@ class Evaluation:
     def note_formats(self)->None:
         "Note the number formats, where the run was begun in others"
         begun = record(first_run(self.run)).get("formats")
-        here = {work: number_format(work) for work in ("read", "write")}
+        here = number_formats()
         if begun not in (None, here):
             record(self.run, computed_in={self.place: here})
 

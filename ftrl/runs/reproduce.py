@@ -19,7 +19,7 @@ from types import MappingProxyType
 from fastcore.basics import noop
 from ..core import FtrlError, dumps, masked
 from ..files import atomic, claim, claimed, differences
-from ..perf import bearable_format, number_format
+from ..perf import bearable_format, number_formats
 from ..progress import Whole, in_parts, progress_bar
 from .evaluations import Evaluation, evaluations, extent_of, help_evaluate
 from .folder import (Run, first_run, keep_parts, kept_meanwhile, record, run_machine,
@@ -335,7 +335,7 @@ def _same_formats(run:Run, say:Callable[[str], None]=print):
     "The number formats that this run was begun in, for the kernels that start meanwhile"
     begun = record(run).get("formats")
     if begun is None:
-        begun = {work: number_format(work) for work in ("read", "write")}
+        begun = number_formats()
         record(run, formats=begun)
     here = {work: bearable_format(work, begun[work]) for work in begun}
     if here != begun:
