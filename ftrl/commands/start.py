@@ -67,7 +67,8 @@ def _machine_lines()->list[str]:
     "Cores, memory, number formats, GPU"
     import os, platform
     import torch
-    from ftrl.perf import machine, number_format
+    from ftrl.formats import number_format
+    from ftrl.perf import machine
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     lines = [f"python   {platform.python_version()} on {platform.system()} {platform.machine()}",
              f"cores    {machine()['cores']}, memory {pages:.0f} GiB",

@@ -13,11 +13,11 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..chat import prepare, render, template_of
 from ..core import FtrlError, Range
+from ..formats import number_format, prepare_bf16
 from ..forms import Form, dropped, form_of
 from .embedded import hub_unreachable, model_path
 from .llm import LLM, Reply, Request, answer, failed, mark, model_forms, template_options
 from .weight import number
-from ..perf import number_format
 
 # %% ../../nbs/models/05_local.ipynb #cell-005
 def _place(device:str | None=None, dtype:str | None=None)->tuple:
@@ -343,6 +343,8 @@ def load_network(
 ):
     "A transformers model, whole"
     from transformers import AutoModelForCausalLM
+    if str(dtype).endswith("bfloat16"):
+        prepare_bf16()
     load, config = AutoModelForCausalLM.from_pretrained, load_config(spec, **how)
     try:
         model, found = load(model_path(spec), config=config, dtype=dtype, output_loading_info=True, **how)

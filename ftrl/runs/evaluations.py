@@ -15,7 +15,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError
 from ..files import Busy, claim, data_dir, read_json_lines, write_json_lines
-from ..perf import number_formats
+from ..formats import number_formats
 from .folder import Run, first_run, record, run_parameters, timed
 from .policies import base, chosen_policies
 from ..training.rounds import served

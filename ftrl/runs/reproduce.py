@@ -19,7 +19,7 @@ from types import MappingProxyType
 from fastcore.basics import noop
 from ..core import FtrlError, dumps, masked
 from ..files import atomic, claim, claimed, differences
-from ..perf import bearable_format, number_formats
+from ..formats import number_formats, prepare_bf16
 from ..progress import Whole, in_parts, progress_bar
 from .evaluations import Evaluation, evaluations, extent_of, help_evaluate
 from .folder import (Run, first_run, keep_parts, kept_meanwhile, record, run_machine,
@@ -337,12 +337,11 @@ def _same_formats(run:Run, say:Callable[[str], None]=print):
     if begun is None:
         begun = number_formats()
         record(run, formats=begun)
-    here = {work: bearable_format(work, begun[work]) for work in begun}
-    if here != begun:
-        say(f"{run.out} was begun in bfloat16, which this processor only imitates: it goes on in float32, "
-            "and metrics.json tells what was computed so")
+    if "bfloat16" in begun.values() and prepare_bf16():
+        say(f"{run.out} was begun in bfloat16, for which this processor has no units: "
+            "it goes on in bfloat16, as slowly as in float32")
     before = os.environ.get("FTRL_FORMATS")
-    os.environ["FTRL_FORMATS"] = f"{here['read']} {here['write']}"
+    os.environ["FTRL_FORMATS"] = f"{begun['read']} {begun['write']}"
     try:
         yield
     finally:

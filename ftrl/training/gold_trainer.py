@@ -8,6 +8,7 @@ __all__ = ['packed_labels', 'GoldTrainer']
 # %% ../../nbs/training/08_gold_trainer.ipynb #cell-002
 import torch
 from trl import SFTTrainer
+from ..formats import prepare_bf16
 from .sharing.packed import Group, Packed, pack
 from .sharing.prefix import share, shareable
 
@@ -43,6 +44,8 @@ class GoldTrainer(SFTTrainer):
     "TRL's SFTTrainer, each shared beginning computed once"
     def __init__(self, *args, shared:bool=True, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.args.bf16:
+            prepare_bf16()
         self.shared = shared and shareable(self.model)
         if self.shared:
             share(self.model)

@@ -19,7 +19,8 @@ from ..files import Claim, claim, claimed, read_json_lines
 from ..models.embedded import EMBEDDED, model_path
 from ..models.llm import MODELS
 from ..models.local import load_config, load_network, load_tokenizer
-from ..perf import number_format, trim
+from ..formats import number_format
+from ..perf import trim
 from ..progress import leads
 if TYPE_CHECKING:
     from peft import LoraConfig

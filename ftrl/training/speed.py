@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from ..core import FtrlError
-from ..perf import benchmark, case, compare, number_format, seconds, trim
+from ..formats import number_format
+from ..perf import benchmark, case, compare, seconds, trim
 from .sharing.tree_speed import bench_rows
 
 # %% ../../nbs/training/15_speed.ipynb #cell-005

@@ -16,6 +16,7 @@ from trl import GRPOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 from trl.trainer.utils import create_model_from_path, split_tensor_dict
 from ..core import FtrlError
+from ..formats import prepare_bf16
 from ..models.shaping import Shaping
 from ..perf import trim
 from .algorithm import ALGORITHMS, Rewarded, equal_groups
@@ -125,6 +126,8 @@ def _take_over(self:StepTrainer)->None:
     self.sampled_in = None  # a number format; by default as updates are
     elsewhere = self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled
     self.samples = self.shared and not elsewhere
+    if self.args.bf16:
+        prepare_bf16()
     if self.samples and not self.environment_factories:
         self.rollout_func = self.rollout_func or _rollout
     self.lowered = self.args.bf16 and self.samples and lower_frozen(self.accelerator.unwrap_model(self.model))

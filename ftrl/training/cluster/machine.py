@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from ...core import FtrlError
 from ...perf import machine as this_machine
-from ...perf import number_format, seconds
+from ...formats import number_format, prepare_bf16
+from ...perf import seconds
 from ...registry import Registry
 
 # %% ../../../nbs/training/cluster/01_machine.ipynb #cell-005
@@ -79,7 +80,10 @@ def matrix_rate(
 )->float: # Floating-point operations a second
     "How fast this machine multiplies matrices in the format that an update has here, undisturbed"
     import torch
-    dtype = getattr(torch, number_format("read", device))
+    form = number_format("read", device)
+    if form == "bfloat16":
+        prepare_bf16()
+    dtype = getattr(torch, form)
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     def multiply():
         a @ b

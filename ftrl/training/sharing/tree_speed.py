@@ -133,7 +133,7 @@ def bench_rows(
 )->dict: # As `ftrl bench update --rows FILE --json` prints it
     "The update of real rows, as a tree against group by group"
     from ftrl.files import load_rows
-    from ftrl.perf import number_format
+    from ftrl.formats import number_format
     from ftrl.training.policy import load_policy
     from ftrl.training.train import packed_tokens
     from ftrl.training.sharing.prefix import share
