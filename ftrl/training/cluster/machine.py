@@ -74,6 +74,7 @@ def read_rate(
     x = torch.ones(n // 4, device=device)
     return n / _best(lambda: x.sum().item(), 8)
 
+# %% ../../../nbs/training/cluster/01_machine.ipynb #matrate0
 def matrix_rate(
     device:str="cpu", # What multiplies
     n:int=1024, # Rows and columns
