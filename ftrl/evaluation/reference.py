@@ -9,6 +9,7 @@ __all__ = ['Asked', 'bits', 'judge_model', 'lines_of_bits', 'reference']
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from os.path import commonprefix
 from ..core import FtrlError, in_range
 from .protocol import Item, evenly
 from .suite import SUITES, Suite
@@ -61,12 +62,18 @@ def _per_byte(logps, answer:str)->float:
     return -float(logps.sum()) / math.log(2) / max(len(answer.encode()), 1)
 
 # %% ../../nbs/evaluation/08_reference.ipynb #cell-013
+def _new(x:Asked, before:list[Asked])->int:
+    "Characters of an item that the one before it does not begin with"
+    if not before:
+        return len(x)
+    return len(x) - len(commonprefix([before[-1].question, x.question]))
+
 def _portions(asked:Iterable[Asked], characters:int)->Iterator[list[Asked]]:
-    "Some items at a time"
+    "Some items at a time; what neighbours begin with alike is computed, and counted, once"
     part, held = [], 0
     for x in asked:
+        held += _new(x, part)
         part.append(x)
-        held += len(x)
         if held >= characters:
             yield part
             part, held = [], 0

@@ -9,6 +9,7 @@ __all__ = ['LETTERS', 'asked_letters', 'letters']
 from collections.abc import Iterator
 from functools import cache, partial
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from ...core import FtrlError, in_range
 from .suites import mmlu, read_tables
@@ -58,14 +59,14 @@ def letters(
     model:str, # smollm2, a directory, or a hub id
     n:int | None=None, # Only so many questions, spread evenly over subjects
     data=None, # A local copy; default $FTRL_DATA, then ../shared/data, then the hub
-    shots:int=0, # Solved questions before each, up to 5
+    shots:int=5, # Solved questions before each, at most 5
     characters:int=8192, # Scored at once
 )->Iterator[dict]: # id, benchmark, scenario, metrics: accuracy
     "Is the right letter the most probable one?"
     in_range(n=n)
     policy, where = judge_model(model), mmlu.where(data)
     run = {"model": policy.name, "mark": policy.mark, "harness": f"ftrl, letters 1, {shots} shots"}
-    items = evenly(mmlu.items(where), n)
+    items = sorted(evenly(mmlu.items(where), n), key=attrgetter("scenario"))
     solved = cache(partial(_shots, Path(where), n=shots))  # a subject's are read once
     asked = (asked_letters(x, solved(x.scenario)) for x in items)
     return lines_of_bits(policy, mmlu.name, asked, _measure, run, characters)
