@@ -118,24 +118,49 @@ def number_formats()->dict[str, str]: # By work
 _PRODUCTS = {"mm": 1, "addmm": 1, "bmm": 1, "baddbmm": 1,
              "_scaled_dot_product_flash_attention_for_cpu_backward": 3}
 
+def _is_half(x)->bool:
+    "Is this a tensor in bf16?"
+    import torch
+    return isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16
+
 def _by_fp32_units(
     kernel:Callable, # torch's own
     rounded:int, # How many of its results are bf16
 )->Callable:
     "A product of bf16 matrices by way of fp32"
     import torch
-    def is_half(x):
-        return isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16
-
     def product(keys, *given, **options):
-        if not any(is_half(x) for x in given):
+        if not any(map(_is_half, given)):
             return kernel.call_boxed(keys, *given, **options)
-        exact = [x.float() if is_half(x) else x for x in given]
+        exact = [x.float() if _is_half(x) else x for x in given]
         result = kernel.call_boxed(keys, *exact, **options)
         if isinstance(result, torch.Tensor):
             return result.bfloat16()
         return tuple(x.bfloat16() if i < rounded else x for i, x in enumerate(result))
     return product
+
+# %% ../nbs/07_formats.ipynb #f-10c
+_ROWS, _HELD = 128, 2 ** 20  # rows that are few; numbers of a weight that are fp32 at a time
+
+def _piece_by_piece(
+    x, # `[few, inputs]`
+    weight, # `[inputs, outputs]`
+):
+    "A product of few rows in bf16, some columns of the weight at a time"
+    exact, result = x.float(), x.new_empty(len(x), weight.shape[1])
+    width = max(1, _HELD // len(weight))
+    for some, place in zip(weight.split(width, 1), result.split(width, 1)):
+        place.copy_(exact @ some.float())
+    return result
+
+def _with_few_rows(product:Callable)->Callable:
+    "`mm` that goes piece by piece where rows are few and the weight is large"
+    def either(keys, x, weight):
+        both = _is_half(x) and _is_half(weight)
+        if both and len(x) <= _ROWS and weight.numel() > _HELD:
+            return _piece_by_piece(x, weight)
+        return product(keys, x, weight)
+    return either
 
 # %% ../nbs/07_formats.ipynb #f-12
 @lru_cache
@@ -146,8 +171,9 @@ def _replace_products()->object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that a kernel is replaced is what is wanted
         for name, rounded in _PRODUCTS.items():
-            kernel = get_kernel(f"aten::{name}", "CPU")
-            ours.impl(name, _by_fp32_units(kernel, rounded), "CPU", with_keyset=True)
+            product = _by_fp32_units(get_kernel(f"aten::{name}", "CPU"), rounded)
+            product = _with_few_rows(product) if name == "mm" else product
+            ours.impl(name, product, "CPU", with_keyset=True)
     return ours
 
 def prepare_bf16()->bool: # Did that need anything?
