@@ -231,7 +231,8 @@ def probable_stays(run, name:str, start:str)->list[Claimed]:
     "Do the general suites' reference answers stay as probable?"
     claim = f"Reference answers stay probable, {SINCE[start]}"
     try:
-        found = by_suite(results(run, place="reference/*/*.jsonl"), "bits", start, name)
+        scored = results(run, place="reference/*/*.jsonl")
+        found = by_suite(scored, "bits", start, name)
     except Missing:
         found = {}
     if not found:
@@ -239,8 +240,14 @@ def probable_stays(run, name:str, start:str)->list[Claimed]:
     mean, low, high = bootstrap([_fewer(pairs) for pairs in found.values()])
     told = [f"{label(suite)} {pairs.before:.2f} to {pairs.after:.2f}" for suite, pairs in found.items()]
     why = f"percent fewer bits (minus: more); bits per byte: {', '.join(told)}"
+    why += _opened(by_suite(scored, "opening", start, name))
     n = sum(pairs.n for pairs in found.values())
     return [measured(claim, stays(low, high), (mean, low, high), n, why)]
+
+def _opened(found:dict[str, Pairs])->str:
+    "What of that lies in the first token, where it was told apart"
+    told = [f"{label(suite)} {pairs.before:.2f} to {pairs.after:.2f}" for suite, pairs in found.items()]
+    return f"; of these in the first token: {', '.join(told)}" if told else ""
 
 def _fewer(pairs:Pairs)->list[float]:
     "How many bits fewer each answer took, as a share of what they took before"

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...core import FtrlError, in_range
 from .suites import mmlu, read_tables
 from ..protocol import Item, evenly
-from ..reference import Asked, judge_model, lines_of_bits
+from ..reference import Asked, Bits, judge_model, lines_of_bits, most_probable
 
 # %% ../../../nbs/evaluation/benchmarks/05_letters.ipynb #cell-005
 LETTERS = "ABCD"
@@ -50,10 +50,8 @@ def _shots(data:Path, subject:str, n:int)->list[dict]:
                         "expected them there, or shots=0")
     return list(islice(read_tables(path), n))
 
-def _measure(found:list[float])->dict:
-    "Is the right letter more probable than the others?"
-    right, *others = found
-    return {"accuracy": float(right < min(others))}
+def _measure(found:list[Bits])->dict:
+    return {"accuracy": most_probable(found)}
 
 def letters(
     model:str, # smollm2, a directory, or a hub id
