@@ -130,7 +130,9 @@ def _by_fp32_units(
     "A product of bf16 matrices by way of fp32"
     import torch
     def product(keys, *given, **options):
-        if not any(map(_is_half, given)):
+        matrices = [x for x in given if isinstance(x, torch.Tensor)]
+        needed = 1 if rounded > 1 else len(matrices)  # attention also takes its sums, which are fp32
+        if sum(map(_is_half, matrices)) < needed:
             return kernel.call_boxed(keys, *given, **options)
         exact = [x.float() if _is_half(x) else x for x in given]
         result = kernel.call_boxed(keys, *exact, **options)
