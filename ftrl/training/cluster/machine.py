@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from ...core import FtrlError
-from ...perf import machine as this_machine
 from ...formats import number_format, prepare_bf16
+from ...perf import machine as this_machine
 from ...perf import seconds
 from ...registry import Registry
 
