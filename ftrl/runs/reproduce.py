@@ -19,7 +19,7 @@ from types import MappingProxyType
 from fastcore.basics import noop
 from ..core import FtrlError, dumps, masked
 from ..files import atomic, claim, claimed, differences
-from ..formats import number_formats, prepare_bf16
+from ..formats import imitates_bf16, number_formats
 from ..progress import Whole, in_parts, progress_bar
 from .evaluations import Evaluation, evaluations, extent_of, help_evaluate
 from .folder import (Run, first_run, keep_parts, kept_meanwhile, record, run_machine,
@@ -337,7 +337,7 @@ def _same_formats(run:Run, say:Callable[[str], None]=print):
     if begun is None:
         begun = number_formats()
         record(run, formats=begun)
-    if "bfloat16" in begun.values() and prepare_bf16():
+    if "bfloat16" in begun.values() and imitates_bf16():
         say(f"{run.out} was begun in bfloat16, for which this processor has no units: "
             "it goes on in bfloat16, as slowly as in float32")
     before = os.environ.get("FTRL_FORMATS")

@@ -16,7 +16,7 @@ from ...files import atomic
 from ...perf import machine as this_machine
 from ...registry import Registry
 from ..estimate import planned_config
-from ..speed import bench_generate, bench_update, gemm_rate
+from ..speed import bench_generate, bench_update
 
 # %% ../../../nbs/training/cluster/05_gpu.ipynb #cell-005
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ def _part(name:str, what:str, seconds:float, spare:bool=False)->Callable:
 def card_part(sizes:Sizes, folder:Path)->dict:
     "What the card can do"
     import torch
-    from ftrl.training.cluster.machine import read_rate
+    from ftrl.training.cluster.machine import matrix_rate, read_rate
     from ftrl.training.sharing.flex import flex_works
     gpu = torch.cuda.is_available()
     device, n = ("cuda", 8192) if gpu else ("cpu", 256)
-    rate, read = gemm_rate(torch.bfloat16, device, n), read_rate(device, 1 << (30 if gpu else 24))
+    rate, read = matrix_rate(device, n, "bfloat16"), read_rate(device, 1 << (30 if gpu else 24))
     found = {"matrix": rate, "read": read}
     if gpu:
         found["flex"] = {str(w): flex_works(torch.device("cuda"), torch.bfloat16, w) for w in (64, 128)}

@@ -77,15 +77,16 @@ def read_rate(
 # %% ../../../nbs/training/cluster/01_machine.ipynb #matrate0
 def matrix_rate(
     device:str="cpu", # What multiplies
-    n:int=1024, # Rows and columns
+    n:int|None=None, # Rows and columns; default: 1,024, on a GPU 8,192
+    dtype:str|None=None, # bfloat16 or float32; default: what an update has here
 )->float: # Floating-point operations a second
-    "How fast this machine multiplies matrices in the format that an update has here, undisturbed"
+    "How fast this machine multiplies matrices, undisturbed"
     import torch
-    form = number_format("read", device)
-    if form == "bfloat16":
+    n = n or (8192 if device == "cuda" else 1024)
+    dtype = dtype or number_format("read", device)
+    if dtype == "bfloat16":
         prepare_bf16()
-    dtype = getattr(torch, form)
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    a, b = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
     def multiply():
         a @ b
         _waits(device)
@@ -105,8 +106,7 @@ def measured_here(
     memory = torch.cuda.mem_get_info()[1] if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = this_machine()
     name = found["gpu"] or f"{found['cores']} cores, {found['cpu']}"
-    rate = matrix_rate(device, n or (8192 if gpu else 1024))
-    return replace(like, name=name, matrix=rate, memory=memory, bandwidth=read_rate(device))
+    return replace(like, name=name, matrix=matrix_rate(device, n), memory=memory, bandwidth=read_rate(device))
 
 # %% ../../../nbs/training/cluster/01_machine.ipynb #cell-013
 def machine_named(

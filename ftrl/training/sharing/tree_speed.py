@@ -133,7 +133,7 @@ def bench_rows(
 )->dict: # As `ftrl bench update --rows FILE --json` prints it
     "The update of real rows, as a tree against group by group"
     from ftrl.files import load_rows
-    from ftrl.formats import number_format
+    from ftrl.formats import ready_format
     from ftrl.training.policy import load_policy
     from ftrl.training.train import packed_tokens
     from ftrl.training.sharing.prefix import share
@@ -142,11 +142,11 @@ def bench_rows(
     rows, found = _fitting(rows, _prompts(rows, tokenizer), network.config.max_position_embeddings - length)
     if len(rows) < prompts:
         raise FtrlError(f"{path}: {len(rows)} rows fit into the model's context; expected at least {prompts}")
-    half = (dtype or number_format("read")) in ("bf16", "bfloat16")
-    setting = _Setting(prompts, group, length, packed_tokens(network.config, {}), half, n)
+    dtype = ready_format(dtype, "read")
+    setting = _Setting(prompts, group, length, packed_tokens(network.config, {}), dtype == "bf16", n)
     cases, sizes = [], f"{prompts} prompts, group {group}, completion {length}"
     for name, together in _LAID.items():
         batches = _mini_batches(rows, found, prompts, together, most)
         cases.append(_case(share(network.train()), f"{name}, {sizes}", batches, setting))
     return benchmark("update", cases, peer="each prompt once for its group", rows=str(path), model=model,
-                     dtype="bf16" if half else "fp32")
+                     dtype=dtype)
