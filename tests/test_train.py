@@ -171,6 +171,43 @@ def test_bf16_is_as_near_to_fp32_as_stock_is(tmp_path, tokenizer):
         return logits.log_softmax(-1).gather(2, ids[:, -12:, None]).view(-1)
     assert distance(lambda: model(packed=pack(groups_of(ids, mask, 12)))[0]) <= 1.5 * distance(stock)
 
+BY_FP32_UNITS = """
+import torch
+from test_train import RAGGED, batch, network
+from ftrl.formats import _replace_products
+from ftrl.training.sharing.packed import groups_of, pack
+from ftrl.training.sharing.prefix import share
+
+inputs = batch(RAGGED)
+ids, mask = (torch.cat([inputs[f"prompt_{k}"], inputs[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+
+def gradients(family, dtype, packed):
+    model = network(family).to(dtype)
+    if packed:
+        logps = share(model)(packed=pack(groups_of(ids, mask, 12)))[0]
+    else:
+        logps = model(ids, attention_mask=mask).logits.float().log_softmax(-1)[mask.bool()][:, 7]
+    logps.sum().backward()
+    return torch.cat([p.grad.float().flatten() for p in model.parameters()])
+
+cases = [(family, packed) for family in ("Llama", "Qwen2", "Qwen3") for packed in (False, True)]
+exact, theirs = ([gradients(family, dtype, packed) for family, packed in cases]
+                 for dtype in (torch.float32, torch.bfloat16))
+_replace_products()
+for case, true, their in zip(cases, exact, theirs):
+    our = gradients(case[0], torch.bfloat16, case[1])
+    print(*(float((low - true).norm() / true.norm()) for low in (their, our)))
+"""
+
+def test_gradients_by_fp32_units_are_as_near_to_fp32_as_torchs_bf16():
+    here = Path(__file__).parent
+    done = forks.run([sys.executable, "-c", BY_FP32_UNITS], cwd=here)  # kernels stay replaced as long as it lives
+    assert done.returncode == 0, done.stderr
+    apart = [[float(x) for x in line.split()] for line in done.stdout.splitlines()]
+    assert len(apart) == 6
+    for theirs, ours in apart:
+        assert 1e-4 < theirs < 0.1 and ours < 1.2 * theirs
+
 # -- whole runs on a tiny model --------------------------------------------------------------------
 
 @pytest.fixture(scope="session")
