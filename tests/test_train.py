@@ -201,7 +201,7 @@ for case, true, their in zip(cases, exact, theirs):
 
 def test_gradients_by_fp32_units_are_as_near_to_fp32_as_torchs_bf16():
     here = Path(__file__).parent
-    done = forks.run([sys.executable, "-c", BY_FP32_UNITS], cwd=here)  # kernels stay replaced as long as it lives
+    done = forks.run([sys.executable, "-c", BY_FP32_UNITS], cwd=here)  # kernels stay replaced
     assert done.returncode == 0, done.stderr
     apart = [[float(x) for x in line.split()] for line in done.stdout.splitlines()]
     assert len(apart) == 6
