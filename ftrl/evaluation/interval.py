@@ -36,6 +36,8 @@ def resample(
     import numpy as np
     rng, tables = np.random.default_rng(seed), _tables(groups)
     seeds = {len(t) for t in tables}
+    if not tables:
+        raise FtrlError("there is nothing to average; expected a value at least")
     if len(seeds) > 1:
         raise FtrlError(f"scenarios were played with {sorted(seeds)} seeds; "
                         "expected the same seeds everywhere")

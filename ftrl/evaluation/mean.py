@@ -70,9 +70,8 @@ def _one_group(part:"pd.DataFrame")->"np.ndarray":
     import numpy as np
     if part.seed.nunique() < 2:
         return part.value.to_numpy()
-    key = [part.scenario, part["item"]]
-    wide = part.set_index(["seed", *("scenario", "item")]).value.unstack("seed")
-    order = dict.fromkeys(zip(*key))
+    wide = part.set_index(["seed", "scenario", "item"]).value.unstack("seed")
+    order = dict.fromkeys(zip(part.scenario, part["item"]))
     return np.asarray(wide.reindex(list(order)).T)
 
 def values_of(
