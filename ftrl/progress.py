@@ -45,12 +45,15 @@ def seconds_left(
     before:float, # Of it, by an earlier run
     elapsed:float, # Seconds of this run
     still:float=0, # Of them, since the last was done: time that counts for the next one
+    together:int=1, # How many are worked on at once
 )->float | None:
     "How long the rest takes at the pace so far; None where nobody can know"
-    new = done - before
-    if total is None or new <= 0:
+    if total is None or done <= before:
         return None
-    each, rest = (elapsed - still) / new, total - done
+    others = min(together, total - done) - 1  # under way, beside the next one
+    ahead = max(0, others) / 2
+    each = (elapsed - still) / (done + ahead - before)
+    rest = total - done - ahead
     return max(0.0, rest * each - still, (rest - 1) * each)
 
 # %% ../nbs/06_progress.ipynb #cell-014
@@ -128,9 +131,9 @@ _LIVE:list = []  # bars that are not closed, in the order they were made
 
 class _Bar(tqdm):
     "A bar that the clock knows of"
-    def __init__(self, even:bool=True, **how):
+    def __init__(self, even:bool=True, together:int=1, **how):
         super().__init__(leave=False, **how)
-        self.even = even
+        self.even, self.together = even, together
         self.moved = getattr(self, "start_t", 0.0)
         if not self.disable:
             _LIVE.append(self)
@@ -145,7 +148,8 @@ class _Bar(tqdm):
         if not self.even:
             return None
         now = time.time()
-        return seconds_left(self.total, self.n, self.initial, now - self.start_t, now - self.moved)
+        elapsed, still = now - self.start_t, now - self.moved
+        return seconds_left(self.total, self.n, self.initial, elapsed, still, self.together)
 
     def close(self):
         if self in _LIVE:
@@ -167,6 +171,17 @@ class _Drawn(_Bar):
                 left = _in_all(self)
                 self.set_description_str(f"{self.title}{f' ({left})' if left else ''}", refresh=False)
             self.refresh()
+
+    @property
+    def format_dict(self)->dict:
+        "What tqdm draws: the time left is ours, and so is the pace that follows from it"
+        found = super().format_dict
+        left = self.left()
+        if left:
+            found["rate"] = (self.total - self.n) / left
+        elif not self.even:
+            found["rate"] = 0  # tqdm writes a question mark
+        return found
 
 # %% ../nbs/06_progress.ipynb #cell-025
 class _Told(_Bar):
@@ -222,6 +237,7 @@ def _kind():
         return in_notebook
     return _Drawn if sys.stderr.isatty() else _Told
 
+# %% ../nbs/06_progress.ipynb #p-bar
 def progress_bar(
     title:str, # What is being done
     total:float | None=None, # How much of it there is
@@ -230,6 +246,7 @@ def progress_bar(
     show:bool=True, # Show it at all?
     scale:bool=False, # Are these bytes, or other large numbers?
     even:bool=True, # Does one take about as long as another? Else nothing is said of the time left
+    together:int=1, # How many are worked on at once
 )->tqdm: # With `update(n)`, `set_postfix` and `close`; best used by `with`
     "Shows how far something is and when it will be done"
     for one in _WORK:
@@ -237,7 +254,7 @@ def progress_bar(
     how = {} if show else {"disable": True}  # else TQDM_DISABLE decides
     kind = _kind()
     if issubclass(kind, _Bar):
-        how["even"] = even
+        how |= {"even": even, "together": together}
     return kind(desc=title, total=total, unit=f" {unit}" if scale else unit or "it", initial=initial,
                    unit_scale=scale, **how)
 

@@ -300,7 +300,7 @@ def _play_missing(bench:Bench, work:Work, out:Path, progress:bool, engine:str, f
             _announce(players, coming)
             left = (p for p in listed() if p.key not in journal.places)
             done = _work_on(bench, work, players, run, left, engine)
-            journal.follow(done, keys, bench.name, progress)
+            journal.follow(done, keys, bench.name, progress, protocol.width)
             journal.write(keys)
 
 # %% ../../nbs/evaluation/03_bench.ipynb #cell-032

@@ -107,10 +107,11 @@ def follow(self:Journal,
     keys:list[str], # Of all that is to be there in the end; what a larger run left does not count
     name:str, # Of the bar
     progress:bool, # Show it?
+    together:int=1, # How many are played at once
 )->None:
     "Keep lines as they come, under a bar"
     known = sum(key in self.places for key in keys)
-    with progress_bar(name, len(keys), "item", known, progress) as bar:
+    with progress_bar(name, len(keys), "item", known, progress, together=together) as bar:
         for key, line in work:
             self.add(key, line)
             bar.update()

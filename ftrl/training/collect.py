@@ -135,11 +135,12 @@ def _play(
     rows:list[Row], # All of them
     known:dict[int, Trajectory], # Those that were played before, by position
     progress:bool, # Show a bar
+    width:int, # Episodes at once
     **how, # For `trajectories`
 )->Iterator[tuple[int, Trajectory]]:
     "Play the rows that are not known, under a bar"
-    with progress_bar("collect", len(rows), "env", len(known), progress) as bar:
-        for at, t in trajectories(policy, rows, known=known, **how):
+    with progress_bar("collect", len(rows), "env", len(known), progress, together=width) as bar:
+        for at, t in trajectories(policy, rows, known=known, width=width, **how):
             yield at, t
             bar.update()
 

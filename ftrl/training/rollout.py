@@ -335,7 +335,7 @@ def rollout(
     with playing(policy, thinking) as model:
         found = trajectories(model, rows, max_turns, max_new_tokens, temperature, seed, width, sandbox)
         ended = {}
-        with progress_bar("rollout", len(rows), "env", show=progress) as bar:
+        with progress_bar("rollout", len(rows), "env", show=progress, together=width) as bar:
             for at, played in found:
                 ended[at] = played
                 bar.update()
