@@ -283,8 +283,11 @@ def where_updates(run, name:str)->list[Claimed]:
     "Is the update in the MLPs of the lower layers?"
     import pandas as pd
     claim = "Updates are largest in the lower MLPs"
-    file = need(run, f"delta/{name}.parquet", "delta")[0]
-    blocks = group(pd.read_parquet(file), "third", "block")
+    try:
+        moved = pd.read_parquet(need(run, f"delta/{name}.parquet", "delta")[0])
+    except Missing:
+        return [Claimed(claim, UNKNOWN, why="weights were not compared in this run")]
+    blocks = group(moved, "third", "block")
     blocks = blocks.assign(density=blocks.share / blocks["size"])
     blocks = blocks[blocks.block.isin(["mlp", "attention"])]
     lower = blocks[(blocks.third == "lower") & (blocks.block == "mlp")]
