@@ -14,7 +14,7 @@ from .evidence import (
     NO, UNKNOWN, YES, balance, general_stays, probable_stays, reasoning_helps, tool_use, understanding,
     what_carries, where_updates)
 from .question import REFUTED, SHOWN, UNTOLD, answers
-from .style import INK, Missing, caption, figure, main_algorithm, main_start, seeds, sheet
+from .style import INK, Missing, caption, figure, main_algorithm, main_start, need, seeds, sheet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,6 +82,7 @@ def claims(
     run, # A run directory with everything
 ):
     "The paper's claims, one by one"
+    need(run, "delta/*.parquet", f"ftrl reproduce --out {run}")  # a picture of whole runs only
     told = (f"{seeds(run)} where no other is named; reinforcement learning against the policy it started "
             "from. Rules: a gain's interval lies above zero; a loss of 5 points, or of 5 % of the bits, is "
             "excluded; a block alone surely keeps more than half of the gain.")
