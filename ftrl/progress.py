@@ -131,10 +131,10 @@ class _Bar(tqdm):
     "A bar that the clock knows of"
     def __init__(self, even:bool=True, together:int=1, **how):
         super().__init__(leave=False, **how)
-        self.even, self.together = even, together
-        self.moved = getattr(self, "start_t", 0.0)
+        self.even, self.together, self.title = even, together, how.get("desc", "")
+        self.moved = self.said = getattr(self, "start_t", 0.0)  # a disabled bar has none, and is never asked
         if not self.disable:
-            _LIVE.append(self)
+            _LIVE.append(self)  # from now on the clock asks
             _tick()
 
     def update(self, n=1):
@@ -150,8 +150,8 @@ class _Bar(tqdm):
         return seconds_left(self.total, self.n, self.initial, elapsed, still, self.together)
 
     def close(self):
-        if self in _LIVE:
-            _LIVE.remove(self)
+        # not `remove`: to tqdm all bars at one height are equal, and one is closed again when it is collected
+        _LIVE[:] = [one for one in _LIVE if one is not self]
         super().close()
 
 # %% ../nbs/06_progress.ipynb #cell-024
@@ -161,7 +161,6 @@ class _Drawn(_Bar):
     "On a terminal"
     def __init__(self, **how):
         super().__init__(delay=SHOWN_AFTER, dynamic_ncols=True, **how)
-        self.title = how.get("desc", "")
 
     def beat(self)->None:
         "Draw it, if it has been at work for long enough"
@@ -190,7 +189,6 @@ class _Told(_Bar):
     "In a log: tqdm counts and draws nothing, the clock writes lines"
     def __init__(self, **how):
         super().__init__(delay=float("inf"), **how)
-        self.said = getattr(self, "start_t", 0.0)  # a disabled bar has none, and is never asked
 
     def beat(self)->None:
         "Write a line, if one is due"
