@@ -129,22 +129,41 @@ def first_run(
     envs = run/"envs"
     return Run(envs.resolve().parent) if envs.is_symlink() else run
 
-# %% ../../nbs/runs/0_folder.ipynb #cell-019
+# %% ../../nbs/runs/0_folder.ipynb #cell-018a
 _PLAYED = ("dev", "eval", "rounds", "ablation", "transfer", "reference", "letters", "tries", "beside",
            "sides")
+
+def _journals(folder:Path)->Iterator[Path]:
+    "The journals of result files"
+    for part in _PLAYED:
+        for place in (part, f"seed*/{part}"):
+            yield from folder.glob(f"{place}/**/.*.jsonl.part*")
+
+def _result(journal:Path)->Path:
+    "The file that a journal becomes"
+    name = unpacked_name(journal.name).removeprefix(".").removesuffix(".part")
+    return journal.with_name(name)
+
+def _note(journal:Path)->Path:
+    "How it is being played"
+    return journal.with_name(f".{_result(journal).name}.claim")
+
+def _played(result:Path)->bool:
+    "Is it there, in any form?"
+    return any(result.with_name(name).exists() for name in packed_names(result.name))
+
+def _begun(folder:Path)->list[Path]:
+    "The journals of what is being played, and the notes that say how"
+    journals = [journal for journal in _journals(folder) if not _played(_result(journal))]
+    notes = [_note(journal) for journal in journals]
+    return journals + [note for note in notes if note.exists()]
+
+# %% ../../nbs/runs/0_folder.ipynb #cell-019
 KEPT = ("config.json", "metrics.json", "table.md", "envs/*", "rows/*", "train/*/metrics.jsonl", "delta/*",
         "adapters/*/*", "notebooks/*.ipynb", "intervene/*.jsonl", *(f"{part}/**/*.jsonl" for part in _PLAYED))
 AGAIN = tuple(f"seed*/{part}" for part in KEPT if not part.startswith("envs"))
 _NOTES = ("rows/.*.claim", "seed*/rows/.*.claim")  # what is collected needs its note to be taken up
 _LONG = 1 << 17  # bytes: JSON lines of more than these are compressed
-
-def _begun(folder:Path)->Iterator[tuple[Path, Path]]:
-    "The journals of what is being played, each with the note that says how"
-    for part in _PLAYED:
-        for place in (part, f"seed*/{part}"):
-            for journal in folder.glob(f"{place}/**/.*.jsonl.part*"):
-                result = unpacked_name(journal.name).removesuffix(".part")
-                yield journal, journal.with_name(f"{result}.claim")
 
 def _parts(folder:Path)->list[Path]:
     "What there is to keep, or was kept"
@@ -152,8 +171,7 @@ def _parts(folder:Path)->list[Path]:
     patterns = []
     for pattern in (*KEPT, *AGAIN):
         patterns += packed_names(pattern) if pattern.endswith(".jsonl") else [pattern]
-    begun = [path for both in _begun(folder) for path in both if path.exists()]
-    found = finished(folder, *patterns) + sorted(notes + begun)
+    found = finished(folder, *patterns) + sorted(notes + _begun(folder))
     return [path for path in found if not path.name.endswith(".failed.ipynb")]
 
 # %% ../../nbs/runs/0_folder.ipynb #cell-020
@@ -192,10 +210,11 @@ def keep_parts(
         for former in _forms(path, kept) - {kept}:
             former.unlink(missing_ok=True)  # it was short before, or packed otherwise
         copied += 1
-    for journal, note in list(_begun(Path(to))):
-        if not (run/unpacked_name(journal.relative_to(to))).exists():
+    for journal in list(_journals(Path(to))):
+        played = run/unpacked_name(journal.relative_to(to))
+        if not played.exists() or _played(_result(played)):
             journal.unlink()
-            note.unlink(missing_ok=True)
+            _note(journal).unlink(missing_ok=True)
     return copied
 
 # %% ../../nbs/runs/0_folder.ipynb #cell-024
@@ -204,11 +223,13 @@ def bring_back(
     kept:str | Path, # Where `keep_parts` has put its parts
 )->int: # How many files were copied
     "Fill a run with what was kept of it"
+    kept = Path(kept)
+    places = {path: run/unpacked_name(path.relative_to(kept)) for path in _parts(kept)}
+    played = [to for to in places.values() if to.suffix == ".part" and _played(_result(to))]
+    over = {name for journal in played for name in (journal, _note(journal))}
     copied = 0
-    for path in _parts(Path(kept)):
-        part = path.relative_to(kept)
-        to = run/unpacked_name(part)
-        if not to.exists():
+    for path, to in places.items():
+        if to not in over and not to.exists():
             _copied(path, to)
             copied += 1
     return copied
