@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['LINE', 'BLANK', 'PACKED', 'ROWS', 'COLUMNS', 'FIELDS', 'atomic', 'finished', 'normal', 'differences', 'Claim',
-           'claimed', 'Busy', 'claim', 'claim_held', 'produced', 'file_digest', 'unpacked_name', 'packed_names',
-           'open_bytes', 'open_text', 'find_file', 'parsed', 'numbered_lines', 'read_json_lines', 'write_json_lines',
-           'checked_message', 'checked_row', 'plain', 'flat_message', 'stream_rows', 'load_rows', 'as_table',
-           'write_parquet', 'save_rows', 'as_rows', 'rows_digest', 'to_dataset', 'from_dataset', 'cache_dir',
-           'data_dir']
+           'note_of', 'noted', 'claimed', 'Busy', 'claim', 'claim_held', 'produced', 'file_digest', 'unpacked_name',
+           'packed_names', 'open_bytes', 'open_text', 'find_file', 'parsed', 'numbered_lines', 'read_json_lines',
+           'write_json_lines', 'checked_message', 'checked_row', 'plain', 'flat_message', 'stream_rows', 'load_rows',
+           'as_table', 'write_parquet', 'save_rows', 'as_rows', 'rows_digest', 'to_dataset', 'from_dataset',
+           'cache_dir', 'data_dir']
 
 # %% ../nbs/01_files.ipynb #cell-002
 import fcntl, glob, gzip, hashlib, io, itertools, json, lzma, numbers, os, re, shutil, socket, sys, zlib
@@ -153,16 +153,29 @@ class Claim:
             Path(self._file.name).unlink(missing_ok=True)
 
 # %% ../nbs/01_files.ipynb #cell-024
-def _note_of(path)->Path:
-    "Where the note of an output is; a folder may be called `.`, which is no name"
-    path = Path(os.path.abspath(path))
-    return path.with_name(f".{path.name}.claim")
+_NOTE = ".claim"
+
+def note_of(
+    path, # A file or folder that `claim` is used for, or a pattern of some
+)->Path:
+    "Where the note of an output is"
+    path = Path(path)
+    if path.name in ("", ".."):  # a folder may be called `.`, which is no name
+        path = Path(os.path.abspath(path))
+    return path.with_name(f".{path.name}{_NOTE}")
+
+def noted(
+    folder, # Looked through with all its folders
+)->Iterator[Path]:
+    "The outputs in a folder that have a note"
+    for note in Path(folder).rglob(f".*{_NOTE}"):
+        yield note.with_name(note.name.removeprefix(".").removesuffix(_NOTE))
 
 def claimed(
     path, # A file or folder that `claim` was used for
 )->dict: # `about`, and `done` once it is whole; empty where there is no note
     "What the note of an output says, without taking it"
-    note = _note_of(path)
+    note = note_of(path)
     if not note.is_file():
         return {}
     with open(note, "rb") as file:
@@ -198,7 +211,7 @@ def claim(
 )->Iterator[Claim]:
     "Take an output for one piece of work; resumes what was begun alike, refuses what was made otherwise"
     path, about = Path(path), normal(about)
-    note = Path(note_file) if note_file else _note_of(path)
+    note = Path(note_file) if note_file else note_of(os.path.abspath(path))
     note.parent.mkdir(parents=True, exist_ok=True)
     with _locked(note, path) as file:
         said = {} if force else _notes(file)
@@ -235,7 +248,7 @@ def claim_held(
     path, # A file or folder that `claim` is used for
 )->bool:
     "Is a process at work on it?"
-    note, locks = _note_of(path), Path("/proc/locks")
+    note, locks = note_of(path), Path("/proc/locks")
     if not note.is_file():
         return False
     if not locks.is_file():

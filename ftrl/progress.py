@@ -204,7 +204,12 @@ class _Told(_Bar):
         told = [words for words in (in_words(self.left(), "left"), _in_all(self)) if words]
         rest = f", about {', '.join(told)}" if told else ""
         more = f", {self.postfix}" if self.postfix else ""
-        return f"{self.desc.removesuffix(': ')}: {amount}{whole} {self.unit}, {duration(elapsed)}{rest}{more}"
+        title = self.desc.removesuffix(": ")
+        return f"{title}: {amount}{whole} {self._counted()}, {duration(elapsed)}{rest}{more}"
+
+    def _counted(self)->str:
+        "What is counted: tqdm is told of one, the line tells of many"
+        return self.unit if self.unit_scale else f"{self.unit}s"
 
     def _whole(self)->str:
         return self.format_sizeof(self.total) if self.unit_scale else f"{self.total:g}"
@@ -241,7 +246,7 @@ def _kind():
 def progress_bar(
     title:str, # What is being done
     total:float | None=None, # How much of it there is
-    unit:str="", # What is counted
+    unit:str="item", # One of what is counted
     initial:float=0, # What an earlier run has done
     show:bool=True, # Show it at all?
     scale:bool=False, # Are these bytes, or other large numbers?
@@ -255,8 +260,8 @@ def progress_bar(
     kind = _kind()
     if issubclass(kind, _Bar):
         how |= {"even": even, "together": together}
-    return kind(desc=title, total=total, unit=f" {unit}" if scale else unit or "it", initial=initial,
-                   unit_scale=scale, **how)
+    return kind(desc=title, total=total, unit=f" {unit}" if scale else unit, initial=initial,
+                unit_scale=scale, **how)
 
 # %% ../nbs/06_progress.ipynb #cell-034
 _WORK:list = []  # the command that runs

@@ -108,7 +108,7 @@ def test_a_log_gets_lines_while_a_command_works():
     lines = run.stderr.splitlines()
     assert run.stdout == "wrote x\n" and "\r" not in run.stderr
     assert lines[0].startswith("ftrl push: at work for 1 s"), lines
-    assert any(re.fullmatch(r"collect: [12] of 4 env, \d s, about \d s left", line) for line in lines), lines
+    assert any(re.fullmatch(r"collect: [12] of 4 envs, \d s, about \d s left", line) for line in lines), lines
 
 
 def on_a_terminal(code):

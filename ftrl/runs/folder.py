@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import FtrlError
-from ..files import atomic, finished, open_bytes, packed_names, unpacked_name
+from ..files import atomic, finished, note_of, open_bytes, packed_names, unpacked_name
 
 # %% ../../nbs/runs/0_folder.ipynb #cell-005
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _result(journal:Path)->Path:
 
 def _note(journal:Path)->Path:
     "How it is being played"
-    return journal.with_name(f".{_result(journal).name}.claim")
+    return note_of(_result(journal))
 
 def _played(result:Path)->bool:
     "Is it there, in any form?"
@@ -162,12 +162,12 @@ def _begun(folder:Path)->list[Path]:
 KEPT = ("config.json", "metrics.json", "table.md", "envs/*", "rows/*", "train/*/metrics.jsonl", "delta/*",
         "adapters/*/*", "notebooks/*.ipynb", "intervene/*.jsonl", *(f"{part}/**/*.jsonl" for part in _PLAYED))
 AGAIN = tuple(f"seed*/{part}" for part in KEPT if not part.startswith("envs"))
-_NOTES = ("rows/.*.claim", "seed*/rows/.*.claim")  # what is collected needs its note to be taken up
+_COLLECTED = ("rows/*", "seed*/rows/*")  # needs its notes to be taken up
 _LONG = 1 << 17  # bytes: JSON lines of more than these are compressed
 
 def _parts(folder:Path)->list[Path]:
     "What there is to keep, or was kept"
-    notes = [note for pattern in _NOTES for note in folder.glob(pattern)]
+    notes = [note for made in _COLLECTED for note in folder.glob(str(note_of(made)))]
     patterns = []
     for pattern in (*KEPT, *AGAIN):
         patterns += packed_names(pattern) if pattern.endswith(".jsonl") else [pattern]

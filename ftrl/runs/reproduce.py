@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from fastcore.basics import noop
 from ..core import FtrlError, dumps, masked
-from ..files import atomic, claim, claimed, differences
+from ..files import atomic, claim, claimed, differences, note_of, noted
 from ..formats import imitates_bf16, number_formats
 from ..progress import Whole, in_parts, progress_bar
 from .evaluations import Evaluation, evaluations, extent_of, help_evaluate
@@ -418,8 +418,8 @@ def publish(
         for folder in (kept, drawn):
             folder.mkdir()
         keep_parts(run, kept)
-        for note in kept.rglob(".*.claim"):
-            note.unlink()
+        for output in list(noted(kept)):
+            note_of(output).unlink()
         _name_adapters(Run(kept))
         draw(kept, drawn)
     for folder, made in zip((out, figures), fresh):

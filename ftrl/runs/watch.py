@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError
-from ..files import claim_held, claimed
+from ..files import claim_held, claimed, noted
 from ..progress import count_lines, duration, seconds_left
 
 # %% ../../nbs/runs/12_watch.ipynb #cell-005
@@ -121,8 +121,7 @@ def _notebooks(folder:Path)->Iterator[str]:
 
 def _busy(folder:Path)->bool:
     "Is anybody at work on something in this folder?"
-    notes = [folder, *(note.with_name(note.name[1:-len(".claim")]) for note in folder.rglob(".*.claim"))]
-    return any(map(claim_held, notes))
+    return any(map(claim_held, [folder, *noted(folder)]))
 
 # %% ../../nbs/runs/12_watch.ipynb #cell-017
 @dataclass(frozen=True)
