@@ -13,7 +13,7 @@ from ..evaluation.interval import bootstrap, chance
 from .result import SOLVE, bars, curves, reach_of, summary
 from .style import (
     INK, PALETTE, Missing, caption, checkpoints, color, figure, label, main_algorithm, models, need,
-    results, results_by_seed, runs, seeds, sheet)
+    order_told, results, results_by_seed, runs, seeds, sheet)
 from ..files import finished
 from ..training.algorithm import ALGORITHMS
 
@@ -58,7 +58,7 @@ def learning(
         ax.set_xlim(left=-.02 * right)
     axes[0].legend(loc="best")
     caption(fig, f"{seeds(run)}. Thick: exponential average, span 10 points. "
-                 f"Tokens as a trainer that repeats the prompt would count them.{kept}")
+                 f"Tokens as a trainer that repeats the prompt would count them.{kept}{order_told(run)}")
     return fig, frame
 
 # %% ../../nbs/figures/06_gain.ipynb #cell-010

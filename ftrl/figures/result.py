@@ -13,9 +13,9 @@ from ..evaluation.bench import BENCHMARKS
 from ..evaluation.mean import read_results
 from ..evaluation.table import Cell, Line, headings, lined, paper_rows, results_table
 from ..evaluation.interval import bootstrap
-from ftrl.figures.style import (
-    FAINT, INK, caption, color, figure, label, models, need, policy, results, results_by_seed, seeds,
-    seeds_of, sheet)
+from .style import (
+    FAINT, INK, caption, color, figure, label, models, need, order_told, policy, results, results_by_seed,
+    seeds, seeds_of, sheet)
 from ..files import finished, read_json_lines
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def training(
     axes[0][0].legend(loc="best")
     counts = frame.groupby("policy").size()
     steps = ", ".join(f"{label(name)} {counts[name]} steps" for name in tint)
-    caption(fig, f"{steps}; {seeds(run)}. Thick: exponential average, span 10 points.")
+    caption(fig, f"{steps}; {seeds(run)}. Thick: exponential average, span 10 points.{order_told(run)}")
     return fig, frame[["policy", "step", *shown]]
 
 # %% ../../nbs/figures/02_result.ipynb #cell-013

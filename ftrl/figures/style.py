@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INK', 'PAPER', 'FAINT', 'PALETTE', 'SCENARIO', 'LABEL', 'MAKE', 'FIGURES', 'look', 'label', 'checkpoints', 'sheet',
            'caption', 'interval', 'Missing', 'need', 'policy', 'results', 'models', 'color', 'config', 'main_algorithm',
-           'main_start', 'seeds', 'runs', 'results_by_seed', 'seeds_of', 'figure', 'save_figure']
+           'main_start', 'seeds', 'order_told', 'runs', 'results_by_seed', 'seeds_of', 'figure', 'save_figure']
 
 # %% ../../nbs/figures/00_style.ipynb #cell-002
 import json
@@ -204,24 +204,32 @@ def config(run)->dict:
     path = Path(run)/"config.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
+def _asked(run)->dict:
+    "The parameters of a run"
+    return config(run).get("parameters", {})
+
 def main_algorithm(run)->str:
     "The algorithm that a run's side experiments are about: its first"
-    parameters = config(run).get("parameters", {})
-    return parameters.get("algorithms", ["grpo"])[0]
+    return _asked(run).get("algorithms", ["grpo"])[0]
 
 def main_start(run)->str:
     "The policy that reinforcement learning began from: the cold start, where there was one"
-    steps = config(run).get("parameters", {}).get("cold_steps")
+    steps = _asked(run).get("cold_steps")
     cold = bool(finished(run, "eval/cold.jsonl*")) if steps is None else bool(steps)
     return "cold" if cold else "base"
 
+# %% ../../nbs/figures/00_style.ipynb #seeds-of-run
 def seeds(run)->str:
     "The seed of a run, in words"
-    parameters = config(run).get("parameters", {})
-    several = parameters.get("seeds")
+    several = _asked(run).get("seeds")
     # the first is the run's own: the others have folders of their own
-    seed = several[0] if several else parameters.get("seed")
+    seed = several[0] if several else _asked(run).get("seed")
     return "seed not recorded" if seed is None else f"seed {seed}"
+
+def order_told(run)->str:
+    "Why the rewards of a learning curve fall, as a sentence; empty where prompts come as drawn"
+    curriculum = _asked(run).get("options", {}).get("curriculum")
+    return " Prompts go from easy to hard within a round, so its rewards fall." if curriculum else ""
 
 def runs(
     run, # A run directory
