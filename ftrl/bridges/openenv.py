@@ -195,7 +195,7 @@ build-backend = "setuptools.build_meta"
 name = "openenv-{name}"
 version = "0.1.0"
 description = "Tool-use environments with verifiable answers, made by ftrl"
-requires-python = ">=3.10"
+requires-python = ">=3.11"
 dependencies = ["openenv-core[core]>=0.3,<0.4", "ftrl[openenv]"]
 
 [project.scripts]
