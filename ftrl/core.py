@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RANGES', 'SCENARIOS', 'HARDER', 'INSTRUCTION', 'FtrlError', 'dumps', 'clean', 'masked', 'Range', 'in_range',
            'known_options', 'rng', 'SubQuestion', 'ToolDoc', 'State', 'Env', 'Row', 'bare', 'verify', 'tells_all',
-           'solve', 'Call', 'Step', 'Trajectory']
+           'error_reply', 'is_error_reply', 'solve', 'Call', 'Step', 'Trajectory']
 
 # %% ../nbs/00_core.ipynb #cell-002
 import difflib, hashlib, json, math, random, re
@@ -413,13 +413,32 @@ def tells_all(
     missing = [piece for piece in says if bare(piece) not in said]
     return not missing and set(_RULE.findall(said)) <= set(says)
 
+# %% ../nbs/00_core.ipynb #error-reply
+_LONGEST_NAME = 100  # characters: a model may write any name
+
+def error_reply(
+    name:str, # The tool that was called, or what the model took for one
+    why:object, # What went wrong
+)->str:
+    "What is said in the place of a tool that could not answer"
+    return f"Error in {name[:_LONGEST_NAME]}: {why}"
+
+def is_error_reply(
+    name:str, # The tool that was called
+    reply, # What was said
+)->bool:
+    "Is a reply an error in that call?"
+    return str(reply).startswith(error_reply(name, ""))
+
 # %% ../nbs/00_core.ipynb #cell-065
 def solve(
     unsolved:dict[str, list[str]], # Tool name -> sub-answers still open; changed in place
     name:str, # The tool that was called
     text, # What it replied
 )->str | None: # The sub-answer this reply solved
-    "Strike the first open sub-answer of a tool that its reply contains"
+    "Strike the first open sub-answer of a tool that its reply contains; an error solves none"
+    if is_error_reply(name, text):
+        return None
     answers = unsolved.get(name, [])
     for i, answer in enumerate(answers):
         if verify(text, answer):

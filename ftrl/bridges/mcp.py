@@ -14,7 +14,7 @@ import anyio
 from fastcore.basics import patch
 from .bridge import installed
 from .visit import Lobby, Visit
-from ..core import FtrlError, dumps
+from ..core import FtrlError, dumps, error_reply
 
 # %% ../../nbs/bridges/04_mcp.ipynb #cell-005
 OPEN, ANSWER = "ftrl_open", "ftrl_answer"
@@ -83,7 +83,7 @@ async def call(self:Guest, name:str, arguments:dict)->str:
     if self.chosen is None and name == self.ours(OPEN):
         return self.enter(str(arguments.get("environment", "0"))).question
     if self.visit is None:
-        return f"Error in {name[:100]}: no episode is open; call {OPEN} first"
+        return error_reply(name, f"no episode is open; call {OPEN} first")
     if name == self.ours(ANSWER):
         self.visit.end("answer", str(arguments.get("answer", "")))
         return dumps(self.visit.result(self.metric))
@@ -164,7 +164,7 @@ async def call_tool(self:McpServer, ctx, params):
     try:
         text = await guest.call(params.name, params.arguments or {})
     except FtrlError as e:
-        text = f"Error in {params.name[:100]}: {e}"
+        text = error_reply(params.name, e)
     if guest.visit is not before:
         await ctx.session.send_tool_list_changed()
     return CallToolResult(content=[TextContent(text=text)], is_error=text.startswith("Error"))

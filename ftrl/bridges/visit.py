@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from ..chat import from_message, tool_message
-from ..core import Call, Env, FtrlError, Row, Step, Trajectory, dumps
+from ..core import Call, Env, FtrlError, Row, Step, Trajectory, dumps, error_reply
 from ..environments.stateful.live import LiveState, passes
 from ..files import as_rows
 from ..sandbox.pool import group_of
@@ -94,7 +94,7 @@ def _refused(self:Visit, call:Call, arguments)->str:
     if len(self.steps) >= self.limits.calls:
         return f"Error: no more than {self.limits.calls} calls in an episode"
     if _too_long(arguments, self.limits.characters):
-        return f"Error in {call.name[:100]}: arguments of more than {self.limits.characters:,} characters"
+        return error_reply(call.name, f"arguments of more than {self.limits.characters:,} characters")
     return ""
 
 # %% ../../nbs/bridges/01_visit.ipynb #cell-014

@@ -13,7 +13,8 @@ from contextlib import closing
 from itertools import compress
 from pathlib import Path
 from types import FunctionType, ModuleType
-from ..core import FtrlError
+from fastcore.basics import patch
+from ..core import FtrlError, error_reply
 from ..registry import module_of_file
 from .pool import Result
 from .sandbox import Sandbox, adopt_sandbox
@@ -138,30 +139,51 @@ def serve_outside(file:str)->None:
 
 # %% ../../nbs/sandbox/12_outside.ipynb #cell-015
 class _Host:
-    "A process that answers for one file"
+    "A process that answers for one file, one call after the other; it is there when one comes"
     def __init__(self, file:str):
-        command = [sys.executable, "-c", "import sys\nfrom ftrl.sandbox.outside import serve_outside\n"
-                   "serve_outside(sys.argv[1])", file]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process, self.lock = subprocess.Popen(command, text=True, **pipes), threading.Lock()
+        self.file, self.process, self.lock = file, None, threading.Lock()
 
     def ask(self, name:str, arguments:dict, limit:float)->Result:
-        "One call; a process that takes too long is ended"
-        begun = time.monotonic()
+        "One call; a process that takes too long is ended, and those who wait get a new one"
         with self.lock:
-            clock = threading.Timer(limit, self.process.kill)
-            clock.start()
-            try:
-                self.process.stdin.write(json.dumps({"name": name, "arguments": arguments}) + "\n")
-                self.process.stdin.flush()
-                line = self.process.stdout.readline()
-            except OSError:
-                line = ""
-            clock.cancel()
-        seconds = time.monotonic() - begun
+            self._begin()
+            begun = time.monotonic()
+            line = self._line(json.dumps({"name": name, "arguments": arguments}), limit)
+            if not line:
+                self.close()
         late = False, f"no answer within {limit:g} s, or its process ended"
         ok, text = json.loads(line) if line else late
-        return Result(ok, text if ok else f"Error in {name}: {text}", seconds)
+        return Result(ok, text if ok else error_reply(name, text), time.monotonic() - begun)
+
+    def _begin(self)->None:
+        "Start the process, if none is there"
+        if self.process is None or self.process.poll() is not None:
+            command = [sys.executable, "-c", "import sys\nfrom ftrl.sandbox.outside import serve_outside\n"
+                       "serve_outside(sys.argv[1])", self.file]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self.process = subprocess.Popen(command, text=True, **pipes)
+
+# %% ../../nbs/sandbox/12_outside.ipynb #host-line
+@patch
+def _line(self:_Host, asked:str, limit:float)->str:
+    "What the process says to a line; nothing where it ended"
+    clock = threading.Timer(limit, self.process.kill)
+    clock.start()
+    try:
+        self.process.stdin.write(asked + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline()
+    except OSError:
+        return ""
+    finally:
+        clock.cancel()
+
+@patch
+def close(self:_Host)->None:
+    "End the process, and wait until it has"
+    if self.process is not None:
+        self.process.kill()
+        self.process.wait()
 
 # %% ../../nbs/sandbox/12_outside.ipynb #cell-017
 class OpenSandbox(Sandbox):
@@ -173,9 +195,8 @@ class OpenSandbox(Sandbox):
     def _outside(self, code:str, name:str, arguments:dict)->Result:
         "A call of a trusted file"
         file = trusted_file(code)
-        if file not in self.hosts or self.hosts[file].process.poll() is not None:
-            self.hosts[file] = _Host(file)
-        return self.hosts[file].ask(name, arguments, self.limit)
+        host = self.hosts.setdefault(file, _Host(file))
+        return host.ask(name, arguments, self.limit)
 
     def call(self, code, name, arguments, group=None)->Result:
         return self.map([(code, name, arguments)], [group])[0]
@@ -189,7 +210,7 @@ class OpenSandbox(Sandbox):
 
     def close(self)->None:
         for host in self.hosts.values():
-            host.process.kill()
+            host.close()
         super().close()
 
 # %% ../../nbs/sandbox/12_outside.ipynb #cell-018

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 from fastcore.basics import patch
-from ..core import FtrlError, Range
+from ..core import FtrlError, Range, error_reply
 from .host import TROUBLE, Broken, Remote, Zygote
 from .pure import LONGEST
 from .worker import OK, complaint
@@ -33,7 +33,7 @@ class KnownTool:
         self.definition = f"{key}\t{json.dumps(name)}\t{json.dumps(code)}"
 
     def fail(self, why, seconds=0., begun=True):
-        return Result(False, f"Error in {self.name}: {why}", seconds, begun)
+        return Result(False, error_reply(self.name, why), seconds, begun)
 
     def result(self, answer):
         "An answer that counts"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from ..chat import Turn, parse
-from ..core import Call, Env, FtrlError, Row, bare, solve, tells_all
+from ..core import Call, Env, FtrlError, Row, bare, error_reply, solve, tells_all
 from ..environments.stateful.live import LiveState, passes
 from ..files import checked_row, file_digest, numbered_lines, produced, write_json_lines
 from ..forms import HERMES_FORM, Form, form_in, turn_of
@@ -92,10 +92,10 @@ def refusal(
 )->str | None:
     "Why this call cannot be run; None if it can"
     if call.error:
-        return f"Error in {call.name or 'the call'}: {call.error}"
+        return error_reply(call.name or "the call", call.error)
     if call.name in codes:
         return None
-    return f"Error in {call.name}: no such tool; there are {', '.join(codes) or 'none'}"
+    return error_reply(call.name, f"no such tool; there are {', '.join(codes) or 'none'}")
 
 def replies(
     calls:Sequence[Call], # Of one or many turns

@@ -15,7 +15,7 @@ from math import comb
 from pathlib import Path
 from fastcore.basics import patch
 from ... import chat
-from ...core import FtrlError, bare, clean, dumps
+from ...core import FtrlError, bare, clean, dumps, error_reply
 from ..protocol import Bench, Item, add_benchmark, read_json
 from ...files import data_dir, file_digest, numbered_lines, parsed
 from ...models.llm import LLM, Reply, Request, answer
@@ -164,7 +164,7 @@ def run(self:TauEpisode, call)->str:
         return call.error
     code = self.world.codes.get(call.name) if isinstance(call.name, str) else None
     if code is None or not isinstance(call.arguments, dict):
-        return f"Error in {call.name}: no such tool, or arguments that are no object"
+        return error_reply(call.name, "no such tool, or arguments that are no object")
     if self.session is None:
         self.session = sandbox.shared().session(self.world.data).__enter__()
     return clean(self.session.call(code, call.name, call.arguments).content)
