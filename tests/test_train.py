@@ -849,3 +849,49 @@ def test_right_calls_that_lose_probability_are_said(tmp_path, tokenizer):
     said, lines = wayward(tmp_path, tokenizer, Turning(8 * 32), steps=20, entropy_coef=0.02)
     assert after(said, "a token of a right call has lost probability") > 8
     assert max(x["call_logp"] for x in lines) > lines[-1]["call_logp"] + 1
+
+def test_a_run_shorter_than_a_sampling_trains(home, tmp_path):
+    "TRL drops a sampling that is not whole: `--profile paper --steps 10` ended at step 0, as done"
+    from ftrl.files import load_rows
+    from ftrl.training.train import TrainConfig, train
+    config = TrainConfig(**SMALL | {"steps": 2, "options": {"generation_batch_size": 64}})
+    run = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", config)
+    assert len(run.metrics) == 2
+    before, after = (weights_of(folder) for folder in (home/"model", tmp_path/"run"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+def weights_of(folder):
+    from safetensors.torch import load_file
+    return load_file(folder/"model.safetensors")
+
+def test_prompts_begin_in_training_as_they_do_in_play(home, tokenizer):
+    "A tokenizer that writes its own BOS, as Llama's do, behind a template that writes it, too"
+    from copy import deepcopy
+    from types import SimpleNamespace
+    from tokenizers.processors import TemplateProcessing
+    from ftrl.chat import render
+    from ftrl.files import load_rows
+    from ftrl.training import trainer as T
+    from ftrl.training.train import TrainConfig, _step_data
+    known, rows = deepcopy(tokenizer), load_rows(home/"rows.jsonl")
+    bos = known.bos_token
+    known.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, known.bos_token_id)])
+    said = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
+    known.chat_template = "{{ bos_token }}" + said + "{% if tools %}{{ tools|tojson }}{% endif %}"
+    played = known(render(rows[0].messages, rows[0].toolset, known), add_special_tokens=False)["input_ids"]
+    data = _step_data(rows, [0], network("Llama"), known, TrainConfig())
+    prompt = data["train_dataset"][0]["prompt"]
+    assert known(prompt)["input_ids"] == played  # as TRL's own generation reads it
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(T, "_completions", lambda trainer, ids: (ids, ids))
+        ours = T._rollout([prompt], SimpleNamespace(processing_class=known, bos=data["bos"]))
+    assert ours["prompt_ids"] == [played] and played.count(known.bos_token_id) == 1
+
+def test_an_adapter_of_the_head_is_refused(home):
+    from peft import LoraConfig, get_peft_model
+    from ftrl.training.sharing.prefix import share
+    adapted = get_peft_model(network("Llama"), LoraConfig(target_modules=["q_proj", "lm_head"]))
+    with pytest.raises(FtrlError, match="without lm_head"): share(adapted)
+    whole = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
+    share(get_peft_model(network("Llama"), whole))

@@ -63,7 +63,7 @@ class Endpoint:
     path: str
     properties: dict = field(default_factory=dict)       # JSON schemas by argument
     required: list[str] = field(default_factory=list)
-    places: dict[str, str] = field(default_factory=dict) # argument -> path, query or body
+    places: dict[str, list[str]] = field(default_factory=dict) # argument -> some of path, query, body
 
     @property
     def tool(self)->dict:
@@ -73,8 +73,11 @@ class Endpoint:
 
     def takes(self, name:str, schema:dict, place:str, needed:bool)->None:
         "One more argument"
-        self.properties[name], self.places[name] = schema, place
-        if needed:
+        self.properties.setdefault(name, schema)
+        places = self.places.setdefault(name, [])
+        if place not in places:
+            places.append(place)
+        if needed and name not in self.required:
             self.required.append(name)
 
 # %% ../../nbs/sandbox/11_service.ipynb #cell-009
@@ -174,6 +177,13 @@ def read(self:HttpService, request:Request)->str:
     except (URLError, OSError, ValueError) as e:
         raise ServiceFault(f"no answer ({getattr(e, 'reason', e)})") from e
 
+# %% ../../nbs/sandbox/11_service.ipynb #in-address
+def _in_address(value):
+    "An argument in an address: a text as it is, another value as JSON writes it, lists one by one"
+    if isinstance(value, list):
+        return [_in_address(one) for one in value]
+    return value if isinstance(value, str) else dumps(value)
+
 # %% ../../nbs/sandbox/11_service.ipynb #cell-019
 @patch
 def request(self:HttpService, asked:Endpoint, arguments:dict)->Request:
@@ -184,11 +194,13 @@ def request(self:HttpService, asked:Endpoint, arguments:dict)->Request:
         raise ServiceFault(f"expected {', '.join(asked.places)}; missing: {', '.join(missing) or 'none'}")
     given = {"path": {}, "query": {}, "body": {}}
     for name, value in arguments.items():
-        given[asked.places[name]][name] = value
+        for place in asked.places[name]:
+            given[place][name] = value
     path = asked.path
     for name, value in given["path"].items():
-        path = path.replace(f"{{{name}}}", quote(str(value), safe=""))
-    asks = f"?{urlencode(given['query'], doseq=True)}" if given["query"] else ""
+        path = path.replace(f"{{{name}}}", quote(str(_in_address(value)), safe=""))
+    query = {name: _in_address(value) for name, value in given["query"].items()}
+    asks = f"?{urlencode(query, doseq=True)}" if query else ""
     body = dumps(given["body"]).encode() if given["body"] else None
     headers = self.headers | ({"content-type": "application/json"} if body else {})
     return Request(self.root + path + asks, body, headers, method=asked.method)

@@ -312,6 +312,14 @@ def _save(trainer, to:Path)->None:
     trainer.save_model(str(to))
     trainer.accelerator.wait_for_everyone()
 
+def _all_steps(trainer, out:Path)->None:
+    "Nobody shall take for trained what was not: a trainer without data ends early, and says nothing"
+    done, asked = trainer.state.global_step, trainer.args.max_steps
+    if done < asked:
+        raise FtrlError(f"{out}: training ended after {done} of {asked} steps, for want of rows; expected as "
+                        "many as a sampling takes (generation_batch_size), and one at least")
+
+# %% ../../nbs/training/10_policy.ipynb #train-and-save
 def _train_and_save(trainer, out:Path)->None:
     "Train from the last checkpoint, and save; a disk that is full is said in one line"
     from safetensors import SafetensorError
@@ -319,6 +327,7 @@ def _train_and_save(trainer, out:Path)->None:
     _know_numbered_cpus()
     try:
         trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+        _all_steps(trainer, out)
         _save(trainer, out/".saving")
     except (OSError, SafetensorError, RuntimeError) as e:
         writing = not isinstance(e, RuntimeError) or "PytorchStreamWriter" in str(e) or "iostream" in str(e)

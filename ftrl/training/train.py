@@ -6,6 +6,7 @@
 __all__ = ['usable', 'order', 'micro_batch', 'packed_limit', 'kept_bytes', 'packed_tokens', 'added_tokens', 'train']
 
 # %% ../../nbs/training/11_train.ipynb #cell-002
+import math
 import os
 from copy import deepcopy
 from collections.abc import Callable, Iterable, Sequence
@@ -254,12 +255,17 @@ def _step_data(rows:list[Row], visits:list[int], network, tokenizer, config:Trai
     "Data and reward of step-level training"
     from datasets import Dataset
     texts = [render(row.messages, row.toolset, tokenizer, **config.template) for row in rows]
-    bos = tokenizer.bos_token
-    if bos and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
-        texts = [text.removeprefix(bos) for text in texts]  # TRL's own generation puts it there again
+    bos = _repeated_bos(texts, tokenizer)
+    texts = [text.removeprefix(bos) for text in texts]
     function = _reward_function(rows, tokenizer, _stop_ids(network, tokenizer), config)
     data = {"prompt": [texts[i] for i in visits], "row": visits}
-    return {"train_dataset": Dataset.from_dict(data), "reward_funcs": function}
+    return {"train_dataset": Dataset.from_dict(data), "reward_funcs": function, "bos": bos}
+
+def _repeated_bos(texts:list[str], tokenizer)->str:
+    "The BOS that prompts begin with, where the tokenizer writes it once more before what it is given"
+    bos = tokenizer.bos_token
+    writes = bos and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+    return bos if writes and all(text.startswith(bos) for text in texts) else ""
 
 # %% ../../nbs/training/11_train.ipynb #cell-035
 def _episode_data(rows:list[Row], visits:list[int], network, tokenizer, config:TrainConfig)->dict:
@@ -273,9 +279,10 @@ def _episode_data(rows:list[Row], visits:list[int], network, tokenizer, config:T
     return {"train_dataset": data, "environment_factory": factories(rows), "reward_funcs": episode_reward}
 
 # %% ../../nbs/training/11_train.ipynb #cell-037
-def _visits(rows:Sequence[Row], config:TrainConfig, seed:int)->list[int]:
-    "The rows of all steps of a run"
-    return order(rows, config.steps * config.prompts, seed, config.own("curriculum"), config.own("together"))
+def _visits(rows:Sequence[Row], config:TrainConfig, seed:int, at_once:int=1)->list[int]:
+    "The rows of all steps of a run, in whole samplings: TRL passes over a last one that is not"
+    samplings = math.ceil(config.steps * config.prompts / at_once)
+    return order(rows, samplings * at_once, seed, config.own("curriculum"), config.own("together"))
 
 def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, mode:str, **how):
     "The TRL trainer of a run"
@@ -283,7 +290,7 @@ def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, mode:
     from ftrl.training.record import Record
     from ftrl.training.trainer import StepTrainer
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    visits = _visits(rows, config, args.seed)
+    visits = _visits(rows, config, args.seed, args.generation_batch_size // args.num_generations)
     data = (_episode_data if mode == "episode" else _step_data)(rows, visits, network, tokenizer, config)
     shared = shareable(network) if config.own("shared") is None else config.own("shared")
     passed = "together", "resample", "importance_cap"

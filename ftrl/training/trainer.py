@@ -106,11 +106,12 @@ class StepTrainer(GRPOTrainer):
         resample:int=0, # How often prompts are sampled again whose completions were rewarded alike
         reference:str|None=None, # Of the KL: a directory or hub id; by default where the model came from
         importance_cap:float=2.0, # Of the weight of a token that the sampler drew; 0 weighs all alike
+        bos:str="", # What prompts begin with, taken off them because TRL's own generation writes it
         **kwargs, # GRPOTrainer's own
     ):
         check_trl()
         self.algorithm, self.shared, self.resample = ALGORITHMS[algorithm], shared, resample
-        self.together, self.importance_cap = together, importance_cap
+        self.together, self.importance_cap, self.bos = together, importance_cap, bos
         self._learned = None  # the mini-batch whose loss is computed
         with _named(model, reference):
             super().__init__(model, *args, **kwargs)
@@ -147,7 +148,7 @@ def _shaping(args)->Shaping:
 def _rollout(prompts:list[str], trainer)->dict[str, list]:
     "A step's completions, as TRL's rollout functions return them"
     tokenizer = trainer.processing_class
-    known = {p: tokenizer(p, add_special_tokens=False)["input_ids"] for p in set(prompts)}
+    known = {p: tokenizer(trainer.bos + p, add_special_tokens=False)["input_ids"] for p in set(prompts)}
     ids = [known[p] for p in prompts]
     tokens, logps = _completions(trainer, ids)
     return {"prompt_ids": ids, "completion_ids": tokens, "logprobs": logps}

@@ -108,9 +108,18 @@ def share(
         return _score(core, packed, temperature)
     core.forward = forward
     head = core.get_output_embeddings()
+    _plain_head(head)
     if isinstance(head, torch.nn.Linear):
         head.forward = MethodType(_head, head)
     return model
+
+# %% ../../../nbs/training/sharing/04_prefix.ipynb #plain-head
+def _plain_head(head)->None:
+    "Refuse an adapter beside the head's weight: targets are scored by the weight alone"
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    if isinstance(head, BaseTunerLayer):
+        raise FtrlError("an adapter of lm_head has no part in a shared prefix; expected target_modules "
+                        "without lm_head, modules_to_save=['lm_head'] to train it whole, or shared=False")
 
 def _register()->None:
     "Make our attention known to transformers"
