@@ -8,17 +8,17 @@ __all__ = ['JOINS', 'SIZES', 'Hop', 'Plan', 'listing', 'sound', 'asked_of', 'dec
 # %% ../../nbs/environments/03_scenario.ipynb #cell-002
 import random
 from dataclasses import dataclass, field, replace
-from functools import singledispatch
+from functools import lru_cache, singledispatch
 from itertools import permutations
 from ..core import FtrlError, SCENARIOS, rng, verify
-from .compute import OPERATIONS, Given, Operation, compute, fits
+from .compute import OPERATIONS, Given, Operation, comes_out, compute, fits
 from .planning.chain import QUALIFIED, once, one_of_many, preferred, walks
 from .planning.idiom import TOLERATED, unidiomatic
 from .planning.narrative import OPENERS, ask, called, is_long, oddity, phrase, plainly
 from .planning.narrative import phrase_of, recounted, that
 from .planning.reason import reason
 from .qualifiers.rule import near
-from .world import Relation, View, verifiable
+from .world import Relation, View, load_world, verifiable, world_names
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-005
 @dataclass(frozen=True)
@@ -81,11 +81,21 @@ def _hops(view, chains)->list[Hop]:
             before = (id,)
     return hops
 
+# %% ../../nbs/environments/03_scenario.ipynb #cell-012b
+@lru_cache(None)
+def _is_packaged(name:str, source:str)->bool:
+    "Is a world part of this package?"
+    return name in world_names(installed=False) and load_world(name).source == source
+
+def _askable(view, operation, ends)->bool:
+    "May an operation that fits be asked for?"
+    return comes_out(operation, ends) or _is_packaged(view.world.name, view.world.source)
+
 # %% ../../nbs/environments/03_scenario.ipynb #cell-013
 def _end(chain)->Given:
     return Given(chain[-1].relation.range, chain[-1].object)
 
-def _meet(chains, how)->str | None:
+def _meet(view, chains, how)->str | None:
     "The final answer of parallel chains, or None where they cannot meet like this"
     ends = [_end(chain) for chain in chains]
     if how == "list":
@@ -99,6 +109,8 @@ def _meet(chains, how)->str | None:
     if len(set(numbers)) < len(ends):
         return None  # equal values: no larger one, no difference
     if not compared:
+        if not _askable(view, operation, ends):
+            return None
         found = f"{compute(operation, given)} {ends[0].unit}".strip()
         return None if one_of_many(found) else found
     chosen = max(numbers) if how == "larger" else min(numbers)
@@ -147,11 +159,11 @@ def _extras(operation, given, answer, difficulty, r)->tuple[dict, str, str]:
     return {extra.name: value}, extra.phrase.replace("{v}", str(value)), found
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-018
-def _worked(chains, hops, r, difficulty=0)->Hop | None:
+def _worked(view, chains, hops, r, difficulty=0)->Hop | None:
     "A last hop that computes something from the ends of the chains"
     ends = _last_hops(chains, hops)
     told = [Given(hop.ask.range, hop.answer) for hop in ends]
-    operation = _any_fitting(told, r)
+    operation = _any_fitting(view, told, r)
     if operation is None:
         return None
     given = fits(operation, told)
@@ -164,9 +176,9 @@ def _worked(chains, hops, r, difficulty=0)->Hop | None:
     return Hop(f"s{len(hops) + 1}", operation, given, answer, f"What is {words.format(x=named)}?", before,
                settings)
 
-def _any_fitting(told, r)->Operation | None:
+def _any_fitting(view, told, r)->Operation | None:
     "One of the operations that take these answers"
-    options = [x for x in OPERATIONS.values() if fits(x, told) is not None]
+    options = [x for x in OPERATIONS.values() if fits(x, told) is not None and _askable(view, x, told)]
     return r.choice(options) if options else None
 
 # %% ../../nbs/environments/03_scenario.ipynb #cell-021
@@ -310,14 +322,14 @@ def _question(view, scenario, chains, how, r, difficulty=0)->Plan | None:
     "The plan that these chains make, or None where they do not meet"
     hops = _hops(view, chains)
     if how == "work":
-        extra = _worked(chains, hops, r, difficulty)
+        extra = _worked(view, chains, hops, r, difficulty)
         if extra is None:
             return _question(view, scenario, chains, "", r) if len(chains) == 1 else None
         asked = _about_work(view, chains, asked_of(extra), extra.ask.service, r)
         return Plan(scenario, asked, extra.answer, (*hops, extra))
     if len(chains) == 1:
         return Plan(scenario, _about_end(view, chains[0], r), hops[-1].answer, tuple(hops))
-    answer = _meet(chains, how)
+    answer = _meet(view, chains, how)
     if answer is None:
         return None
     return Plan(scenario, _about_branches(view, chains, how, r), answer, tuple(hops))

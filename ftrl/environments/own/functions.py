@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from string import Formatter
 from types import FunctionType, ModuleType
+from fastcore.basics import patch
 from ...core import SCENARIOS, Env, FtrlError, SubQuestion, ToolDoc, dumps, rng
 from ..build import build
 from ..compose import compose
@@ -144,9 +145,23 @@ class OwnTool:
     def name(self)->str:
         return self.doc.name
 
-    def asks_for(self, arguments:dict)->str:
-        "A call in words"
-        return (self.ask or _default_ask(self.name, arguments)).format(**arguments)
+    @property
+    def properties(self)->dict:
+        "What it takes"
+        return self.doc.parameters.get("properties", {})
+
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-017b
+@patch
+def whole(self:OwnTool, arguments:dict)->dict:
+    "A call's arguments, with the defaults of those that it leaves out"
+    defaults = {key: kind["default"] for key, kind in self.properties.items() if "default" in kind}
+    return defaults | arguments
+
+@patch
+def asks_for(self:OwnTool, arguments:dict)->str:
+    "A call in words"
+    ask = self.ask or _default_ask(self.name, arguments)
+    return ask.format(**self.whole(arguments))
 
 def _default_ask(name, arguments)->str:
     "Words for a call, made of names"
@@ -157,25 +172,86 @@ def _default_ask(name, arguments)->str:
     given = " and ".join(f"{key.replace('_', ' ')} {{{key}}}" for key in arguments)
     return f"the {words} for {given}"
 
-# %% ../../../nbs/environments/own/00_functions.ipynb #cell-019
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-018h
+def _named_in(ask:str)->list[str]:
+    "The arguments that a phrase names"
+    return [field for _, field, _, _ in Formatter().parse(ask) if field is not None]
+
+@patch
+def says(self:OwnTool, argument:str)->bool:
+    "Do the words of a call name this argument?"
+    return not self.ask or argument in _named_in(self.ask)
+
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-018b
+def _flaw(ask:str, properties:dict)->str:
+    "What is wrong with a phrase, if anything"
+    if not isinstance(ask, str):
+        return f"is {type(ask).__name__}"
+    try:
+        parts = [part for part in Formatter().parse(ask) if part[1] is not None]
+    except ValueError as e:
+        return f"cannot be read: {e}"
+    unknown = sorted({field for _, field, _, _ in parts} - set(properties))
+    if "" in unknown:
+        return "has braces without a name"
+    if unknown or not parts:
+        return f"names {unknown[0]}" if unknown else "names no argument"
+    formatted = [field for _, field, form, conversion in parts if form or conversion]
+    return f"gives {formatted[0]} a format" if formatted else ""
+
 def _checked_ask(name:str, ask:str, properties:dict)->None:
     "Does a phrase name arguments, and only those that there are?"
-    named = {field for _, field, _, _ in Formatter().parse(ask) if field}
-    unknown = sorted(named - set(properties))
-    if unknown or not named:
-        got = f"names {unknown[0]}" if unknown else "names no argument"
-        raise FtrlError(f"{name}: the phrase {ask!r} {got}; expected some of "
+    flaw = _flaw(ask, properties)
+    if flaw:
+        raise FtrlError(f"{name}: the phrase {ask!r} {flaw}; expected some of "
                         f"{', '.join('{' + p + '}' for p in properties)}")
 
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-018e
+def _checked_calls(name:str, calls:Iterable[dict])->tuple[dict, ...]:
+    "The calls of a function, each of them arguments by name"
+    expected = "expected a list of arguments by name, such as [{'argument': value}, ...]"
+    if isinstance(calls, (dict, str)) or not isinstance(calls, Iterable):
+        raise FtrlError(f"{name}: its calls are {calls!r}; {expected}")
+    calls = tuple(calls)
+    for call in calls:
+        if not isinstance(call, dict):
+            raise FtrlError(f"{name}: a call is {call!r}; {expected}")
+    return tuple(dict(call) for call in calls)
+
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-018g
+def _checked_words(tool:OwnTool)->None:
+    "Do the words of each call say what sets it apart?"
+    about = f"{tool.name}: the phrase {tool.ask!r}"
+    for key in tool.properties:
+        values = [tool.whole(call).get(key, _MISSING) for call in tool.calls]
+        if tool.says(key) and _MISSING in values:
+            call = tool.calls[values.index(_MISSING)]
+            raise FtrlError(f"{about} names {key}, which the call {call} leaves out, and has no default; "
+                            f"expected a value of {key} in each call")
+        differing = sorted(set(map(repr, values)))
+        if not tool.says(key) and len(differing) > 1:
+            raise FtrlError(f"{about} does not say {key}, which is {' or '.join(differing[:3])} in the "
+                            f"calls; expected {{{key}}} in the phrase, or the same value in all calls")
+
+class _Missing:
+    "The value of an argument that a call leaves out and that has no default"
+    def __repr__(self): return "left out"
+
+_MISSING = _Missing()
+
+# %% ../../../nbs/environments/own/00_functions.ipynb #cell-019
 def _tool(doc:ToolDoc, code:str, calls:Iterable[dict], ask:str, answer:str)->OwnTool:
     "A tool whose calls and words fit its document"
-    given, properties = tuple(dict(call) for call in calls), doc.parameters.get("properties", {})
-    if ask:
-        _checked_ask(doc.name, ask, properties)
-    for call in given:
-        if set(call) - set(properties):
-            raise FtrlError(f"{doc.name} takes {', '.join(properties)}; a call gives {call}")
-    return OwnTool(doc, code, given, ask, answer)
+    tool = OwnTool(doc, code, _checked_calls(doc.name, calls), ask, answer)
+    for call in tool.calls:
+        if set(call) - set(tool.properties):
+            raise FtrlError(f"{doc.name} takes {', '.join(tool.properties)}; a call gives {call}")
+    if ask != "":
+        _checked_ask(doc.name, ask, tool.properties)
+        _checked_words(tool)
+    if not isinstance(answer, str):
+        raise FtrlError(f"{doc.name}: the field that answers is {answer!r}; expected its name, a text")
+    return tool
 
 def own_tool(
     function:Callable, # The function
@@ -314,6 +390,8 @@ class OwnView:
         "Facts that lead on to this one, and the argument that each gives"
         found = []
         for key, value in fact.arguments.items():
+            if not fact.tool.says(key):
+                continue  # the words could not tell where it comes from
             for other in self.known:
                 if other.answer == str(value) and other.tool.name != fact.tool.name:
                     found.append((key, other))
@@ -407,6 +485,16 @@ def _holds_own(view:OwnView, scenario:str, difficulty:int)->bool:
     return any(_chains(view, scenario, rng("holds", scenario, i)) for i in range(_DRAWS))
 
 # %% ../../../nbs/environments/own/00_functions.ipynb #cell-047
+def _checked_facts(facts:Sequence[OwnFact], name:str)->None:
+    "Do the same words ask for one answer?"
+    known:dict[str, OwnFact] = {}
+    for fact in facts:
+        first = known.setdefault(fact.asked, fact)
+        if first.answer != fact.answer:
+            calls = " and ".join(f"{f.tool.name} {f.arguments}" for f in (first, fact))
+            raise FtrlError(f"{name}: {calls} are both asked for as {fact.asked!r}, and answer "
+                            f"{first.answer!r} and {fact.answer!r}; expected phrases that tell them apart")
+
 def functions_of(
     tools:Sequence[OwnTool], # Made by `own_tool`, or read by `read_functions`
     name:str="functions", # The world's name
@@ -418,6 +506,7 @@ def functions_of(
         reasons = "; ".join(f"{why} ({n} times)" for why, n in lost.most_common(3)) or "there are no calls"
         raise FtrlError(f"{name}: no call has an answer; {reasons}. Expected functions that return a text "
                         "or a number for the calls that are given")
+    _checked_facts(facts, name)
     return OwnWorld(name, tuple(tools), tuple(facts), lost)
 
 def from_functions(
