@@ -62,6 +62,16 @@ def _load_text(session:DuckSession, path:Path, plan:FileLayout, raw:str)->Counte
     _refused(path, plan, lost)
     return lost
 
+# %% ../../../nbs/environments/tabular/06_typed.ipynb #b2b09a20
+def _without_twins(session:DuckSession, raw:str, width:int)->int:
+    "Drop lines that are identical to an earlier one; returns how many"
+    columns = ", ".join(f"c{i}" for i in range(width))
+    rows, apart = session.ask(f"select count(*), count(distinct hash({columns})) from {raw}")[0]
+    if rows == apart:
+        return 0  # the costly look is for files that hold some
+    first = f"select min(rowid) from {raw} group by {columns}"
+    return session.ask(f"delete from {raw} where rowid not in ({first})")[0][0]
+
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-009
 _SIGNS = ("-", "--", "\u2013", "\u2014", "?")
 _VOID = ("\\N", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NULL", "null", "None", "NaN", "nan",
@@ -153,7 +163,7 @@ def _number_type(session:DuckSession, raw:str, plain:str, fit:str)->str:
     same = f"bool_and({through_float} = try_cast({plain} as {decimal}))"
     return "DOUBLE" if session.ask(f"select {same} from {raw} where {fit}")[0][0] else decimal
 
-# %% ../../../nbs/environments/tabular/06_typed.ipynb #35c17194
+# %% ../../../nbs/environments/tabular/06_typed.ipynb #2b70a678
 def _some_values(session:DuckSession, raw:str, cell:str)->list[str]:
     "Different values of a column"
     some = f"select {cell} from {raw} where {cell} is not null limit 5000"
@@ -270,6 +280,9 @@ def csv_table(
     plan, raw = layout(path), f"{own}_raw"
     lost = _load_text(session, path, plan, raw)
     omitted = {f"{name}: lines that do not fit the header": lost["lines"]} if lost["lines"] else {}
+    twins = _without_twins(session, raw, len(plan.columns))
+    if twins:
+        omitted[f"{name}: lines that repeat an earlier one"] = twins
     table = _typed_table(session, raw, plan, name, own, omitted)
     session.ask(f"drop table {raw}")
     return table
