@@ -313,6 +313,7 @@ def count_facts(self:Reader, id:str, r:dict)->dict[str, str]:
             out[groups[g]] = f"{n:,} {unit}"
     return out
 
+# %% ../../../nbs/environments/tabular/11_reader.ipynb #519b3a4e
 @patch
 def doubtful_groups(self:Reader, table:str, column:str, groups:list[str])->set[str]:
     "Groups of which it is not certain how many things they hold: some share their key, or what names them"

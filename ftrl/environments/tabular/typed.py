@@ -270,6 +270,7 @@ def _typed_table(session:DuckSession, raw:str, plan:FileLayout, name:str, own:st
             table.mixed[c] = t.values - t.fits
     return table
 
+# %% ../../../nbs/environments/tabular/06_typed.ipynb #9e1a4442
 def csv_table(
     session:DuckSession, # An open one
     path:Path, # A CSV file, packed or not

@@ -284,6 +284,7 @@ def _when(label:str)->str:
         return f"the {' '.join([*before, 'date'])} of {{x}}"
     return ""
 
+# %% ../../../nbs/environments/tabular/00_wording.ipynb #804bf9f5
 def _whom(label:str)->str:
     "How English asks for what something was derived from, or belongs to"
     *before, last = label.split(" ")
