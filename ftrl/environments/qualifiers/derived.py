@@ -32,6 +32,7 @@ class Words:
     hidden: tuple[str, ...] = ()          # Fields by which nobody chooses
     skip: tuple[str, ...] = ()            # Groups that are left alone
     only: tuple[str, ...] = ()                            # Groups that are used; all when empty
+    years: tuple[str, ...] = ()           # Texts that may be compared as years, if they are some
 
     def label(self, r:Relation)->str:
         "What a field is called"
@@ -130,7 +131,7 @@ def _sort_of(r:Relation, names:set[str], words:Words)->str:
         return r.range
     if r.range in names:
         return "category"
-    return "number" if r.range == "text" and _are_years(r, words.label(r)) else ""
+    return "number" if r.id in words.years and _are_years(r, words.label(r)) else ""
 
 def _category(r:Relation, words:Words)->tuple[Filter, ...]:
     "Another thing's name as something to filter by"
