@@ -22,6 +22,7 @@ import duckdb
 from ftrl.core import FtrlError
 from ftrl.environments.tables import make, names_file, open_world
 from ftrl.environments.tabular.names import read_names
+from ftrl.environments.tabular.wording import identifier
 
 WOODS, THINGS = "Oak Pine Elm Ash Fir Yew".split(), "Lamp Chair Desk Shelf Stool Table Bench".split()
 MAKERS = [(i, f"{n} Works", ("Peru", "Chile", "Kenya")[i % 3], 1950 + i) for i, n in enumerate(
@@ -205,7 +206,7 @@ def test_dirty(tmp_path):
         ("", "empty file"),
         ("\n\n", "no header"),
         ("name,price\n", "table t is empty"),
-        ("a,b\n" + "1,2\n" * 9, "no column identifies a row"),
+        ("a,b\n" + "".join(f"{i % 3},{i // 3}\n" for i in range(9)), "no column identifies a row"),
         ("name,x\n" + "".join(f"n{i},1,2,3\n" for i in range(30)), "30 of 30 lines cannot be read"),
         (
             "name,price,Price\n" + "".join(f"Lamp {i},{i},{i}\n" for i in range(30)),
@@ -918,3 +919,62 @@ def test_build(tmp_path):
     envs = list(build(8, worlds=[world], seed=3, difficulty=(0, 2)))
     assert [e.world for e in envs] == ["shop"] * 8 and all(passed(check(e)) for e in envs)
     assert envs == list(build(8, worlds=[make(str(tmp_path / "shop.db"))], seed=3, difficulty=(0, 2)))
+
+
+@pytest.mark.parametrize("head,price,said", [
+    ("Umsatz;Preis", "7,79", "85,254"), ("length;price", "7.79", "85.254"), ("length;rooms", "7", None)])
+def test_points_in_threes(tmp_path, head, price, said):
+    "Points part what they part in the rest of the file; else the column is left out and said so"
+    rows = [f"Item {i};{(979, '85.254', '4.827')[i % 3]};{price}" for i in range(9)]
+    world = make(write_csv(tmp_path, "item.csv", f"name;{head}", rows))
+    told = world.relations.get(f"item.{identifier(head.split(';')[0].lower())}")
+    assert (told and told.facts["Item 1"].removesuffix(" (umsatz)")) == said
+    assert any("points that could part" in why for why in world.omitted) == (said is None)
+
+
+def test_whole_years(tmp_path):
+    "Years have no thousands, nobody adds them up, and a thing is founded first or last"
+    rows = [f"Firm {i},{('Energy', 'Steel')[i % 2]},{1950 + i},{1990 + i},{2000 + i}" for i in range(12)]
+    world = make(write_csv(tmp_path, "company.csv", "name,sector,founded,year_listed,stock", rows))
+    founded = world.relations["company.founded"]
+    assert (founded.phrases, founded.range) == (("the year in which {x} was founded",), "text")
+    assert founded.facts["Firm 3"] == "1953"
+    assert world.relations["company.stock"].facts["Firm 3"].startswith("2,003")
+    last = world.relations["sector.company_founded_last"]
+    assert last.phrases == ("the company founded last among the companies whose sector is {x}",)
+    assert last.facts == {"Energy": "Firm 10", "Steel": "Firm 11"}
+
+
+def test_rows_that_stand_twice(tmp_path):
+    "Identical lines are one, and groups in which rows share their name are not counted"
+    rows = [f"Firm {i},{('Energy', 'Steel')[i % 2]},{i % 5}5.5" for i in range(12)]
+    world = make(write_csv(tmp_path, "company.csv", "name,sector,size", [*rows, rows[0], "Firm 1,Steel,7.5"]))
+    assert world.relations["sector.company_count"].facts == {"Energy": "6 companies"}
+    assert world.omitted["company: lines that repeat an earlier one"] == 1
+    assert world.omitted["sector.company_count: groups of rows that share their key"] == 1
+
+
+def test_days_in_any_time_zone(tmp_path):
+    "The day of a moment is that of UTC, not that of the machine"
+    with duckdb.connect() as c:
+        c.execute("create table item as select 'Item ' || i as name, timestamptz '2024-01-02 01:00:00+00' "
+                  "+ to_days(i::integer) as sold_at from range(8) t(i)")
+        c.execute(f"copy item to '{tmp_path}/item.parquet' (format parquet)")
+    asked = ("import sys; from ftrl.environments.tables import make; "
+             "print(make(sys.argv[1]).relations['item.sold_at'].facts['Item 0'])")
+    told = subprocess.run([sys.executable, "-c", asked, f"{tmp_path}/item.parquet"], text=True, check=True,
+                          capture_output=True, env=os.environ | {"TZ": "America/New_York"}).stdout
+    assert told.strip() == "2024-01-02"
+
+
+def test_names_that_mislead(tmp_path):
+    "Units, counts and dates are read from a column's name only where the name says so"
+    head = "name,temp_min,temp_max,revenue_m,rate_to_usd,costs,sales_price,signup_ts,# of kids,team,born"
+    rows = [f"Item {i},{i}.5,{i + 9}.5,{1490 + i},{i}.25,{1000 + i},{2000 + 7 * i},{1600000000 + i},"
+            f"{i + 20},{('Red team', 'Blue team')[i % 2]},19{70 + i}-01-02" for i in range(8)]
+    rel = make(write_csv(tmp_path, "person.csv", head, rows)).relations
+    said = {"minimum_temp": "1.50", "revenue_m": "1,491", "rate": "1.25 USD", "costs": "1,001",
+            "sales_price": "2,007", "signup_ts": "1,600,000,001", "number_of_kids": "21 kids"}
+    assert {name: rel[f"person.{name}"].facts["Item 1"] for name in said} == said
+    born = rel["team.person_born_last"].phrases[0]
+    assert born == "the person born last among the people whose team is {x}"

@@ -10,7 +10,7 @@ import hashlib, os, re
 from collections import Counter, OrderedDict
 from pathlib import Path
 from ..core import FtrlError, dumps
-from .qualifiers.derived import derived
+from .qualifiers.derived import Words, derived
 from .tabular.database import Database
 from .tabular.names import check_names, read_names, write_names
 from .tabular.proposal import propose_names
@@ -84,8 +84,9 @@ def tables_world(
         raise FtrlError(f"{db.spec}: nothing can be asked; {_why(db, plan)}")
     kinds = _kinds(plan, made)
     made = sourced(made, "tables", " ".join(db.name.split()))
-    out = World(plan["world"], plan.get("title", ""), kinds,
-                derived(kinds, made, complete=_sizes(plan, facts)), db.spec)
+    texts = tuple(r.id for r in made if r.range == "text")
+    found = derived(kinds, made, Words(years=texts), complete=_sizes(plan, facts))
+    out = World(plan["world"], plan.get("title", ""), kinds, found, db.spec)
     told = dumps([(r.id, r.phrases, list(r.facts.items())) for r in made])
     out.digest = hashlib.sha256(told.encode()).hexdigest()[:12]
     out.omitted = _omitted(db, plan, reader)

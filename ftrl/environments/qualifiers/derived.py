@@ -32,6 +32,7 @@ class Words:
     hidden: tuple[str, ...] = ()          # Fields by which nobody chooses
     skip: tuple[str, ...] = ()            # Groups that are left alone
     only: tuple[str, ...] = ()                            # Groups that are used; all when empty
+    years: tuple[str, ...] = ()           # Texts that may be compared as years, if they are some
 
     def label(self, r:Relation)->str:
         "What a field is called"
@@ -119,11 +120,18 @@ def _date_field(r:Relation, words:Words)->tuple[Field, tuple[Filter, ...]]:
     return Field(r.name, most, least), dates_of(r.name, f"with {_a(label)}")
 
 # %% ../../../nbs/environments/qualifiers/07_derived.ipynb #cell-014
-def _value(r:Relation, text:str):
-    return amount(text) if r.range == "number" else text
+def _column(r:Relation, sort:str)->dict:
+    "Thing -> value, as it is compared"
+    numbers = sort == "number"
+    return {thing: amount(text) if numbers else text for thing, text in r.facts.items()}
 
-def _column(r:Relation)->dict:
-    return {thing: _value(r, text) for thing, text in r.facts.items()}
+def _sort_of(r:Relation, names:set[str], words:Words)->str:
+    "number, date or category; years may be text, since nobody adds them up"
+    if r.range in ("number", "date"):
+        return r.range
+    if r.range in names:
+        return "category"
+    return "number" if r.id in words.years and _are_years(r, words.label(r)) else ""
 
 def _category(r:Relation, words:Words)->tuple[Filter, ...]:
     "Another thing's name as something to filter by"
@@ -150,7 +158,7 @@ def _about_members(group:Relation, relations, kinds, words)->tuple[tuple, tuple,
     fields, filters, columns, n = [], [], {}, Counter()
     names = {k.name for k in kinds}
     for r in relations:
-        sort = r.range if r.range in ("number", "date") else "category" if r.range in names else ""
+        sort = _sort_of(r, names, words)
         own = r.domain == group.domain and r.id != group.id and r.range != group.range
         own = own and not isinstance(r.rule, Listing) and r.id not in words.hidden
         if not own or not sort or n[sort] == _MOST[sort] or r.cardinality not in ("n:1", "1:1"):
@@ -158,7 +166,7 @@ def _about_members(group:Relation, relations, kinds, words)->tuple[tuple, tuple,
         if not _fit(r, sort):
             continue
         n[sort] += 1
-        columns[r.name] = _column(r)
+        columns[r.name] = _column(r, sort)
         if sort == "category":
             filters += _category(r, words)
         else:

@@ -21,8 +21,12 @@ def said_day(day:str)->str:
 def said_number(x:int | float)->str:
     "A number as English writes it: 8600000 -> '8.6 million'"
     for size, word in ((10**9, "billion"), (10**6, "million")):
-        if isinstance(x, int) and x >= size and x % (size // 10) == 0:
-            return f"{x / size:,g} {word}"
+        tenth = size // 10
+        if not isinstance(x, int) or x < size or x % tenth:
+            continue
+        short = f"{x / size:,g}"  # six digits: a limit that needs more must not be rounded
+        if "e" not in short and round(float(short.replace(",", "")) * 10) * tenth == x:
+            return f"{short} {word}"
     return f"{x:,}"
 
 def _said_limit(f:Filter, day:str)->str:

@@ -263,6 +263,26 @@ def sizes(self:Database, table:str, group:str, values:list[str])->dict[str, int]
         out |= dict(rows)
     return out
 
+# %% ../../../nbs/environments/tabular/02_database.ipynb #941f66fa
+@patch
+def doubtful(self:Database,
+             table:str, # Which table
+             group:str, # The column that forms groups
+             key:str, # The column that identifies a row
+             values:list[str], # The groups, as text
+            )->set[str]:
+    "Groups in which a row shares its key with another row of the table"
+    sa, t = required("sqlalchemy"), self.tables[table]
+    if key in (t.key, *t.unique) or self.distinct(table, key) == self.count(table):
+        return set()
+    g, k = self.text_of(table, group), self.text_of(table, key)
+    shared = sa.select(k).where(k.is_not(None)).group_by(k).having(sa.func.count() > 1)
+    chosen = sa.select(g).distinct().where(k.in_(shared))
+    out = set()
+    for portion in _portions(values):
+        out |= {r[0] for r in self.run(chosen.where(g.in_(portion)))}
+    return out
+
 # %% ../../../nbs/environments/tabular/02_database.ipynb #cell-042
 @patch
 def extremes(self:Database,

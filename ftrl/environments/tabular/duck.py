@@ -39,6 +39,7 @@ class DuckSession:
         self.connection = required("duckdb").connect(f"{self.room}/work.duckdb", config=config)
         with suppress(Exception):
             self.ask("set enable_progress_bar = false")  # Jupyter without widgets has none
+        self.ask("set TimeZone = 'UTC'")  # the day of a moment is not this machine's
         return self
 
     def ask(self, sql:str, parameters=())->list[tuple]:

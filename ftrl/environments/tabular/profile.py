@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .cells import decimals, exact, normal_text, show, sort_of
 from .database import Database, Link, Table
 from .delimited import AMBIGUOUS
-from .wording import coded, noun_of, singular, words
+from .wording import coded, noun_of, of_spread, singular, tells_year, words
 from ..world import verifiable
 
 # %% ../../../nbs/environments/tabular/08_profile.ipynb #cell-007
@@ -33,6 +33,11 @@ class Column:
     @property
     def whole(self)->bool:
         return self.type == "number" and all(x == int(x) for x in self.numbers)
+    @property
+    def years(self)->bool:
+        "Are its numbers years, which nobody adds up?"
+        told = self.whole and tells_year(self.label)
+        return told and all(1400 <= x <= 2100 for x in self.numbers)
     @property
     def texts(self)->list[str]:
         return [t for x in self.values if (t := show(x, "text"))]
@@ -111,9 +116,9 @@ def _row_noun(table:str)->str:
     "What a row of a table is, by its name"
     return singular(re.sub(r"^(tbl|dim|fact|stg) ", "", words(table)) or "row")
 
-def _label(name:str, noun:str)->str:
-    "A column in words, without the name of its table"
-    text = words(name)
+def _label(name:str, noun:str, beside=())->str:
+    "A column in words, without the name of its table; `beside` are the names of its columns"
+    text = of_spread(words(name), [words(other) for other in beside])
     return noun_of(text.removeprefix(f"{noun} ") or text)
 
 # %% ../../../nbs/environments/tabular/08_profile.ipynb #cell-019
@@ -224,7 +229,8 @@ def profile(
     if not p.key and p.rows <= limit:
         p.key = _found_key(db, p, use, rows)
     for c, values in zip(use, zip(*rows)):
-        p.columns[c] = judged_column(c, _label(t.columns[c], p.noun), list(values), t.units.get(c, ""))
+        label = _label(t.columns[c], p.noun, t.columns.values())
+        p.columns[c] = judged_column(c, label, list(values), t.units.get(c, ""))
     p.name = _naming(db, p, limit)
     p.key = p.key or p.name
     return p

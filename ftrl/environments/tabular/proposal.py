@@ -12,8 +12,9 @@ from .cells import show
 from .database import Database, Link
 from .profile import (
   Column, Profile, column_references, left_out, profile, without_key_word)
-from .wording import (
-  identifier, kind_name, members, name_and_unit, phrases, plural, singular, words)
+from ftrl.environments.tabular.wording import (
+  deed_of_year, identifier, kind_name, members, name_and_unit, phrases, plural, singular, superlatives,
+  words, year_phrases)
 from ..world import verifiable
 
 # %% ../../../nbs/environments/tabular/09_proposal.ipynb #cell-007
@@ -120,6 +121,10 @@ def add_value(self:Proposal, domain:str, c:Column)->None:
     "A relation whose object is a number, a date or a text"
     label = c.label
     how = {"column": c.name, "range": c.type}
+    if c.years:
+        name = identifier(deed_of_year(label) or label)
+        self.add_relation(domain, name, year_phrases(label), column=c.name, range="text")
+        return
     if c.type == "number":
         label, unit = name_and_unit(label, c.whole, _is_small(c), max(c.numbers, default=None))
         how |= {"unit": c.unit or unit, "digits": c.digits}
@@ -152,16 +157,18 @@ def comparable(self:Proposal, t:str, type:str)->list[Column]:
 
 # %% ../../../nbs/environments/tabular/09_proposal.ipynb #cell-022
 @patch
-def ranks(self:Proposal, t:str)->list[tuple[str, str, str]]: # (column, "most" or "least", "highest price")
+def ranks(self:Proposal, t:str)->list[tuple[str, str, str]]: # (column, "most" or "least", phrase)
     "How rows of a table compare: by two numbers and a date at most"
     out = []
     for c in self.comparable(t, "number")[:2]:
-        largest = max(c.numbers, default=None)
-        label, unit = name_and_unit(c.label, c.whole, False, largest)
-        out += [(c.name, "most", f"highest {label}"), (c.name, "least", f"lowest {label}")]
+        label, unit = name_and_unit(c.label, c.whole, False, max(c.numbers, default=None))
+        if c.years:
+            label = deed_of_year(c.label) or c.label
+        most, least = superlatives(label, c.years)
+        out += [(c.name, "most", most), (c.name, "least", least)]
     for c in self.comparable(t, "date")[:1]:
-        label = re.sub(r"(?<=.) (at|on)$", " date", c.label)
-        out += [(c.name, "most", f"latest {label}"), (c.name, "least", f"earliest {label}")]
+        latest, earliest = superlatives(c.label, True)
+        out += [(c.name, "most", latest), (c.name, "least", earliest)]
     return out
 
 # %% ../../../nbs/environments/tabular/09_proposal.ipynb #cell-024
@@ -197,8 +204,8 @@ def add_counts(self:Proposal, t:str, c:Column, to:str, rows:str, tail:str, ref:d
     if not domain:
         return
     for by, form, rank in self.ranks(t):
-        name = identifier(f"{noun} with {rank}") + tail
-        phrase = f"the {noun} with the {rank} among the {rows}"
+        name = identifier(f"{noun} {rank}".replace(" with the ", " with ")) + tail
+        phrase = f"the {noun} {rank} among the {rows}"
         self.add_relation(to, name, [phrase], **{form: list(place)}, by=by, range=domain, **more)
 
 # %% ../../../nbs/environments/tabular/09_proposal.ipynb #cell-028

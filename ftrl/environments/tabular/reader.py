@@ -13,6 +13,7 @@ from ...chat import chat_mark
 from .cells import show, sort_of
 from .database import Database
 from .names import relation_form
+from .wording import coded, words
 from ..world import VALUES, verifiable
 
 # %% ../../../nbs/environments/tabular/11_reader.ipynb #cell-007
@@ -302,12 +303,28 @@ def group_names(self:Reader, id:str, r:dict)->dict[str, str]:
 def count_facts(self:Reader, id:str, r:dict)->dict[str, str]:
     "How many rows refer to a thing; one is not counted, `1 orders` is no English"
     groups = self.group_names(id, r)
+    doubtful = self.doubtful_groups(*r["count"], list(groups))
+    self.omitted[f"{id}: groups of rows that share their key"] += len(doubtful)
     sizes = self.db.sizes(*r["count"], list(groups))
     unit = r.get("unit", "rows")
     out = {}
     for g, n in sizes.items():
-        if n > 1:
+        if n > 1 and g not in doubtful:
             out[groups[g]] = f"{n:,} {unit}"
+    return out
+
+# %% ../../../nbs/environments/tabular/11_reader.ipynb #519b3a4e
+@patch
+def doubtful_groups(self:Reader, table:str, column:str, groups:list[str])->set[str]:
+    "Groups of which it is not certain how many things they hold: some share their key, or what names them"
+    t, out = self.db.tables[table], set()
+    for kind in self.kinds.values():
+        if kind.get("table") != table:
+            continue
+        key = kind["key"]
+        sure = key in (t.key, *t.unique) or coded(words(key))  # a price may differ everywhere by chance
+        for what in {key} if sure else {key, kind["name"]}:
+            out |= self.db.doubtful(table, column, what, groups)
     return out
 
 # %% ../../../nbs/environments/tabular/11_reader.ipynb #cell-035

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from ...core import FtrlError
 from .database import Table, required, sql_table
-from .delimited import AMBIGUOUS, FileLayout, Notation, layout, notation
+from .delimited import (
+  AMBIGUOUS, AMBIGUOUS_POINTS, FileLayout, Notation, commas_part, layout, notation)
 from .duck import DuckSession, duck_name, duck_text
 from .wording import coded, sign_unit, words
 
@@ -60,6 +61,16 @@ def _load_text(session:DuckSession, path:Path, plan:FileLayout, raw:str)->Counte
         session.connection.unregister("ftrl_batch")
     _refused(path, plan, lost)
     return lost
+
+# %% ../../../nbs/environments/tabular/06_typed.ipynb #b2b09a20
+def _without_twins(session:DuckSession, raw:str, width:int)->int:
+    "Drop lines that are identical to an earlier one; returns how many"
+    columns = ", ".join(f"c{i}" for i in range(width))
+    rows, apart = session.ask(f"select count(*), count(distinct hash({columns})) from {raw}")[0]
+    if rows == apart:
+        return 0  # the costly look is for files that hold some
+    first = f"select min(rowid) from {raw} group by {columns}"
+    return session.ask(f"delete from {raw} where rowid not in ({first})")[0][0]
 
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-009
 _SIGNS = ("-", "--", "\u2013", "\u2014", "?")
@@ -152,13 +163,25 @@ def _number_type(session:DuckSession, raw:str, plain:str, fit:str)->str:
     same = f"bool_and({through_float} = try_cast({plain} as {decimal}))"
     return "DOUBLE" if session.ask(f"select {same} from {raw} where {fit}")[0][0] else decimal
 
-# %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-016
-def _as_number(session:DuckSession, raw:str, cell:str, n:int, label:str)->_Column | None:
-    "A column as numbers, if that is what it holds"
+# %% ../../../nbs/environments/tabular/06_typed.ipynb #2b70a678
+def _some_values(session:DuckSession, raw:str, cell:str)->list[str]:
+    "Different values of a column"
     some = f"select {cell} from {raw} where {cell} is not null limit 5000"
-    how = notation([v for (v,) in session.ask(f"select distinct {cell} from ({some})")])
+    return [v for (v,) in session.ask(f"select distinct {cell} from ({some})")]
+
+def _elsewhere(session:DuckSession, raw:str, cells:list[str])->str:
+    "What commas part in a file, if its columns agree"
+    shown = {commas_part(_some_values(session, raw, cell)) for cell in cells} - {""}
+    return shown.pop() if len(shown) == 1 else ""
+
+# %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-016
+def _as_number(session:DuckSession, raw:str, cell:str, n:int, label:str, elsewhere:str)->_Column | None:
+    "A column as numbers, if that is what it holds"
+    values = _some_values(session, raw, cell)
+    how = notation(values, elsewhere)
     if how is None:
-        return _Column(cell, n, n, skipped=AMBIGUOUS)
+        why = AMBIGUOUS if any("," in v for v in values) else AMBIGUOUS_POINTS
+        return _Column(cell, n, n, skipped=why)
     if how.gap and coded(label):
         return None  # as telephones are written
     plain = _plain_sql(cell, how)
@@ -198,12 +221,13 @@ def _as_written_day(session:DuckSession, raw:str, cell:str, n:int)->_Column | No
     return None
 
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-019
-def _typed_column(session:DuckSession, raw:str, cell:str, n:int, label:str)->_Column:
+def _typed_column(session:DuckSession, raw:str, cell:str, n:int, label:str, elsewhere:str)->_Column:
     "What a column of text with so many values becomes"
     text = _Column(cell, n, n)
     if not n:
         return text
-    return _as_number(session, raw, cell, n, label) or _as_date(session, raw, cell, n) or text
+    number = _as_number(session, raw, cell, n, label, elsewhere)
+    return number or _as_date(session, raw, cell, n) or text
 
 def _without_void(session:DuckSession, raw:str, cell:str)->dict[str, int]:
     "Take the words that say a value is missing out of a column; returns how often each stood there"
@@ -218,6 +242,7 @@ def _typed_columns(session:DuckSession, raw:str, plan:FileLayout, name:str, omit
     "What each column becomes, judged one at a time, so that memory does not grow with them"
     cells = {c: f"c{i}" for i, c in enumerate(plan.columns)}
     sizes = _sizes(session, raw, list(cells.values()))
+    elsewhere = _elsewhere(session, raw, list(cells.values()))
     typed = {}
     for c, cell in cells.items():
         n, missing = sizes[cell]
@@ -225,7 +250,7 @@ def _typed_columns(session:DuckSession, raw:str, plan:FileLayout, name:str, omit
         for word, k in void.items():
             omitted[f"{name}.{c}: cells that say {word}, read as missing"] = k
         values = n - sum(void.values())
-        typed[c] = _typed_column(session, raw, cell, values, words(plan.columns[c]))
+        typed[c] = _typed_column(session, raw, cell, values, words(plan.columns[c]), elsewhere)
     return typed
 
 # %% ../../../nbs/environments/tabular/06_typed.ipynb #cell-023
@@ -245,6 +270,7 @@ def _typed_table(session:DuckSession, raw:str, plan:FileLayout, name:str, own:st
             table.mixed[c] = t.values - t.fits
     return table
 
+# %% ../../../nbs/environments/tabular/06_typed.ipynb #9e1a4442
 def csv_table(
     session:DuckSession, # An open one
     path:Path, # A CSV file, packed or not
@@ -255,6 +281,9 @@ def csv_table(
     plan, raw = layout(path), f"{own}_raw"
     lost = _load_text(session, path, plan, raw)
     omitted = {f"{name}: lines that do not fit the header": lost["lines"]} if lost["lines"] else {}
+    twins = _without_twins(session, raw, len(plan.columns))
+    if twins:
+        omitted[f"{name}: lines that repeat an earlier one"] = twins
     table = _typed_table(session, raw, plan, name, own, omitted)
     session.ask(f"drop table {raw}")
     return table
