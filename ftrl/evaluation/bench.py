@@ -18,7 +18,7 @@ from .journal import Journal, open_journal, recorded
 from .protocol import BENCHMARKS, Bench, Play, Protocol, Selection, plays
 from ..files import claimed, read_json_lines
 from ..models.llm import LLM
-from ..registry import source_digest
+from ..registry import settings_of
 from ..training.rollout import Episode, identity, play, player, playing
 
 # %% ../../nbs/evaluation/03_bench.ipynb #cell-007
@@ -316,9 +316,7 @@ def _journal(
     "The journal of a result file; a file that was copied without its note is taken up if its lines fit"
     copied = not claimed(out) and recorded(out, keys, run)
     about = {"benchmark": bench.name, **run, "data": bench.digest(data)}
-    code = source_digest(bench.name)
-    if code:
-        about["code"] = code
+    about |= settings_of(bench.name)
     return open_journal(out, force, copied, **about)
 
 def _named(data)->str:

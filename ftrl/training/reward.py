@@ -17,7 +17,7 @@ from ..environments.stateful.live import LiveState, passes
 from ..files import checked_row, file_digest, numbered_lines, produced, write_json_lines
 from ..forms import HERMES_FORM, Form, form_in, turn_of
 from ..progress import count_lines, progress_bar
-from ..registry import Registry
+from ..registry import Registry, settings_of
 from ..sandbox.pool import group_of
 from ..sandbox.sandbox import shared
 if TYPE_CHECKING:
@@ -309,4 +309,5 @@ def score_file(
         with progress_bar("score", count_lines(path), "turn", show=progress) as bar:
             return {"rows": write_json_lines(_counted(_scored_lines(path, reward, thoughts), bar), out)}
     about = {"responses": file_digest(path), "reward": reward, "thoughts": thoughts}
+    about |= settings_of(reward)
     return produced(out, write, force, **about)["rows"]

@@ -18,6 +18,7 @@ from ..core import Env, FtrlError, Row, rng
 from ..files import as_rows, rows_digest
 from ..forms import form_of
 from ..models.local import generated_text
+from ..registry import settings_of
 from .algorithm import ALGORITHMS
 from .policy import (Trained, adapter_settings, finish_training, formats, load_policy,
                                   model_folder, quieted, trained, training_claim)
@@ -322,6 +323,7 @@ def train(
     about = {"model": identity(model_folder(model)), "config": config, "mode": mode,
              "rows": rows_digest(rows)}
     about |= {"peft": adapter_settings(peft), "reference": reference and identity(model_folder(reference))}
+    about |= settings_of(config.reward)
     with training_claim(out, force, **about) as mine:
         if mine.done is not None:
             return trained(out)
