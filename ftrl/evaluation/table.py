@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import FtrlError, bare, dumps
 from .faults import FAULTS
-from .mean import mean_scores, names_of, paired_difference, read_results
+from .mean import mean_scores, names_of, paired_difference, read_results, result_files
 from .protocol import BENCHMARKS, Bench
 from ..files import data_dir, read_json_lines
 from ..registry import discover
@@ -312,13 +312,13 @@ def fault_shares(
 )->"pd.DataFrame": # model, benchmark, episodes, then the share of episodes with each fault
     "How often each fault occurs"
     import pandas as pd
-    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    paths = result_files(paths)
     rows, name = [], names_of(paths)
     for path in paths:
         for x in read_json_lines(path):
             occurred = x.get("faults", {})
             if not x["error"]:
-                rows.append([name(Path(path), x), x["benchmark"], *(f in occurred for f in FAULTS)])
+                rows.append([name(path, x), x["benchmark"], *(f in occurred for f in FAULTS)])
     keys = ["model", "benchmark"]
     frame = pd.DataFrame(rows, columns=[*keys, *FAULTS])
     shares = frame.groupby(keys, sort=False)[[*FAULTS]].mean()
