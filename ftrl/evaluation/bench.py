@@ -314,10 +314,10 @@ def _journal(
     force:bool, # Replace what is there?
 )->AbstractContextManager[Journal]:
     "The journal of a result file; a file that was copied without its note is taken up if its lines fit"
-    copied = not claimed(out) and recorded(out, keys, run)
+    own = settings_of(bench.name)  # the code of one's own benchmark, of which lines say nothing
+    copied = not own and not claimed(out) and recorded(out, keys, run)
     about = {"benchmark": bench.name, **run, "data": bench.digest(data)}
-    about |= settings_of(bench.name)
-    return open_journal(out, force, copied, **about)
+    return open_journal(out, force, copied, **about, **own)
 
 def _named(data)->str:
     "Data in an error"

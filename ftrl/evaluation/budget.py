@@ -95,9 +95,23 @@ def noise_of(
     item = math.sqrt(fmean(stdev(g) ** 2 for g in found))
     if len(found) < 2:
         return Noise(item)
-    own = item ** 2 / fmean(map(len, found))  # of a seed's mean, from its items alone
-    between = stdev([fmean(g) for g in found]) ** 2 - own
+    between = stdev([fmean(g) for g in found]) ** 2 - _of_items(found)
     return Noise(item, math.sqrt(max(0.0, between)))
+
+def _of_items(found:list[list[float]])->float:
+    "How much the means of seeds differ by what single items did in single seeds, as a variance"
+    n = min(map(len, found))
+    if n < max(map(len, found)):  # other items in each: all that items differ by is in it
+        return fmean(stdev(g) ** 2 / len(g) for g in found)
+    # of the same items, what they have in common moves all seeds alike
+    seeds = [fmean(g) for g in found]
+    items = [fmean(each) for each in zip(*found)]
+    middle = fmean(seeds)
+    rest = []
+    for gains, seed in zip(found, seeds):
+        rest += [gain - seed - item + middle for gain, item in zip(gains, items)]
+    single = sum(x ** 2 for x in rest) / ((n - 1) * (len(found) - 1))  # variance of an item in a seed
+    return single / n
 
 # %% ../../nbs/evaluation/09_budget.ipynb #cell-016
 def coin(

@@ -75,10 +75,10 @@ ANSWERED, OTHER_ANSWER, GIVES_UP, NO_ROOM, UNREADABLE, NEVER_CALLS, MODEL_FAILED
 
 def _end(row:Row, line:dict, solved:bool, called:bool)->str:
     "How an episode ended"
+    if line["error"]:
+        return MODEL_FAILED  # perhaps before its first message
     last = line["messages"][-1]
     said = chat.spoken(str(last.get("content") or ""))
-    if line["error"]:
-        return MODEL_FAILED
     if solved:
         return ANSWERED if last["role"] == "assistant" and verify(said, row.answer) else OTHER_ANSWER
     if any(mark in said for mark in chat.MARKS[:2]):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np, pandas as pd
 
 # %% ../../nbs/evaluation/06_mean.ipynb #cell-005
-_RECORD = ("model", "seed", "benchmark", "origin", "scenario", "item", "metric", "note", "value", "hollow")
+_RECORD = ("model", "seed", "benchmark", "origin", "scenario", "item", "metric", "note", "thinking", "value",
+           "hollow")
 
 def _records(x:dict, model:str, seen:Counter, runs:dict)->Iterator[tuple]:
     "A result line as records, one a metric of its benchmark"
@@ -39,7 +40,7 @@ def _records(x:dict, model:str, seen:Counter, runs:dict)->Iterator[tuple]:
         if not failed:
             value = float(x["metrics"][metric])
             hollow = bench.hollow(metric, x["metrics"])
-        yield *where, metric, run.get("note") or "", value, float(hollow)
+        yield *where, metric, run.get("note") or "", run.get("thinking") is True, value, float(hollow)
 
 # %% ../../nbs/evaluation/06_mean.ipynb #cell-006b
 _NO_SETTINGS = ("model", "mark", "seed", "note")
@@ -187,7 +188,7 @@ def read_results(
     paths, # Result files
     name:Callable[[Path, dict], str] | None=None, # Of the model, from the file and the line; None: `names_of`
 )->"pd.DataFrame": # A record an item and metric (`_RECORD`); NaN: failed
-    "The items of result files, trials averaged"
+    "The items of result files, trials averaged; `plays` of each, of which so many `failed`"
     import pandas as pd
     paths = result_files(paths)
     named = name or names_of(paths)
@@ -199,8 +200,10 @@ def read_results(
     if not rows:
         raise FtrlError("no result lines; expected files that `ftrl evaluate` wrote")
     frame = pd.DataFrame(rows, columns=list(_RECORD))
-    return frame.groupby(list(_RECORD[:-2]), sort=False,
-                         dropna=False)[["value", "hollow"]].mean().reset_index()
+    items = frame.groupby(list(_RECORD[:-2]), sort=False, dropna=False)
+    plays = items.size()
+    found = items[["value", "hollow"]].mean().assign(plays=plays, failed=plays - items.value.count())
+    return found.reset_index()
 
 # %% ../../nbs/evaluation/06_mean.ipynb #cell-009
 def _one_group(part:"pd.DataFrame")->"np.ndarray":
@@ -225,7 +228,7 @@ def values_of(
 def mean_scores(
     frame:"pd.DataFrame", # Records, as `read_results` gives them
     by=(), # More columns to split by, such as "scenario"
-)->"pd.DataFrame": # model, benchmark, origin, metric, …, mean, low, high, n, failed, hollow, seeds, note
+)->"pd.DataFrame": # model, benchmark, origin, metric, …, mean, low, high, n, failed, plays, …, note
     "Means with intervals, of every model and metric"
     import pandas as pd
     keys, rows = ["model", "benchmark", "origin", "metric", *by], []
@@ -234,12 +237,12 @@ def mean_scores(
         grouped = BENCHMARKS[key[1]].grouped and "scenario" not in by
         interval = bootstrap(values_of(good, grouped))
         seeds = part.seed.nunique()
-        failed = len(part) - len(good)
         hollow = good.hollow.mean() if len(good) else 0.0
         note = " ".join(part.note.unique())
-        rows.append([*key, *interval, len(good) // seeds, failed, hollow, seeds, note])
-    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n", "failed", "hollow", "seeds",
-                                       "note"])
+        counts = len(good) // seeds, part.failed.sum(), part.plays.sum()
+        rows.append([*key, *interval, *counts, hollow, seeds, note])
+    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n", "failed", "plays", "hollow",
+                                       "seeds", "note"])
 
 # %% ../../nbs/evaluation/06_mean.ipynb #cell-014
 _PLACE = ["benchmark", "origin", "metric", "scenario", "item"]
@@ -285,10 +288,13 @@ def paired_difference(
         if name not in known:
             raise FtrlError(f"no results of {name!r}; expected one of {', '.join(map(str, known))}")
     one, two = (frame[frame.model == m].dropna(subset="value") for m in (base, tuned))
-    rows = []
+    rows, columns = [], [*_PLACE[:3], "mean", "low", "high", "p", "n", "beyond"]
+    if one.empty or two.empty:  # all of its items failed
+        return pd.DataFrame(rows, columns=columns)
     for key, part in item_differences(one, two).groupby(_PLACE[:3], sort=False):
         groups = values_of(part, BENCHMARKS[key[0]].grouped)
         mean, low, high = bootstrap(groups)
         pairs = len(part) // part.seed.nunique()
-        rows.append([*key, mean, low, high, chance(groups), pairs, low > 0 or high < 0])
-    return pd.DataFrame(rows, columns=[*_PLACE[:3], "mean", "low", "high", "p", "n", "beyond"])
+        beyond = pairs > 1 and (low > 0 or high < 0)  # one pair tells nothing of others
+        rows.append([*key, mean, low, high, chance(groups), pairs, beyond])
+    return pd.DataFrame(rows, columns=columns)

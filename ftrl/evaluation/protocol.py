@@ -238,12 +238,21 @@ def evenly(
     items, places = list(items), {}
     for i, x in enumerate(items):
         places.setdefault(x.scenario, []).append(i)
-    picked, scenarios = set(), len(places)
-    for s, at in enumerate(places.values()):
-        share = (s + 1) * n // scenarios - s * n // scenarios  # these add up to n
-        few = min(len(at), share)
+    picked = set()
+    for at, few in zip(places.values(), _shares([len(at) for at in places.values()], n)):
         picked |= {at[j * len(at) // few] for j in range(few)}
     return (items[i] for i in sorted(picked))
+
+def _shares(sizes:list[int], n:int)->list[int]:
+    "How many of each group, alike for all; what a small group lacks, the others give"
+    k = len(sizes)
+    shares = [min(size, (s + 1) * n // k - s * n // k) for s, size in enumerate(sizes)]  # they add up to n
+    while sum(shares) < min(n, sum(sizes)):
+        with_room = [s for s in range(k) if shares[s] < sizes[s]]
+        lack = min(n, sum(sizes)) - sum(shares)
+        for s in with_room[:lack]:
+            shares[s] += 1
+    return shares
 
 # %% ../../nbs/evaluation/02_protocol.ipynb #cell-034
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import FtrlError, bare, dumps
 from .faults import FAULTS
+from .interval import ENOUGH
 from .mean import mean_scores, names_of, paired_difference, read_results, result_files
 from .protocol import BENCHMARKS, Bench
 from ..files import data_dir, read_json_lines
@@ -112,13 +113,18 @@ def _letters(name:str)->str:
     "A model's name without owner and punctuation"
     return re.sub(r"[^a-z0-9.+]", "", bare(name).split("/")[-1])
 
+_PLAIN, _THINKS = ("", "nonreasoning"), ("reasoning", "reasoningreasoning")  # what the paper's names end with
+
 def counterpart(
-    model:str, # A name of ours
+    model:str, # A name of ours, perhaps with settings in brackets behind it
     paper:dict, # As `published` gives it
+    thinking:bool=False, # Was it told to reason?
 )->str | None:
     "The row of the paper that is the same model"
     names = {_letters(n): n for n in paper}
-    return names.get(_letters(model)) or names.get(_letters(model) + "nonreasoning")
+    ours = _letters(model.partition(" (")[0])
+    known = [names[ours + end] for end in (_THINKS if thinking else _PLAIN) if ours + end in names]
+    return known[0] if known else None
 
 # %% ../../nbs/evaluation/07_table.ipynb #cell-017
 @dataclass
@@ -128,7 +134,8 @@ class Cell:
     low: float | None = None
     high: float | None = None
     n: int | None = None
-    failed: int = 0
+    failed: int = 0             # Plays that are not counted
+    plays: int | None = None    # Of so many: items, in all trials and with all seeds
     hollow: float = 0.0         # The share of items whose full mark is one for having done nothing
     seeds: int = 1
     note: str = ""
@@ -144,6 +151,7 @@ class Cell:
         "Is the paper's value outside our interval?"
         return None not in (self.paper, self.low) and not self.low <= self.paper <= self.high
 
+# %% ../../nbs/evaluation/07_table.ipynb #11fe0001
 @dataclass
 class Line:
     "A row of the table"
@@ -157,7 +165,7 @@ def _means_of(frame:"pd.DataFrame")->dict[str, Line]:
     for x in mean_scores(frame).itertuples():
         head = _heading(BENCHMARKS[x.benchmark], x.metric, x.origin)
         percents = [100 * value for value in (x.mean, x.low, x.high)]
-        cell = Cell(*percents, x.n, x.failed, x.hollow, x.seeds, x.note)
+        cell = Cell(*percents, x.n, x.failed, x.plays, x.hollow, x.seeds, x.note)
         lines[x.model].cells[head] = cell
     return lines
 
@@ -189,8 +197,9 @@ def results_table(
                         "see `error` in the result lines")
     lines, known = _means_of(frame), published()
     _compared(lines, frame)
+    thinks = frame.groupby("model").thinking.all()
     for model, line in lines.items():
-        theirs = known.get(counterpart(model, known), {})
+        theirs = known.get(counterpart(model, known, thinks[model]), {})
         for head, cell in line.cells.items():
             cell.paper = theirs.get(head)
         _averaged(line)
@@ -228,9 +237,11 @@ def _remarks(model:str, head:str, cell:Cell)->Iterator[str]:
     "What a reader must know of a cell"
     said = []
     if cell.failed:
-        said.append(f"{cell.failed} of {cell.n + cell.failed} items failed and are not counted")
+        things = "items" if cell.plays == cell.n + cell.failed else "plays"
+        said.append(f"{cell.failed} of {cell.plays} {things} failed and are not counted")
     if cell.seeds > 1:
-        said.append(f"{cell.seeds} seeds, drawn together with the items")
+        few = "; of so few the interval is too narrow" if cell.seeds < ENOUGH else ""
+        said.append(f"{cell.seeds} seeds, drawn together with the items{few}")
     if cell.note:
         said.append(cell.note)
     share = f"{cell.hollow:.0%} of it is episodes in which nothing was called, which count as right"
@@ -281,8 +292,8 @@ def _markdown(rows:list[Line], heads:list[str])->str:
     return "\n".join([text, "", *notes]) if notes else text
 
 def _plain(cell:Cell)->dict:
-    "A cell as JSON: what there is to say"
-    return {k: v for k, v in asdict(cell).items() if v is not None}
+    "A cell as JSON: what there is to say; JSON knows no NaN"
+    return {k: v for k, v in asdict(cell).items() if v is not None and v == v}
 
 # %% ../../nbs/evaluation/07_table.ipynb #cell-030
 _PARTS = {"": "mean", " low": "low", " high": "high", " n": "n", " failed": "failed", " hollow": "hollow"}
@@ -304,6 +315,8 @@ def _csv(rows:list[Line], heads:list[str])->str:
 def _value(cell:Cell | None, part:str):
     "A part of a cell as csv has it"
     value = getattr(cell, part) if cell else None
+    if value != value:
+        return None
     return f"{value:.2f}" if isinstance(value, float) else value
 
 # %% ../../nbs/evaluation/07_table.ipynb #cell-035
@@ -316,8 +329,8 @@ def fault_shares(
     rows, name = [], names_of(paths)
     for path in paths:
         for x in read_json_lines(path):
-            occurred = x.get("faults", {})
-            if not x["error"]:
+            occurred = x.get("faults")  # what has no tool calls, such as a general suite, has none
+            if occurred is not None and not x["error"]:
                 rows.append([name(path, x), x["benchmark"], *(f in occurred for f in FAULTS)])
     keys = ["model", "benchmark"]
     frame = pd.DataFrame(rows, columns=[*keys, *FAULTS])

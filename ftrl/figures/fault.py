@@ -48,7 +48,7 @@ def _faults_in(path, rows:dict)->Iterator[dict]:
 # %% ../../nbs/figures/06_fault.ipynb #cell-009
 def _by_seed(frame:"pd.DataFrame", name:str, fault:str)->"pd.DataFrame":
     "A fault of one policy: a row an environment, a column a seed"
-    return frame[frame.model == name].pivot(index="id", columns="seed", values=fault)
+    return frame[frame.model == name].pivot_table(index="id", columns="seed", values=fault)
 
 def fault_changes(
     frame:"pd.DataFrame", # As `faulty` gives it
@@ -63,6 +63,7 @@ def fault_changes(
         each = {name: _by_seed(frame, name, fault) for name in names}
         each[f"{after} - {before}"] = (each[after] - each[before]).dropna(axis=1, how="all")
         for name, table in each.items():
+            table = table.dropna(how="all")  # environments that only the other policy played to an end
             mean, low, high = bootstrap([table.to_numpy().T])
             about = {"model": name, "fault": fault, "mean": mean, "low": low, "high": high}
             rows.append(about | {"n": len(table), "seeds": table.shape[1]})

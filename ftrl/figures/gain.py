@@ -219,11 +219,12 @@ def over_seeds(
 # %% ../../nbs/figures/06_gain.ipynb #cell-030
 def _ways(ax, folders:dict)->None:
     "Solve-F1 of every policy, joined as it was trained"
-    order = None
-    for i, (seed, folder) in enumerate(folders.items()):
+    found = {}
+    for seed, folder in folders.items():
         frame = results(folder, "ftrl", "eval/*.jsonl")
-        percent = 100 * frame.groupby("model").solve_f1.mean()
-        order = order or models(percent.index)
+        found[seed] = 100 * frame.groupby("model").solve_f1.mean()
+    order = models(name for percent in found.values() for name in percent.index)
+    for i, (seed, percent) in enumerate(found.items()):
         how = {"color": PALETTE[i % len(PALETTE)], "marker": "s" if i else "o", "ls": "--" if i else "-"}
         name = f"seed {seed}"
         for after, before in training_steps(percent.index):

@@ -40,7 +40,7 @@ def _level(frames:"list[pd.DataFrame]", name:str)->dict:
     "Mean Solve-F1 of a policy with its interval over seeds and environments; a frame a seed"
     import pandas as pd
     played = [frame[frame.model == name].groupby("id").solve_f1.mean() for frame in frames]
-    table = pd.concat([one for one in played if len(one)], axis=1)
+    table = pd.concat([one for one in played if len(one)], axis=1).dropna(how="all")
     mean, low, high = bootstrap([table.to_numpy().T])
     return {"mean": mean, "low": low, "high": high, "n": len(table), "seeds": table.shape[1]}
 

@@ -153,6 +153,22 @@ def policy(path:Path)->str:
     "The policy that a result file is about: its name"
     return unpacked_name(path.name).removesuffix(".jsonl")
 
+# %% ../../nbs/figures/00_style.ipynb #17e40001
+def _item(line:dict)->dict:
+    "What figures need of a result line"
+    about = {k: line.get(k) for k in ("benchmark", "scenario", "id", "error")}
+    return about | {"trial": line.get("trial", 0)} | (line["metrics"] or {})
+
+def _over_trials(frame:"pd.DataFrame")->"pd.DataFrame":
+    "Items with the mean of their trials: an item weighs the same however often it was played"
+    item = ["model", "benchmark", "scenario", "id"]
+    if frame.trial.nunique() > 1:
+        twin = frame.groupby([*item, "trial"], dropna=False).cumcount()  # two items may have one id
+        each = frame.assign(twin=twin).groupby([*item, "twin"], sort=False, dropna=False)
+        errors = each.error.first()  # None where a trial at least has none of it
+        frame = each.mean(numeric_only=True).assign(error=errors).reset_index().drop(columns="twin")
+    return frame.drop(columns="trial")
+
 # %% ../../nbs/figures/00_style.ipynb #cell-025
 def results(
     run, # A run directory
@@ -169,14 +185,9 @@ def results(
             if benchmark in (None, line["benchmark"]):
                 rows.append({"model": policy(path)} | _item(line))
     if rows:
-        return pd.DataFrame(rows)
+        return _over_trials(pd.DataFrame(rows))
     raise Missing(f"{run}/{place} has no results of {benchmark}; make them with `ftrl evaluate {benchmark} "
                   f"--model M --out {run}/eval/{benchmark}/NAME.jsonl`")
-
-def _item(line:dict)->dict:
-    "What figures need of a result line"
-    about = {k: line.get(k) for k in ("benchmark", "scenario", "id", "error")}
-    return about | (line["metrics"] or {})
 
 # %% ../../nbs/figures/00_style.ipynb #cell-028
 def models(

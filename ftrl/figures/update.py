@@ -114,7 +114,8 @@ def update_depth(
         ax.grid(axis="x", visible=False)
     axes[-1, 0].set_xlabel("layer")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
-    caption(fig, f"Share of ‖Δ‖² over all weights; dashed: share of the weights themselves. {seeds(run)}.")
+    caption(fig, "Share of ‖Δ‖² over the weights of layers, without embedding and head; dashed: share of "
+                 f"these weights. {seeds(run)}.")
     return fig, pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/figures/04_update.ipynb #cell-018
@@ -124,6 +125,8 @@ def _shares(ax, table:"pd.DataFrame")->None:
     tint = {"attention": PALETTE[5], "mlp": PALETTE[0], "norm": PALETTE[1]}
     for block, colour in tint.items():
         part = table[table.block == block].set_index("layer").share * 100
+        if part.empty:
+            continue  # a model without such weights
         ax.bar(part.index, part, .82, bottom=under, color=colour, label=label(block))
         under = part + under
     even = table.groupby("layer")["size"].sum() * 100

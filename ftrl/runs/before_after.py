@@ -62,10 +62,12 @@ def _both(folder:Path)->list[dict]:
     return [_by_id(folder/f"{name}.jsonl") for name in ("before", "after")]
 
 def _changes(before:dict, after:dict)->dict[str, float]:
-    "What Solve-F1 changed by in each environment that was played before and after"
-    def scored(line):
-        return line["metrics"].get("solve_f1", 0)
-    return {id: scored(after[id]) - scored(before[id]) for id in after if id in before}
+    "What Solve-F1 changed by in each environment that was scored before and after"
+    def scores(lines):
+        metrics = {id: line["metrics"] for id, line in lines.items()}
+        return {id: scored["solve_f1"] for id, scored in metrics.items() if "solve_f1" in scored}
+    old, new = scores(before), scores(after)  # an episode that failed has no score, which is not 0
+    return {id: new[id] - old[id] for id in new if id in old}
 
 def gain_points(
     folder:Path, # With before.jsonl and after.jsonl
@@ -114,6 +116,7 @@ def tuning_page(
 )->str: # HTML that needs nothing else
     "A tuning run on one page"
     gain, low, high = gain_points(folder)
+    scored = len(_changes(*_both(folder)))
     held = load_rows(folder/"test.jsonl")
     asked = [row.messages[-1]["content"].split("Question: ")[-1] for row in held[:8]]
     questions = "".join(f"<li>{html.escape(question)}</li>" for question in asked)
@@ -122,7 +125,7 @@ def tuning_page(
         "<!doctype html>", f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
         f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body><h1>{title}</h1>',
-        f"<p class=lead>Solve-F1 on {len(held)} held-out questions: <b>{gain:+.1f} points</b> "
+        f"<p class=lead>Solve-F1 on {scored} held-out questions: <b>{gain:+.1f} points</b> "
         f"(95 %: {low:+.1f} to {high:+.1f}, one seed).</p>",
         _scores(folder), "<h2>An episode</h2>", _episode(folder),
         f"<h2>Held-out questions</h2><ul>{questions}</ul>",

@@ -110,6 +110,9 @@ def _cosine(s:Sums)->float:
 # %% ../../nbs/weights/00_delta.ipynb #cell-017
 def _row(name:str, w:Weight, s:Sums)->dict:
     "One row of the table"
+    if not all(map(math.isfinite, astuple(s))):
+        raise FtrlError(f"{name} holds NaN or infinite numbers, so what moved cannot be told; "
+                        "expected a training that did not diverge")
     n, role = max(w.numel, 1), part(name)
     return {"name": name,
             "layer": number(name, "layers"),

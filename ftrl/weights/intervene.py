@@ -10,11 +10,10 @@ import json, re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
-from ..core import FtrlError, known_options
+from ..core import FtrlError, dumps, known_options
 from ..evaluation.protocol import Protocol
 from ..files import atomic, finished, produced, read_json_lines
 from ..models.checkpoint import Adapted, copy_settings, pairs, weights
@@ -236,9 +235,10 @@ class _Players:
 
 # %% ../../nbs/weights/01_intervene.ipynb #cell-032
 def _adopt(path:str | Path, out:Path, limit:int | None, force:bool=False)->None:
-    "The first lines of a result file, as a variant's"
-    with open(path, encoding="utf-8") as f:
-        text = "".join(islice(f, limit))
+    "The lines of the first environments of a result file, as a variant's"
+    lines = list(read_json_lines(path))
+    first = set(list(dict.fromkeys(line["id"] for line in lines))[:limit])  # each may have several trials
+    text = "".join(dumps(line) + "\n" for line in lines if line["id"] in first)
     def copy():
         with atomic(out) as temp:
             temp.write_text(text, encoding="utf-8")

@@ -128,7 +128,7 @@ def kind_name(
 
 # %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-024
 _WORDS = """kg g mg t km m cm mm mph hours minutes seconds days weeks months years percent watts volts
-            dollars litres liters ml ms"""
+            dollars litres liters ml ms feet inches miles yards acres hectares"""
 _UNITS = {word: word for word in _WORDS.split()}
 _UNITS |= {"eur": "EUR", "usd": "USD", "gbp": "GBP", "chf": "CHF", "jpy": "JPY", "euro": "EUR",
            "pct": "percent",
@@ -136,7 +136,8 @@ _UNITS |= {"eur": "EUR", "usd": "USD", "gbp": "GBP", "chf": "CHF", "jpy": "JPY",
            "gb": "GB",
            "sqm": "square metres", "km2": "square km", "m2": "square metres", "kwh": "kWh", "hp": "hp",
            "sec": "seconds", "secs": "seconds", "min": "minutes", "mins": "minutes", "hrs": "hours",
-           "lbs": "lbs"}
+           "h": "hours", "s": "seconds", "lbs": "lbs", "lb": "lbs", "oz": "ounces", "ft": "feet",
+           "in": "inches", "mi": "miles", "ha": "hectares", "kw": "kW"}
 
 def _scale(label:str, largest:float | None)->tuple[str, str] | None:
     "A label such as `satisfaction 1 5`, whose numbers are those of a scale"
@@ -177,7 +178,9 @@ def _counted(ws:list[str], whole:bool)->str:
     return label if whole and _countable(ws) else ""
 
 # %% ../../../nbs/environments/tabular/00_wording.ipynb #cell-028
-_PAIRS = {"km h": "km/h", "m s": "m/s", "deg c": "degrees Celsius", "deg f": "degrees Fahrenheit"}
+_PAIRS = {"km h": "km/h", "m s": "m/s", "deg c": "degrees Celsius", "deg f": "degrees Fahrenheit",
+          "sq m": "square metres", "sq km": "square km", "sq ft": "square feet", "sq mi": "square miles"}
+_PAIRS |= {f"square {unit}": f"square {unit}" for unit in ("metres", "meters", "km", "feet", "miles")}
 _DEGREES = {"c": "degrees Celsius", "f": "degrees Fahrenheit", "k": "kelvin"}
 
 _LENGTHS = """height length width depth distance altitude elevation radius diameter thickness span
@@ -189,13 +192,16 @@ _TIMES = """duration time times length runtime delay wait waiting walk walking d
             cooking cook prep preparation baking elapsed interval period uptime downtime playtime commute
             response session late stay"""
 _NUTRIENTS = "protein fat sugar carbs carbohydrates fiber fibre sodium salt portion serving dose yarn"
-_BEHIND = {"m": {*_LENGTHS.split()}, "t": {*_WEIGHTS.split()}, "min": {*_TIMES.split()},
-           "g": {*_WEIGHTS.split(), *_NUTRIENTS.split()}}
+_OF_LENGTH, _OF_WEIGHT, _OF_TIME = {*_LENGTHS.split()}, {*_WEIGHTS.split()}, {*_TIMES.split()}
+_BEHIND = {"m": _OF_LENGTH, "in": _OF_LENGTH, "mi": _OF_LENGTH, "t": _OF_WEIGHT,
+           "g": _OF_WEIGHT | {*_NUTRIENTS.split()}, "min": _OF_TIME, "h": _OF_TIME, "s": _OF_TIME}
 
 def _measures(ws:list[str])->bool:
     "Is the last word a unit of what the words before it tell?"
     unit, before = ws[-1], ws[:-1]
-    return bool(before) and unit in _UNITS and (unit not in _BEHIND or not _BEHIND[unit].isdisjoint(before))
+    if not before or before[-1] in ("square", "sq", "cubic", "cu"):
+        return False
+    return unit in _UNITS and (unit not in _BEHIND or not _BEHIND[unit].isdisjoint(before))
 
 # %% ../../../nbs/environments/tabular/00_wording.ipynb #71b2efea
 def _unit_of(ws:list[str])->tuple[list[str], str]:

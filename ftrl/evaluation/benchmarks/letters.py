@@ -62,6 +62,8 @@ def letters(
 )->Iterator[dict]: # id, benchmark, scenario, metrics: accuracy
     "Is the right letter the most probable one?"
     in_range(n=n)
+    if shots < 0:
+        raise FtrlError(f"shots is {shots}; expected 0 to 5")
     policy, where = judge_model(model), mmlu.where(data)
     run = {"model": policy.name, "mark": policy.mark, "harness": f"ftrl, letters 1, {shots} shots"}
     items = sorted(evenly(mmlu.items(where), n), key=attrgetter("scenario"))

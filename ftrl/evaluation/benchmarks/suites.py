@@ -224,12 +224,14 @@ def _unix(x:dict)->dict:
     return {k: v.replace("\r\n", "\n") if isinstance(v, str) else v for k, v in x.items()}
 
 def _read_mbpp(data:Path)->Iterator[tuple]:
-    "The test tasks with their examples"
-    shown = []
-    for id, scenario, x in _lines(data):
-        x = _unix(x)
-        if id in ("2", "3", "4"):
-            shown.append({k: x[k] for k in ("text", "code", "test_list")})
+    "The test tasks with their examples, wherever in the file these stand"
+    tasks = {id: (scenario, _unix(x)) for id, scenario, x in _lines(data)}
+    lack = {"2", "3", "4"} - tasks.keys()
+    if lack:
+        raise FtrlError(f"{data}: no tasks {', '.join(sorted(lack))}, which are shown as examples; "
+                        "expected all splits of MBPP in one file")
+    shown = [{k: tasks[id][1][k] for k in ("text", "code", "test_list")} for id in ("2", "3", "4")]
+    for id, (scenario, x) in tasks.items():
         if 11 <= int(id) <= 510:
             yield id, scenario, x | {"shown": shown}
 

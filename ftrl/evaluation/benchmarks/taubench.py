@@ -32,6 +32,11 @@ class Domain:
     tools: list[dict]
     codes: dict[str, str]
     data: dict = field(repr=False)
+    mark: str = ""  # Of its files
+
+def _files(folder:Path)->list[Path]:
+    "The files of a domain"
+    return sorted(path for path in folder.iterdir() if path.is_file())
 
 def domain(
     folder:Path, # With retail/ and airline/
@@ -39,8 +44,7 @@ def domain(
 )->Domain:
     "A domain, read again when one of its files has changed"
     at = Path(folder)/name
-    files = sorted(p for p in at.iterdir() if p.is_file())
-    return _domain(at, name, tuple(map(file_digest, files)))
+    return _domain(at, name, tuple(map(file_digest, _files(at))))
 
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-006
 @lru_cache(4)
@@ -54,7 +58,7 @@ def _domain(at:Path, name:str, holds:tuple[str, ...])->Domain:
     codes = read_json(at/"codes.json", dict)
     if not all(isinstance(c, str) for c in codes.values()):
         raise FtrlError(f"{at}/codes.json: expected the source of each tool")
-    return Domain(wiki, read_json(at/"tools.json"), codes, data)
+    return Domain(wiki, read_json(at/"tools.json"), codes, data, "".join(holds))
 
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-008
 def _folder(
@@ -216,10 +220,12 @@ def all_said(
     return all(any(output.lower() in text for text in said) for output in outputs)
 
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-026
+_TASK = "instruction", "actions", "outputs"
+
 def _checked(x:dict, where:str)->str:
     "The domain of a task that holds what a task must"
     name = str(x.get("data_source", "")).split("/")[-1]
-    if name not in TABLES or not {"instruction", "actions", "outputs"} <= set(x):
+    if name not in TABLES or not set(_TASK) <= set(x):
         raise FtrlError(f"{where}: not a τ-bench task; expected instruction, actions, outputs, data_source")
     outputs = x["outputs"]
     texts = [x["instruction"], *(outputs if isinstance(outputs, list) else [None])]
@@ -261,16 +267,19 @@ class TauBench(Bench):
             name = _checked(x, f"{data} line {i}")
             world = self.world(data, name)
             _check_actions(x["actions"], world.codes, f"{data} line {i}")
-            yield Item(str(count[name]), name, {k: x[k] for k in ("instruction", "actions", "outputs")})
+            task = {k: x[k] for k in _TASK} | {"world": world.mark}  # of another database, another task
+            yield Item(str(count[name]), name, task)
             count[name] += 1
 
-    def note(self, protocol):
-        user = "the user only reads its instruction out: not comparable with published numbers"
-        compat = "the paper's script: outputs sought beside tool calls, a transfer does not end an episode"
-        said = [None if protocol.user else user, compat if protocol.compat else None]
-        return "; ".join(filter(None, said)) or None
-
 # %% ../../../nbs/evaluation/benchmarks/02_taubench.ipynb #cell-030
+@patch
+def note(self:TauBench, protocol):
+    "What a reader of results must know of how they were made"
+    user = "the user only reads its instruction out: not comparable with published numbers"
+    compat = "the paper's script: outputs sought beside tool calls, a transfer does not end an episode"
+    said = [None if protocol.user else user, compat if protocol.compat else None]
+    return "; ".join(filter(None, said)) or None
+
 @patch
 def world(self:TauBench, tasks:Path, name:str)->Domain:
     "The domain of a file of tasks"
@@ -281,10 +290,9 @@ def world(self:TauBench, tasks:Path, name:str)->Domain:
 @patch
 def inputs(self:TauBench, data)->Iterator[Path]:
     "The tasks, and the databases of the domains that occur"
-    found = [Path(data)]
-    for name in sorted(self.worlds):
-        found += sorted(p for p in (_folder(Path(data), name)/name).iterdir() if p.is_file())
-    return found
+    names = {_checked(x, f"{data} line {i}") for i, x in numbered_lines(data)}
+    folders = [_folder(Path(data), name)/name for name in sorted(names)]
+    return [Path(data), *(path for folder in folders for path in _files(folder))]
 
 @patch
 def players(self:TauBench, agent:LLM, protocol)->dict[str, LLM]:
@@ -325,10 +333,12 @@ def pass_k(
         raise FtrlError(f"Pass^{k} is nothing; expected k of at least 1")
     tasks, domains = {}, {}
     for x in lines:
+        trials = tasks.setdefault((x["scenario"], x["id"]), [])
         if not x["error"]:
-            tasks.setdefault((x["scenario"], x["id"]), []).append(x["metrics"]["pass1"] == 1)
+            trials.append(x["metrics"]["pass1"] == 1)
     if not tasks or any(len(trials) < k for trials in tasks.values()):
-        raise FtrlError(f"Pass^{k} needs {k} trials of every task; give --trials {k}")
+        raise FtrlError(f"Pass^{k} needs {k} trials of every task that did not fail; give --trials {k}, "
+                        "or the same command again for those that failed")
     for (name, _), trials in tasks.items():
         domains.setdefault(name, []).append(comb(sum(trials), k) / comb(len(trials), k))
     return sum(sum(chances) / len(chances) for chances in domains.values()) / len(domains)
