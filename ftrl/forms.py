@@ -223,12 +223,12 @@ def _not_from_its_prompt(tokenizer, i:int)->FtrlError:
     return FtrlError(f"the chat template of {name} writes turn {i} otherwise than it asks for it; "
                      "expected one that goes on from its own prompt (with reasoning off, perhaps)")
 
-def _turn(prompt:str, written:str, whole:str, end:str)->str | None:
+def _turn(prompt:str, written:str, whole:str, end:str | None)->str | None:
     "What the assistant writes after a prompt, with the token that ends it; None if it does not follow"
     if not written.startswith(prompt):
         return None
     turn = written[len(prompt):]
-    if end in turn:
+    if end and end in turn:
         turn = turn[:turn.rindex(end) + len(end)]
     return turn if whole.startswith(prompt + turn) else None
 

@@ -252,6 +252,11 @@ def _stop_ids(network, tokenizer)->set[int]:
     ends = ends if isinstance(ends, list) else [ends]
     return {*ends, tokenizer.eos_token_id} - {None}
 
+def _stopped_by_vllm(args, stop:set[int])->None:
+    "Let vLLM end turns where the trainer does: the tokenizer that it loads may end documents only"
+    if args.use_vllm:
+        args.generation_kwargs = {"stop_token_ids": sorted(stop)} | (args.generation_kwargs or {})
+
 def _step_data(rows:list[Row], visits:list[int], network, tokenizer, config:TrainConfig)->dict:
     "Data and reward of step-level training"
     from datasets import Dataset
@@ -297,6 +302,7 @@ def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, mode:
     passed = "together", "resample", "importance_cap"
     out = Path(args.output_dir)
     chosen = formats(out, config.options)
+    _stopped_by_vllm(args, _stop_ids(network, tokenizer))
     record = Record(out/"metrics.jsonl", config.algorithm, facts=asdict(chosen))
     trainer = StepTrainer(network, args=args, processing_class=tokenizer, algorithm=config.algorithm,
                           shared=shared, **{name: config.own(name) for name in passed}, **data, **how,
