@@ -308,8 +308,22 @@ def control_marks(
     tokenizer, # A prepared tokenizer
 )->list[str]:
     "What opens or ends a turn: the tokenizer's special tokens, and those that its template writes"
-    written = re.findall(r"<\|[^|<>\s]+\|>", template_of(tokenizer))
-    return sorted({*tokenizer.all_special_tokens, *written})
+    template = template_of(tokenizer)
+    written = re.findall(r"<\|[^|<>\s]+\|>", template)
+    return sorted({*tokenizer.all_special_tokens, *written, *_added_marks(tokenizer, template)})
+
+_marks = weakref.WeakKeyDictionary()
+
+def _added_marks(tokenizer, template:str)->list[str]:
+    "Added tokens that its template writes, and special ones by which any model tells turns apart"
+    now = template, len(tokenizer)
+    before, found = _marks.get(tokenizer, (None, []))
+    if before != now:
+        marks = [t for t in _added(tokenizer) if t.content.startswith(("<", "["))]
+        found = [t.content for t in marks
+                 if t.content in template or t.special and chat_mark(t.content) == t.content]
+        _marks[tokenizer] = now, found
+    return found
 
 # %% ../nbs/03_chat.ipynb #cell-042
 _TAGS = (r"(?:\w{1,20}[:_])?tool_?calls?|tool_?responses?|tools?|tool_parsed_response"
