@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MARKS', 'END_TOKENS', 'THOUGHT', 'HERMES', 'TURN_ENDS', 'TOOL_MARKS', 'Turn', 'call_of', 'parse', 'spoken',
            'call_text', 'turn_text', 'message', 'tool_message', 'from_message', 'template_of', 'turn_end', 'prepare',
-           'defused', 'control_marks', 'chat_mark', 'template_message', 'render']
+           'defused', 'control_marks', 'chat_mark', 'template_message', 'one_call_a_turn', 'render', 'as_taken']
 
 # %% ../nbs/03_chat.ipynb #cell-002
 import hashlib, json, re, weakref
@@ -376,8 +376,42 @@ def template_message(
     return {**message, "tool_calls": calls}
 
 # %% ../nbs/03_chat.ipynb #cell-049
+def one_call_a_turn(
+    messages:list[dict], # A conversation
+)->list[dict]: # The same object for each message that has at most one call
+    "The same conversation, each call in a turn of its own with its reply behind it"
+    told, left = [], list(messages)
+    while left:
+        m = left.pop(0)
+        calls = m.get("tool_calls") or ()
+        if len(calls) < 2:
+            told.append(m)
+            continue
+        replies = []
+        while left and left[0].get("role") == "tool":
+            replies.append(left.pop(0))
+        for i, call in enumerate(calls):
+            told.append({**m, "content": "" if i else m.get("content"), "tool_calls": [call]})
+            mine = [r for r in replies if r.get("tool_call_id") == call.get("id")][:1]
+            for reply in mine:
+                replies.remove(reply)
+            told += mine
+        told += replies
+    return told
+
+# %% ../nbs/03_chat.ipynb #2ca11a02
 _LONGEST = 1 << 25  # characters of a prompt: more than any model reads
 
+def _written(messages:list[dict], tools:list[dict] | None, tokenizer, how:dict)->str:
+    "What a template makes of a conversation"
+    marks = control_marks(tokenizer)
+    told = [template_message(m, marks) for m in messages]
+    text = tokenizer.apply_chat_template(told, tools=tools or None, **{"tokenize": False} | how)
+    if len(text) > _LONGEST:
+        raise OverflowError(f"it makes {len(text):,} characters of it")
+    return text
+
+# %% ../nbs/03_chat.ipynb #2ca11a03
 def render(
     messages:list[dict], # The conversation so far
     tools:list[dict] | None, # Tool schemas
@@ -386,14 +420,34 @@ def render(
     **kwargs, # What else the template takes, such as `enable_thinking`
 )->str:
     "The prompt text of a conversation"
-    marks = control_marks(prepare(tokenizer))
-    told = [template_message(m, marks) for m in messages]
-    how = dict(tokenize=False, add_generation_prompt=generate) | kwargs
+    _, text = _taken(messages, tools, tokenizer, dict(add_generation_prompt=generate) | kwargs)
+    return text
+
+def as_taken(
+    messages:list[dict], # A conversation
+    tools:list[dict] | None, # Tool schemas
+    tokenizer, # A tokenizer, prepared if need be
+    **kwargs, # What else the template takes
+)->list[dict]:
+    "The conversation as its template takes it: one call a turn, where it takes no more"
+    talk, _ = _taken(messages, tools, tokenizer, kwargs)
+    return talk
+
+# %% ../nbs/03_chat.ipynb #2ca11a04
+def _taken(messages:list[dict], tools, tokenizer, how:dict)->tuple[list[dict], str]:
+    "A conversation as its template takes it, and the text that it makes of it"
     try:
-        text = tokenizer.apply_chat_template(told, tools=tools or None, **how)
-        if len(text) > _LONGEST:
-            raise OverflowError(f"it makes {len(text):,} characters of it")
-        return text
+        from jinja2 import TemplateError
+        prepare(tokenizer)
+        try:
+            return messages, _written(messages, tools, tokenizer, how)
+        except TemplateError:
+            single = one_call_a_turn(messages)
+            if len(single) == len(messages):
+                raise
+            return single, _written(single, tools, tokenizer, how)
+    except FtrlError:
+        raise
     except Exception as e:  # a template is a program: it may do anything wrong
         name = getattr(tokenizer, "name_or_path", "") or "this model"
         why = (str(e).splitlines() or [""])[0]

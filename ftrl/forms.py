@@ -12,7 +12,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from dataclasses import dataclass
 from .chat import (
-    END_TOKENS, MARKS, Turn, call_of, message, parse, render, spoken, template_of, tool_message)
+    END_TOKENS, MARKS, Turn, as_taken, call_of, message, parse, render, spoken, template_of, tool_message)
 from .core import Call, FtrlError
 
 # %% ../nbs/04_forms.ipynb #cell-005
@@ -202,6 +202,7 @@ def written_parts(
     **template, # What else the template takes
 )->list[tuple[str, bool]]: # Text in order, and whether the assistant writes it
     "A conversation as its template renders it, cut where the assistant begins and where its turns end"
+    messages = as_taken(messages, tools, tokenizer, **template)
     whole = render(messages, tools, tokenizer, generate=False, **template)
     parts, at = [], 0
     for i, m in enumerate(messages):

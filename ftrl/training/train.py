@@ -49,6 +49,24 @@ def usable(
                     f"{len(idle)} without an unsolved sub-answer; collect rows again, or use a model with a "
                     "longer context")
 
+# %% ../../nbs/training/11_train.ipynb #2ca11c02
+def _rendered(rows:Sequence[Row], tokenizer, template:dict, say:Callable[[str], object]=print)->tuple:
+    "The rows that the template takes, and their prompts' token ids; what is dropped is said"
+    kept, prompts, why = [], [], None
+    for row in rows:
+        try:
+            text = render(row.messages, row.toolset, tokenizer, **template)
+        except FtrlError as e:
+            why = why or e
+            continue
+        kept.append(row)
+        prompts.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not kept:
+        raise why
+    if why:
+        say(f"{len(rows) - len(kept)} of {len(rows)} rows dropped: {why}")
+    return kept, prompts
+
 # %% ../../nbs/training/11_train.ipynb #cell-008
 def _hardness(row:Row)->tuple[int, int]:
     "Difficulty of the environment, and how many sub-answers it asks for; unknown, those still to find"
@@ -348,8 +366,7 @@ def _prepared(rows:list[Row], model, out:Path, config:TrainConfig, mode:str, pef
     from ftrl.training.record import told_where
     told_where(out, config.options)
     network, tokenizer = load_policy(model, _frozen(out, config, peft))
-    texts = [render(row.messages, row.toolset, tokenizer, **config.template) for row in rows]
-    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    rows, prompts = _rendered(rows, tokenizer, config.template)
     room = network.config.max_position_embeddings - config.length
     kept = usable(rows, prompts, min(room, config.own("max_prompt") or room))
     rows = [rows[i] for i in kept]
