@@ -110,7 +110,8 @@ def call_text(
 )->str:
     "Calls as a Hermes model writes them"
     opening, closing, *_ = MARKS
-    texts = [dumps({"name": c.name, "arguments": c.arguments}) for c in calls]
+    # a list is no object: read again, the call is as broken as it was
+    texts = [dumps({"name": c.name, "arguments": "[]" if c.error else c.arguments}) for c in calls]
     return "\n".join(f"{opening}\n{text}\n{closing}" for text in texts)
 
 def turn_text(
@@ -260,6 +261,7 @@ def turn_end(
     written = [t for t in TURN_ENDS if t in template and t in known]
     return written[0] if written else end
 
+# %% ../nbs/03_chat.ipynb #1f3a9c07
 _sizes = weakref.WeakKeyDictionary()
 
 def _added(tokenizer)->list:
@@ -312,19 +314,6 @@ def control_marks(
     written = re.findall(r"<\|[^|<>\s]+\|>", template)
     return sorted({*tokenizer.all_special_tokens, *written, *_added_marks(tokenizer, template)})
 
-_marks = weakref.WeakKeyDictionary()
-
-def _added_marks(tokenizer, template:str)->list[str]:
-    "Added tokens that its template writes, and special ones by which any model tells turns apart"
-    now = template, len(tokenizer)
-    before, found = _marks.get(tokenizer, (None, []))
-    if before != now:
-        marks = [t for t in _added(tokenizer) if t.content.startswith(("<", "["))]
-        found = [t.content for t in marks
-                 if t.content in template or t.special and chat_mark(t.content) == t.content]
-        _marks[tokenizer] = now, found
-    return found
-
 # %% ../nbs/03_chat.ipynb #cell-042
 _TAGS = (r"(?:\w{1,20}[:_])?tool_?calls?|tool_?responses?|tools?|tool_parsed_response"
          r"|(?:\w{1,20}:)?think(?:ing)?|thoughts?|reasoning|answer"
@@ -344,6 +333,20 @@ def chat_mark(
         return None
     found = _CHAT_MARK.search(text)
     return found[0] if found else None
+
+# %% ../nbs/03_chat.ipynb #7c0de003
+_marks = weakref.WeakKeyDictionary()
+
+def _added_marks(tokenizer, template:str)->list[str]:
+    "Added tokens that its template writes, and special ones by which any model tells turns apart"
+    now = template, len(tokenizer)
+    before, found = _marks.get(tokenizer, (None, []))
+    if before != now:
+        marks = [t for t in _added(tokenizer) if t.content.startswith(("<", "["))]
+        found = [t.content for t in marks
+                 if t.content in template or t.special and chat_mark(t.content) == t.content]
+        _marks[tokenizer] = now, found
+    return found
 
 # %% ../nbs/03_chat.ipynb #cell-045
 def _short_id(
