@@ -24,7 +24,7 @@ from .policy import (Trained, adapter_settings, finish_training, formats, load_p
                                   model_folder, quieted, trained, training_claim)
 from .reward import scores
 from .rollout import identity
-from .settings import OWN_OPTIONS, TrainConfig, check_options
+from .settings import OWN_OPTIONS, TrainConfig, check_options, step_parts
 if TYPE_CHECKING:
     from peft import PeftConfig
 
@@ -232,6 +232,7 @@ def _arguments(config:TrainConfig, out:Path, prompt:int, tokens:int | None=None)
     gpu = torch.cuda.is_available()
     processes = int(os.environ.get("WORLD_SIZE", 1))
     completions, parts = micro_batch(config, prompt, processes, tokens or packed_limit())
+    completions, parts = step_parts(config, processes) or (completions, parts)
     mine = {"output_dir": str(out), "max_steps": config.steps, "num_generations": config.group,
             "learning_rate": config.lr, "max_completion_length": config.length,
             "use_cpu": not gpu, "bf16": formats(out, config.options).half, "report_to": trackers() or "none",
@@ -257,6 +258,8 @@ def _vllm_weights(cap:float)->dict:
 def _aligned(args):
     "Let a resumed run sample when an unbroken one does"
     steps = max(1, args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps)
+    if 0 < args.save_steps < 1:  # a share of the run
+        args.save_steps = math.ceil(args.max_steps * args.save_steps)
     if args.save_steps >= 1:
         samplings = -(-int(args.save_steps) // steps)  # rounded up
         args.save_steps = samplings * steps
