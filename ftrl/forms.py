@@ -35,13 +35,22 @@ HERMES_FORM = Form("hermes", MARKS, _hermes)
 _FUNCTION = re.compile(r"<function=([^>\s]+)>(.*?)(?:</function>|(?=<function=)|\Z)", re.S)
 _PARAMETER = re.compile(r"<parameter=([^>\s]+)>(.*?)(?:</parameter>|(?=<parameter=)|\Z)", re.S)
 
+def _kinds(schema)->list[str]:
+    "The types that a schema allows, itself or in its alternatives"
+    if not isinstance(schema, dict):
+        return []
+    kind = schema.get("type")
+    if kind is not None:
+        return kind if isinstance(kind, list) else [kind]
+    choices = schema.get("anyOf") or schema.get("oneOf")
+    return [kind for choice in choices for kind in _kinds(choice)] if isinstance(choices, list) else []
+
 def typed(
     text:str, # A value as it stands in XML
     schema:dict, # Of the parameter
 ):
     "The value as its schema asks for it; text where it does not fit"
-    kind = schema.get("type", "string")
-    kinds = kind if isinstance(kind, list) else [kind]
+    kinds = _kinds(schema) or ["string"]
     if "string" in kinds and text != "null":
         return text
     try:
