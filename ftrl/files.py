@@ -116,9 +116,10 @@ def _notes(file)->dict:
     "What a note says: `about`, and `done` if it is whole"
     file.seek(0)
     said = {}
-    for line in file.read().decode("utf-8", "replace").splitlines(True):
+    *whole, _ = file.read().decode("utf-8", "replace").split("\n")  # a text may hold other ends of lines
+    for line in whole:
         try:
-            x = json.loads(line) if line.endswith("\n") else None
+            x = json.loads(line)
         except ValueError:
             x = None
         if isinstance(x, dict):
@@ -192,8 +193,11 @@ def _locked(note:Path, path:Path)->Iterator:
     with open(note, "a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
+        except BlockingIOError as e:
             raise Busy(f"{path}: another process is writing it; wait for it, or choose another --out") from e
+        except OSError as e:
+            raise FtrlError(f"{path}: cannot be locked ({e.strerror or e}); expected a file system with "
+                            "flock, choose another --out") from e
         try:
             yield file
         finally:
@@ -262,8 +266,10 @@ def _is_locked(note:Path)->bool:
     with open(note, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:  # nobody can hold what cannot be locked
+            return False
     return False
 
 # %% ../nbs/01_files.ipynb #cell-036

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['HERMES_FORM', 'XML_FORM', 'LLAMA_FORM', 'MISTRAL_FORM', 'FORMS', 'Form', 'typed', 'form_for', 'form_of', 'schemas_of',
-           'turn_of', 'form_in', 'written_parts', 'written_tokens', 'dropped']
+           'turn_of', 'form_in', 'written_parts', 'Rewritten', 'written_tokens', 'written_examples', 'dropped']
 
 # %% ../nbs/04_forms.ipynb #cell-002
 import json, re, warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from dataclasses import dataclass
 from .chat import (
-    END_TOKENS, MARKS, Turn, call_of, message, parse, render, spoken, template_of, tool_message)
+    END_TOKENS, MARKS, Turn, as_taken, call_of, message, parse, render, spoken, template_of, tool_message)
 from .core import Call, FtrlError
 
 # %% ../nbs/04_forms.ipynb #cell-005
@@ -35,13 +35,22 @@ HERMES_FORM = Form("hermes", MARKS, _hermes)
 _FUNCTION = re.compile(r"<function=([^>\s]+)>(.*?)(?:</function>|(?=<function=)|\Z)", re.S)
 _PARAMETER = re.compile(r"<parameter=([^>\s]+)>(.*?)(?:</parameter>|(?=<parameter=)|\Z)", re.S)
 
+def _kinds(schema)->list[str]:
+    "The types that a schema allows, itself or in its alternatives"
+    if not isinstance(schema, dict):
+        return []
+    kind = schema.get("type")
+    if kind is not None:
+        return kind if isinstance(kind, list) else [kind]
+    choices = schema.get("anyOf") or schema.get("oneOf")
+    return [kind for choice in choices for kind in _kinds(choice)] if isinstance(choices, list) else []
+
 def typed(
     text:str, # A value as it stands in XML
     schema:dict, # Of the parameter
 ):
     "The value as its schema asks for it; text where it does not fit"
-    kind = schema.get("type", "string")
-    kinds = kind if isinstance(kind, list) else [kind]
+    kinds = _kinds(schema) or ["string"]
     if "string" in kinds and text != "null":
         return text
     try:
@@ -202,35 +211,40 @@ def written_parts(
     **template, # What else the template takes
 )->list[tuple[str, bool]]: # Text in order, and whether the assistant writes it
     "A conversation as its template renders it, cut where the assistant begins and where its turns end"
+    messages = as_taken(messages, tools, tokenizer, **template)
     whole = render(messages, tools, tokenizer, generate=False, **template)
     parts, at = [], 0
-    for i, m in enumerate(messages):
-        if m["role"] != "assistant":
-            continue
-        prompt = render(messages[:i], tools, tokenizer, **template)
-        written = render(messages[:i + 1], tools, tokenizer, generate=False, **template)
-        turn = _turn(prompt, written, whole, tokenizer.eos_token)
-        if turn is None:
-            raise _not_from_its_prompt(tokenizer, i)
+    for i, prompt, turn in _turns(messages, tools, tokenizer, template):
+        if not whole.startswith(prompt + turn):
+            raise _rewritten(tokenizer, i)
         parts += [(whole[at:len(prompt)], False), (turn, True)]
         at = len(prompt) + len(turn)
     return [*parts, (whole[at:], False)]
 
 # %% ../nbs/04_forms.ipynb #cell-028
-def _not_from_its_prompt(tokenizer, i:int)->FtrlError:
+class Rewritten(FtrlError):
+    "A template writes a turn otherwise once others follow"
+
+def _rewritten(tokenizer, i:int)->Rewritten:
     "What to say of a template that has no such borders"
     name = getattr(tokenizer, "name_or_path", "") or "this model"
-    return FtrlError(f"the chat template of {name} writes turn {i} otherwise than it asks for it; "
-                     "expected one that goes on from its own prompt (with reasoning off, perhaps)")
+    return Rewritten(f"the chat template of {name} writes turn {i} otherwise than it asks for it; "
+                     "expected one whose turns go on from their own prompts")
 
-def _turn(prompt:str, written:str, whole:str, end:str)->str | None:
-    "What the assistant writes after a prompt, with the token that ends it; None if it does not follow"
-    if not written.startswith(prompt):
-        return None
-    turn = written[len(prompt):]
-    if end in turn:
-        turn = turn[:turn.rindex(end) + len(end)]
-    return turn if whole.startswith(prompt + turn) else None
+def _turns(messages:list[dict], tools, tokenizer, template:dict)->Iterator[tuple[int, str, str]]:
+    "Each assistant turn: its position, its prompt, and what the assistant writes, as long as it is the last"
+    end = tokenizer.eos_token
+    for i, m in enumerate(messages):
+        if m["role"] != "assistant":
+            continue
+        prompt = render(messages[:i], tools, tokenizer, **template)
+        written = render(messages[:i + 1], tools, tokenizer, generate=False, **template)
+        if not written.startswith(prompt):
+            raise _rewritten(tokenizer, i)
+        turn = written[len(prompt):]
+        if end and end in turn:
+            turn = turn[:turn.rindex(end) + len(end)]
+        yield i, prompt, turn
 
 # %% ../nbs/04_forms.ipynb #cell-030
 def written_tokens(
@@ -240,12 +254,31 @@ def written_tokens(
     **template, # What else the template takes
 )->tuple[list[int], list[bool]]: # Ids, and which of them the assistant writes
     "Token ids of a conversation, and who writes each"
+    return _tokens(written_parts(messages, tools, tokenizer, **template), tokenizer)
+
+def _tokens(parts:list[tuple[str, bool]], tokenizer)->tuple[list[int], list[bool]]:
+    "Token ids of the parts, and which of them the assistant writes"
     ids, ours = [], []
-    for text, its in written_parts(messages, tools, tokenizer, **template):
+    for text, its in parts:
         new = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids += new
         ours += [its] * len(new)
     return ids, ours
+
+# %% ../nbs/04_forms.ipynb #5f000002
+def written_examples(
+    messages:list[dict], # A conversation
+    tools:list[dict] | None, # Tool schemas
+    tokenizer, # A prepared tokenizer
+    **template, # What else the template takes
+)->list[tuple[list[int], list[bool]]]: # Ids, and which of them the assistant writes; of each turn if need be
+    "What there is to imitate: the conversation, or each turn where earlier ones are written anew"
+    try:
+        return [written_tokens(messages, tools, tokenizer, **template)]
+    except Rewritten:
+        messages = as_taken(messages, tools, tokenizer, **template)
+        turns = _turns(messages, tools, tokenizer, template)
+        return [_tokens([(prompt, False), (turn, True)], tokenizer) for _, prompt, turn in turns]
 
 # %% ../nbs/04_forms.ipynb #cell-033
 _SHIP, _TONNES = "Albatross", "731 tonnes"

@@ -39,7 +39,7 @@ class Server(BaseHTTPRequestHandler):
             self.engine.reset_prefix_cache()
             return self.answer({"success": True})
         assert self.path == "/v1/completions" and asked["return_token_ids"]
-        names = ("n", "temperature", "max_tokens", "logprobs")
+        names = ("n", "temperature", "max_tokens", "logprobs", "stop_token_ids")
         how = vllm.SamplingParams(**{name: asked[name] for name in names})
         prompts = [{"prompt_token_ids": ids} for ids in asked["prompt"]]
         made = self.engine.generate(prompts, how)

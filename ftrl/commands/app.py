@@ -177,8 +177,16 @@ def given_options(
         if not mark:
             raise FtrlError(f"--set {word}: expected name=value, such as beta=0.001")
         try:
-            found[name] = yaml.safe_load(value)
+            read = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError) as e:
             raise FtrlError(f"--set {word}: the value is not YAML; expected a number, a word, [a, list] or "
                             "{a: mapping}") from e
+        found[name] = _number(value, read) if isinstance(read, str) else read
     return found
+
+def _number(value:str, read:str)->float | str:
+    "A number that YAML 1.1 takes for a word, such as 1e-3; other words as they were read"
+    try:
+        return float(value) if any(c.isdigit() for c in value) else read
+    except ValueError:
+        return read

@@ -183,9 +183,9 @@ def _through_transformers(file:Path, fields:dict, out:Path)->None:
     # transformers still thinks of it as quantized, and would refuse to save it
     model.config.__dict__.pop("quantization_config", None)
     model.is_quantized, model.hf_quantizer = False, None
-    model.generation_config.eos_token_id = ends(tokenizer)
+    model.generation_config.eos_token_id = ends(chat.prepare(tokenizer))
     model.save_pretrained(out)
-    chat.prepare(tokenizer).save_pretrained(out)
+    tokenizer.save_pretrained(out)
 
 # %% ../../nbs/models/13_convert.ipynb #cell-031
 def convert(

@@ -9,6 +9,7 @@ __all__ = ['generated_text', 'Local', 'check_template', 'load_tokenizer', 'load_
 # %% ../../nbs/models/05_local.ipynb #cell-002
 import os, warnings
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from fastcore.basics import patch
 from ..chat import prepare, render, template_of
@@ -183,19 +184,32 @@ def chat(self:Local, requests, max_new_tokens=1024, temperature=0.0, seed=0):
 def _batches(self:Local, requests, max_new_tokens, temperature, seed)->list[Reply]:
     "Answer all requests through transformers' generate"
     replies = [self._prompt(r, max_new_tokens) for r in requests]
-    prompts = {}
+    prompts, limits = {}, {}
     for i, found in enumerate(replies):
         if not isinstance(found, Reply):
-            prompts[i], _ = found
+            prompts[i], limits[i] = found
     order = sorted(prompts, key=lambda i: -len(prompts[i]))
-    for at in range(0, len(order), self.batch):
-        part = order[at:at + self.batch]
+    at = 0
+    while at < len(order):
+        limit = limits[order[at]]
+        part = [i for i in order[at:at + self.batch] if limits[i] == limit]
         asked = [prompts[i] for i in part]
-        new = self._generate(asked, max_new_tokens, temperature, seed + at)
+        new = self._generate(asked, limit, temperature, seed + at)
         for i, ids in zip(part, new):
-            read = len(prompts[i])
-            replies[i] = self._reply(requests[i], read, ids, max_new_tokens)
+            replies[i] = self._reply(requests[i], len(prompts[i]), ids, limit)
+        at += len(part)
     return replies
+
+# %% ../../nbs/models/05_local.ipynb #8b8b0004
+@contextmanager
+def _plain(model, **how):
+    "While it generates, a model has these settings and none of its folder's (penalties, `min_p`, …)"
+    from transformers import GenerationConfig
+    before, model.generation_config = model.generation_config, GenerationConfig(**how)
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 # %% ../../nbs/models/05_local.ipynb #cell-026
 @patch
@@ -205,14 +219,14 @@ def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list
     from transformers import set_seed
     batch = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
     batch = batch.to(self.model.device)
-    how = {"do_sample": False}
+    how = {"max_new_tokens": max_new_tokens, "eos_token_id": self.stop,
+           "pad_token_id": self.tokenizer.pad_token_id, "do_sample": False}
     if temperature:
-        how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    with torch.random.fork_rng(), torch.inference_mode():
+        how |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    with torch.random.fork_rng(), torch.inference_mode(), _plain(self.model, **how):
         if temperature:
             set_seed(seed)
-        out = self.model.generate(**batch, max_new_tokens=max_new_tokens, eos_token_id=self.stop,
-                                  pad_token_id=self.tokenizer.pad_token_id, **how)
+        out = self.model.generate(**batch)
     prompt = batch["input_ids"].shape[1]
     written = out[:, prompt:].tolist()
     return [self._to_end(ids) for ids in written]

@@ -199,8 +199,7 @@ def _count(self:OpenAI, read:int, written:int)->None:
 @patch
 def _without(self:OpenAI, e:Exception, sent:dict)->bool:
     "Leave out the optional field that a refusal names; is there one?"
-    named = getattr(e, "param", None)
-    words = {named} if named in sent else set(re.findall(r"\w+", str(e)))
+    words = _named_fields(e)
     if "json_schema" in words:
         words.add("response_format")
     for name in ("max_tokens", "response_format", "temperature", "seed"):
@@ -222,6 +221,20 @@ def _leave_out(self:OpenAI, name:str, renamed:bool, why:str)->None:
             self.fields.add("max_completion_tokens")
     if not renamed:
         warnings.warn(f"{self.name}: the server takes no `{name}`; it is left out ({why})")
+
+# %% ../../nbs/models/07_remote.ipynb #3e3e0002
+_TOO_LONG = re.compile(r"context.{0,9}(length|limit|window)|too long", re.I)
+
+def _named_fields(e:Exception)->set[str]:
+    "The fields that a refusal may blame: its `param`, where it has one, or all its words"
+    param, text = getattr(e, "param", None), str(e)
+    long = _TOO_LONG.search(text)
+    if isinstance(param, str) and param:
+        found = {re.split(r"[.\[]", param)[0]}  # `tools[0].function.parameters` blames `tools`
+    else:
+        found = set(re.findall(r"\w+", text))
+        long = long or "exceed" in text
+    return found - {"max_tokens", "max_completion_tokens"} if long else found
 
 # %% ../../nbs/models/07_remote.ipynb #cell-023
 _FIRST = 15.0  # seconds to wait for a server that has not answered yet

@@ -58,7 +58,8 @@ def submit(self:VLLM, key, request, max_new_tokens=1024, temperature=0.0, seed=0
     draw = None
     if temperature:
         draw = rng(seed, key, len(ids)).randrange(1 << 31)
-    how = SamplingParams(temperature=temperature, max_tokens=limit, seed=draw,
+    ends = [self.tokenizer.eos_token_id]  # vLLM's own tokenizer may end documents, not turns
+    how = SamplingParams(temperature=temperature, max_tokens=limit, seed=draw, stop_token_ids=ends,
                          skip_special_tokens=False, spaces_between_special_tokens=False)
     self.count += 1
     self.asked[str(self.count)] = key, request, len(ids)

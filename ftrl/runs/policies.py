@@ -121,7 +121,7 @@ class Keeping:
             write_json_lines(trained.metrics, numbers)
         if not Path(out).is_symlink():
             _merged(self.run, self.start, name)  # in the place of what training left
-        return Trained(str(out), read_json_lines(numbers))
+        return Trained(str(out), list(read_json_lines(numbers)))
 
 # %% ../../nbs/runs/0_policies.ipynb #cell-017
 @patch

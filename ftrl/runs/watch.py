@@ -68,10 +68,11 @@ def step(self:Training)->int:
 def left(self:Training)->float | None:
     "Seconds that it will still take, at the pace of its last twenty steps"
     recent = self.lines[-20:]
+    before = self.lines[-21]["step"] if len(self.lines) > 20 else 0  # a line may stand for several steps
     spent = sum(line.get("seconds") or 0 for line in recent)
     if self.state != "running" or not recent or self.total is None:
         return None
-    return seconds_left(self.total, self.step, self.step - len(recent), spent)
+    return seconds_left(self.total, self.step, before, spent)
 
 @patch(as_prop=True)
 def warnings(self:Training)->list[str]:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from ..core import Env, FtrlError, Row
 from ..files import as_rows, rows_digest
-from ..forms import written_tokens
+from ..forms import written_examples
 from .gold import gold_variants
 from .policy import (Trained, finish_training, formats, load_policy, model_folder, quieted,
                                   trained, training_claim)
@@ -27,11 +27,13 @@ def gold_tokens(
     tools:list[dict], # Schemas
     tokenizer, # A prepared tokenizer
     **template, # What the chat template is told beside it
-)->dict[str, list[int]]: # input_ids, and labels: -100 where there is no loss
+)->dict[str, list[list[int]]]: # input_ids, and labels: -100 where there is no loss; of each example
     "Token ids of a conversation, and labels on what the assistant says"
-    ids, ours = written_tokens(conversation, tools, tokenizer, **template)
-    labels = [token if spoken else -100 for token, spoken in zip(ids, ours)]
-    return {"input_ids": ids, "labels": labels}
+    found = {"input_ids": [], "labels": []}
+    for ids, ours in written_examples(conversation, tools, tokenizer, **template):
+        found["input_ids"].append(ids)
+        found["labels"].append([token if spoken else -100 for token, spoken in zip(ids, ours)])
+    return found
 
 # %% ../../nbs/training/12_cold.ipynb #cell-008
 def _some_variants(env:Env, time:int, config:ColdConfig)->list[list[dict]]:
@@ -48,7 +50,7 @@ def _examples(envs:list[Env], tokenizer, config:ColdConfig, limit:int)->list[dic
         shown = _some_variants(envs[i], seen[i], config)
         seen[i] += 1
         tokens = [gold_tokens(talk, schemas, tokenizer, **config.template) for talk in shown]
-        if all(len(t["input_ids"]) <= limit for t in tokens):
+        if all(len(ids) <= limit for t in tokens for ids in t["input_ids"]):
             examples += tokens
     if examples:
         return examples
@@ -88,7 +90,16 @@ def _gold_trainer(network, tokenizer, examples:list[dict], out:Path, config:Cold
     trainer = GoldTrainer(network, args=_cold_arguments(config, out),
                           train_dataset=Dataset.from_list(examples),
                           processing_class=tokenizer, callbacks=[record])
+    trainer.data_collator = _Laid(trainer.data_collator)
     return quieted(trainer)
+
+class _Laid:
+    "A step's conversations as one batch of all their examples"
+    def __init__(self, collate): self.collate = collate
+
+    def __call__(self, conversations:list[dict])->dict:
+        pairs = [pair for c in conversations for pair in zip(c["input_ids"], c["labels"])]
+        return self.collate([{"input_ids": ids, "labels": labels} for ids, labels in pairs])
 
 # %% ../../nbs/training/12_cold.ipynb #cell-014
 def cold_start(

@@ -101,8 +101,8 @@ class _Diary:
             x = json.loads(line)
             self.known[x["at"]] = _restored(rows[x["at"]], x)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(whole)
         self.file = open(path, "ab")
+        self.file.truncate(len(whole))  # what stands there is not written anew: a disk may be full
 
     def add(self, at:int, t:Trajectory)->None:
         "Keep one episode; one that failed will be played again if this is broken off"

@@ -8,13 +8,15 @@ __all__ = ['PlayedRow', 'ShownTool', 'environment_class', 'episode_reward', 'rea
 # %% ../../nbs/training/04_episode.ipynb #cell-002
 from collections.abc import Callable, Sequence
 from fastcore.basics import patch
-from ..core import Call, FtrlError, Row, solve
+from ..core import Call, FtrlError, Row, error_reply, solve
 from ..environments.stateful.live import LiveState
 from ..forms import form_of, turn_of
 from ..models.local import generated_text
 from ..sandbox.sandbox import shared
 
 # %% ../../nbs/training/04_episode.ipynb #cell-005
+_UNREAD = "<unreadable>"  # in the place of arguments that cannot be read; no parameter has such a name
+
 class PlayedRow:
     "A row being played by TRL; subclasses have one method for each tool"
     _row: Row
@@ -26,6 +28,8 @@ class PlayedRow:
 
     def _call(self, name:str, arguments:dict)->str:
         "Run a tool in the sandbox and strike off what it answers"
+        if _UNREAD in arguments:
+            return error_reply(name, arguments[_UNREAD])
         if not self._row.state:
             said = shared().call(self._row.code[name], name, arguments).content
         else:
@@ -39,12 +43,6 @@ class PlayedRow:
     def _left(self)->int:
         return sum(map(len, self._unsolved.values()))
 
-    def _solve_f1(self, calls:int)->float:
-        "Solve-F1 of the episode so far (paper section 5)"
-        needed = self._needed()
-        solved = needed - self._left()
-        return 2 * solved / (calls + needed) if calls + needed else 1.0
-
 # %% ../../nbs/training/04_episode.ipynb #cell-006
 @patch
 def _close(self:PlayedRow)->None:
@@ -52,6 +50,13 @@ def _close(self:PlayedRow)->None:
     if self._live:
         self._live.close()
     self._live = None
+
+@patch
+def _solve_f1(self:PlayedRow, calls:int)->float:
+    "Solve-F1 of the episode so far (paper section 5)"
+    needed = self._needed()
+    solved = needed - self._left()
+    return 2 * solved / (calls + needed) if calls + needed else 1.0
 
 # %% ../../nbs/training/04_episode.ipynb #cell-008
 class ShownTool(dict):
@@ -132,7 +137,8 @@ def reads_calls(
     def parse_response(ids, prefix=None, tools=None)->dict:
         text = generated_text(tokenizer, list(ids), ends)
         turn = turn_of(text, form, [t for t in tools or () if isinstance(t, dict)])
-        functions = [{"name": c.name, "arguments": c.arguments} for c in turn.calls]
+        functions = [{"name": c.name, "arguments": {_UNREAD: c.error} if c.error else c.arguments}
+                     for c in turn.calls]
         said = {"role": "assistant", "content": turn.content}
         if functions:
             said["tool_calls"] = [{"type": "function", "function": f} for f in functions]

@@ -14,6 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from transformers import TrainerCallback
 from ..core import FtrlError, dumps
+from ..files import atomic
 from ..progress import leads, progress_bar, say
 
 # %% ../../nbs/training/06_record.ipynb #cell-005
@@ -236,7 +237,7 @@ def recorded_steps(
 )->list[dict]:
     "The whole lines of a record; the last may just be written"
     found = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
         try:
             line = json.loads(text)
         except ValueError:
@@ -264,8 +265,8 @@ class Record(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.lines = [x for x in recorded_steps(self.path) if x["step"] <= state.global_step]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(dumps(x) + "\n" for x in self.lines))
+        with atomic(self.path) as temp:
+            temp.write_text("".join(dumps(x) + "\n" for x in self.lines))
         self.bar = progress_bar(self.title, state.max_steps, "step", state.global_step)
         self.time = time.perf_counter()
 

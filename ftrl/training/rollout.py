@@ -187,7 +187,10 @@ class _Table:
     "The seats, and the episodes in play"
     def __init__(self, policies:dict[str, LLM], how:dict, pool:ThreadPoolExecutor):
         self.bell = Event()
-        self.seats = {name: _Seat(policy, how, self.bell.set) for name, policy in policies.items()}
+        # a model that plays several parts has one seat: its replies come from one place
+        seats = {id(policy): _Seat(policy, how, self.bell.set) for policy in policies.values()}
+        self.seats = {name: seats[id(policy)] for name, policy in policies.items()}
+        self.each = list(seats.values())
         self.pool, self.live, self.taking = pool, 0, set()
 
     def begin(self, e:Episode)->bool:
@@ -204,7 +207,7 @@ class _Table:
         if e.asks:
             return False
         self.live -= 1
-        for seat in self.seats.values():
+        for seat in self.each:
             seat.policy.release(e.key)
         return True
 
@@ -212,15 +215,15 @@ class _Table:
 @patch
 def moved(self:_Table)->list[Episode]:
     "Wait until some episodes have taken their reply"
-    if not any(seat.computes for seat in self.seats.values()):
+    if not any(seat.computes for seat in self.each):
         self.bell.wait(1.0)  # then look all the same: a server that holds a connection rings no bell
     self.bell.clear()
-    for seat in self.seats.values():
+    for seat in self.each:
         for e, reply in seat.poll():
             taken = self.pool.submit(_take, e, reply)
             taken.add_done_callback(self._ring)
             self.taking.add(taken)
-    if any(seat.computes for seat in self.seats.values()):
+    if any(seat.computes for seat in self.each):
         # give the tools a moment: a model that is asked by many at once answers them together
         wait(self.taking, 0.05)
     done = {taken for taken in self.taking if taken.done()}
@@ -252,7 +255,7 @@ def play(
                     return
                 yield from [e for e in table.moved() if table.next(e)]
         finally:
-            for seat in table.seats.values():
+            for seat in table.each:
                 seat.leave()
 
 # %% ../../nbs/training/01_rollout.ipynb #cell-033

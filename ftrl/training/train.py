@@ -24,7 +24,7 @@ from .policy import (Trained, adapter_settings, finish_training, formats, load_p
                                   model_folder, quieted, trained, training_claim)
 from .reward import scores
 from .rollout import identity
-from .settings import OWN_OPTIONS, TrainConfig, check_options
+from .settings import OWN_OPTIONS, TrainConfig, check_options, step_parts
 if TYPE_CHECKING:
     from peft import PeftConfig
 
@@ -48,6 +48,24 @@ def usable(
     raise FtrlError(f"no row left of {len(rows)}: {len(long)} too long (limit {limit} tokens), "
                     f"{len(idle)} without an unsolved sub-answer; collect rows again, or use a model with a "
                     "longer context")
+
+# %% ../../nbs/training/11_train.ipynb #2ca11c02
+def _rendered(rows:Sequence[Row], tokenizer, template:dict, say:Callable[[str], object]=print)->tuple:
+    "The rows that the template takes, and their prompts' token ids; what is dropped is said"
+    kept, prompts, why = [], [], None
+    for row in rows:
+        try:
+            text = render(row.messages, row.toolset, tokenizer, **template)
+        except FtrlError as e:
+            why = why or e
+            continue
+        kept.append(row)
+        prompts.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not kept:
+        raise why
+    if why:
+        say(f"{len(rows) - len(kept)} of {len(rows)} rows dropped: {why}")
+    return kept, prompts
 
 # %% ../../nbs/training/11_train.ipynb #cell-008
 def _hardness(row:Row)->tuple[int, int]:
@@ -214,6 +232,7 @@ def _arguments(config:TrainConfig, out:Path, prompt:int, tokens:int | None=None)
     gpu = torch.cuda.is_available()
     processes = int(os.environ.get("WORLD_SIZE", 1))
     completions, parts = micro_batch(config, prompt, processes, tokens or packed_limit())
+    completions, parts = step_parts(config, processes) or (completions, parts)
     mine = {"output_dir": str(out), "max_steps": config.steps, "num_generations": config.group,
             "learning_rate": config.lr, "max_completion_length": config.length,
             "use_cpu": not gpu, "bf16": formats(out, config.options).half, "report_to": trackers() or "none",
@@ -239,6 +258,8 @@ def _vllm_weights(cap:float)->dict:
 def _aligned(args):
     "Let a resumed run sample when an unbroken one does"
     steps = max(1, args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps)
+    if 0 < args.save_steps < 1:  # a share of the run
+        args.save_steps = math.ceil(args.max_steps * args.save_steps)
     if args.save_steps >= 1:
         samplings = -(-int(args.save_steps) // steps)  # rounded up
         args.save_steps = samplings * steps
@@ -251,6 +272,11 @@ def _stop_ids(network, tokenizer)->set[int]:
     ends = holder.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     return {*ends, tokenizer.eos_token_id} - {None}
+
+def _stopped_by_vllm(args, stop:set[int])->None:
+    "Let vLLM end turns where the trainer does: the tokenizer that it loads may end documents only"
+    if args.use_vllm:
+        args.generation_kwargs = {"stop_token_ids": sorted(stop)} | (args.generation_kwargs or {})
 
 def _step_data(rows:list[Row], visits:list[int], network, tokenizer, config:TrainConfig)->dict:
     "Data and reward of step-level training"
@@ -297,6 +323,7 @@ def _trainer(network, tokenizer, rows:list[Row], args, config:TrainConfig, mode:
     passed = "together", "resample", "importance_cap"
     out = Path(args.output_dir)
     chosen = formats(out, config.options)
+    _stopped_by_vllm(args, _stop_ids(network, tokenizer))
     record = Record(out/"metrics.jsonl", config.algorithm, facts=asdict(chosen))
     trainer = StepTrainer(network, args=args, processing_class=tokenizer, algorithm=config.algorithm,
                           shared=shared, **{name: config.own(name) for name in passed}, **data, **how,
@@ -342,8 +369,7 @@ def _prepared(rows:list[Row], model, out:Path, config:TrainConfig, mode:str, pef
     from ftrl.training.record import told_where
     told_where(out, config.options)
     network, tokenizer = load_policy(model, _frozen(out, config, peft))
-    texts = [render(row.messages, row.toolset, tokenizer, **config.template) for row in rows]
-    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    rows, prompts = _rendered(rows, tokenizer, config.template)
     room = network.config.max_position_embeddings - config.length
     kept = usable(rows, prompts, min(room, config.own("max_prompt") or room))
     rows = [rows[i] for i in kept]

@@ -160,12 +160,12 @@ def _end(process:subprocess.Popen)->None:
 # %% ../../../nbs/training/cluster/03_launch.ipynb #cell-019
 def _watch(process:subprocess.Popen, metrics:Path, steps:int)->None:
     "Show the steps of a process until it ends"
-    with progress_bar("train", steps, "step", len(_whole_lines(metrics))) as bar:
+    with progress_bar("train", steps, "step", _last_step(_whole_lines(metrics))) as bar:
         while True:
             ended = process.poll() is not None
             seen = _whole_lines(metrics)
             if seen:
-                bar.update(len(seen) - bar.n)
+                bar.update(_last_step(seen) - bar.n)
                 bar.set_postfix(_shown_metrics(seen[-1]))
             if ended:
                 return
@@ -175,8 +175,12 @@ def _whole_lines(metrics:Path)->list[dict]:
     "The steps that are written down; the last line may be half there"
     if not metrics.is_file():
         return []
-    text = metrics.read_text()
-    return [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]
+    *whole, _ = metrics.read_text().split("\n")
+    return [json.loads(line) for line in whole]
+
+def _last_step(lines:list[dict])->int:
+    "How far a training is; there may be one line for several steps"
+    return lines[-1]["step"] if lines else 0
 
 def _shown_metrics(step:dict)->dict[str, str]:
     "What is worth watching of a step"

@@ -13,7 +13,8 @@ __version__ = "0.31.0"
 class SamplingParams:
     def __init__(self, n=1, temperature=1.0, max_tokens=16, seed=None, logprobs=None, top_p=1.0, top_k=0,
                  min_p=0.0, repetition_penalty=1.0, skip_special_tokens=True,
-                 spaces_between_special_tokens=True):
+                 spaces_between_special_tokens=True, stop_token_ids=()):
+        self.stop_token_ids = list(stop_token_ids)
         self.n, self.temperature, self.max_tokens, self.logprobs = n, temperature, max_tokens, logprobs
         assert (top_p, top_k, min_p, repetition_penalty) == (1.0, 0, 0.0, 1.0), "the stand-in narrows nothing"
 
