@@ -11,7 +11,7 @@ from fastcore.basics import patch
 from ..core import FtrlError
 from .host import TROUBLE, Broken
 from .pool import HELPLESS, TRIES, Pool, Result
-from .worker import ALONE, LIMIT, OK, complaint
+from .worker import ALONE, LIMIT, NO_JSON, OK, complaint
 
 # %% ../../nbs/sandbox/06_session.ipynb #cell-004
 _STATE = 1 << 27   # bytes of a state as JSON
@@ -136,12 +136,17 @@ def _here(self:Session, job)->Result|None:
     tool = job.tool
     define = [] if tool.key in self.runner.known else ["T\t" + tool.definition]
     try:
-        answer, = self.runner.ask([*define, job.line], 1, self.pool.timeout)
+        answer, = self.runner.ask([*define, job.line], 1, self.patience())
     except (Broken, *TROUBLE) as e:
         lost = self.pool.blame(tool, self.runner, e)
         self._begin()
         return lost
     self.runner.known.add(tool.key)
+    if answer.status in (ALONE, NO_JSON):
+        self.runner.end()
+        self._begin()  # it may have changed the data before it gave up
+    if answer.status == NO_JSON:
+        return tool.fail(f"the tool left data that is no JSON: {answer.body}")
     if answer.status == ALONE:
         tool.alone = True
         return None
