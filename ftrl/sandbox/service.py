@@ -15,8 +15,8 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlencode, urljoin
-from urllib.request import Request, urlopen
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 from fastcore.basics import patch
 from ..core import FtrlError, dumps
 
@@ -164,12 +164,30 @@ class HttpService:
     def endpoints(self)->dict[str, Endpoint]:
         return endpoints(self.doc)
 
+# %% ../../nbs/sandbox/11_service.ipynb #a95c17fe
+_PORTS = {"http": 80, "https": 443}
+
+def _site(address:str)->tuple:
+    "The host that an address is on, and how it is reached"
+    parts = urlsplit(address)
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+
+class _Follow(HTTPRedirectHandler):
+    "Goes where it is sent on to; to another host without headers"
+    def redirect_request(self, asked, *told):
+        further = super().redirect_request(asked, *told)
+        if further and _site(further.full_url) != _site(asked.full_url):
+            further.headers.clear()
+        return further
+
+_opener = build_opener(_Follow)
+
 # %% ../../nbs/sandbox/11_service.ipynb #cell-017
 @patch
 def read(self:HttpService, request:Request)->str:
     "What is answered; an error of the service is a `ServiceFault`"
     try:
-        with urlopen(request, timeout=_PATIENCE) as answer:
+        with _opener.open(request, timeout=_PATIENCE) as answer:
             return answer.read(_MOST).decode("utf-8", "replace")
     except HTTPError as e:
         said = e.read(2000).decode("utf-8", "replace")
@@ -196,7 +214,7 @@ def request(self:HttpService, asked:Endpoint, arguments:dict)->Request:
     for name, value in arguments.items():
         for place in asked.places[name]:
             given[place][name] = value
-    path = asked.path
+    path = asked.path if asked.path.startswith("/") else f"/{asked.path}"  # else it could name a host
     for name, value in given["path"].items():
         path = path.replace(f"{{{name}}}", quote(str(_in_address(value)), safe=""))
     query = {name: _in_address(value) for name, value in given["query"].items()}
@@ -213,6 +231,9 @@ def root(self:HttpService)->str:
     root = urljoin(self.address, servers[0].get("url", "/")).rstrip("/")
     if not root.startswith(("http://", "https://")):
         raise ServiceFault(f"its server is {root[:80]}; expected one that is reached by http")
+    if self.headers and _site(root) != _site(self.address):
+        raise ServiceFault(f"its server is {root[:80]}, but HEADERS are sent only to the host that SERVER "
+                           "names; expected a description on the same host")
     return root
 
 @patch
@@ -305,6 +326,7 @@ def open_service(
             return McpService(place.strip(), headers or {}, Path(folder))
         service = HttpService(address, headers or {})
         service.tools()
+        service.root  # it may be where nothing is sent
         return service
     except Exception as e:  # whatever is at the other end
         why = " ".join(str(_first(e)).split())[:200]
