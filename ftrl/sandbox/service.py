@@ -110,6 +110,13 @@ def followed(doc:dict, x, depth:int=0):
         x = referred(doc, x["$ref"])
     return x
 
+def _listed(item:dict, where:str)->list:
+    "The parameters of a path or of an operation"
+    parameters = item.get("parameters") or []
+    if not isinstance(parameters, list):
+        raise FtrlError(f"{where}: `parameters` is {str(parameters)[:60]}; expected a list")
+    return parameters
+
 def api_operations(
     doc:dict, # An OpenAPI document, of whatever quality
     methods:tuple[str, ...]=_METHODS, # Which ones
@@ -121,8 +128,8 @@ def api_operations(
         for method in methods:
             told = item.get(method) if isinstance(item, dict) else None
             if isinstance(told, dict):
-                parameters = [*(item.get("parameters") or ()), *(told.get("parameters") or ())]
-                yield path, method, {**told, "parameters": parameters}
+                parameters = [*_listed(item, path), *_listed(told, f"{method} {path}")]
+                yield str(path), method, {**told, "parameters": parameters}
 
 # %% ../../nbs/sandbox/11_service.ipynb #cell-013
 def endpoints(
