@@ -9,7 +9,7 @@ __all__ = ['example_tables', 'openapi_world']
 import csv, tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from ..core import FtrlError, dumps
+from ..core import FtrlError, clean, dumps
 from .tables import make
 from .world import World
 from ..files import find_file, open_text
@@ -104,26 +104,11 @@ def example_tables(
 
 def _add(rows:dict, row:dict)->None:
     "Put an object beside the others, or into the one with its key"
+    row = clean(row)
     key = next((f"{k}={row[k]}" for k in ("id", "code", "key", "name") if k in row), dumps(row))
     rows[key] = rows.get(key, {}) | row
 
 # %% ../../nbs/environments/15_openapi.ipynb #cell-014
-_LONGEST = 100  # bytes of a resource's name
-
-def _examples(path)->dict[str, list[dict]]:
-    "The tables of a document in a file"
-    try:
-        tables = example_tables(_document(path))
-    except RecursionError as e:
-        raise FtrlError(f"{path}: an example holds itself; expected JSON values") from e
-    except FtrlError as e:
-        raise e if str(path) in str(e) else FtrlError(f"{path}: {e}") from e
-    for name in tables:
-        if not name.strip() or not name.isprintable() or len(name.encode()) > _LONGEST:
-            raise FtrlError(f"{path}: a list of examples is called {name[:40]!r}; expected a name of at most "
-                            f"{_LONGEST} bytes that can be printed")
-    return tables
-
 def _document(path)->dict:
     "An OpenAPI document"
     import yaml
@@ -137,6 +122,24 @@ def _document(path)->dict:
     if isinstance(doc, dict) and ("openapi" in doc or "swagger" in doc):
         return doc
     raise FtrlError(f"{place}: no OpenAPI document; expected one with `openapi` or `swagger`, and `paths`")
+
+# %% ../../nbs/environments/15_openapi.ipynb #2e8fd6b0
+_LONGEST = 100  # bytes of a resource's name
+
+def _examples(path)->dict[str, list[dict]]:
+    "The tables of a document in a file"
+    doc = _document(path)
+    try:
+        tables = example_tables(doc)
+    except RecursionError as e:
+        raise FtrlError(f"{path}: an example holds itself; expected JSON values") from e
+    except FtrlError as e:
+        raise FtrlError(f"{path}: {e}") from e
+    for name in tables:
+        if not name.strip() or not name.isprintable() or len(name.encode()) > _LONGEST:
+            raise FtrlError(f"{path}: a list of examples is called {name[:40]!r}; expected a name of at most "
+                            f"{_LONGEST} bytes that can be printed")
+    return tables
 
 # %% ../../nbs/environments/15_openapi.ipynb #cell-016
 def openapi_world(

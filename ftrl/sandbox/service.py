@@ -98,6 +98,14 @@ def _operation(method:str, path:str, told:dict)->Endpoint:
         found.takes(name, schema, "body", name in body.get("required", ()))
     return found
 
+# %% ../../nbs/sandbox/11_service.ipynb #f4a07d2e
+def _listed(item:dict, where:str)->list:
+    "The parameters of a path or of an operation"
+    parameters = item.get("parameters") or []
+    if not isinstance(parameters, list):
+        raise FtrlError(f"{where}: `parameters` is {str(parameters)[:60]}; expected a list")
+    return parameters
+
 # %% ../../nbs/sandbox/11_service.ipynb #cell-011
 _METHODS = "get", "post", "put", "patch", "delete"
 
@@ -109,13 +117,6 @@ def followed(doc:dict, x, depth:int=0):
             return {}
         x = referred(doc, x["$ref"])
     return x
-
-def _listed(item:dict, where:str)->list:
-    "The parameters of a path or of an operation"
-    parameters = item.get("parameters") or []
-    if not isinstance(parameters, list):
-        raise FtrlError(f"{where}: `parameters` is {str(parameters)[:60]}; expected a list")
-    return parameters
 
 def api_operations(
     doc:dict, # An OpenAPI document, of whatever quality
