@@ -11,7 +11,7 @@ import json, os, re, shlex, sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -188,14 +188,17 @@ class _Follow(HTTPRedirectHandler):
             further.headers.clear()
         return further
 
-_opener = build_opener(_Follow)
+@cache
+def _opener():
+    "What asks over HTTP; made when first needed, since it reads certificates"
+    return build_opener(_Follow)
 
 # %% ../../nbs/sandbox/11_service.ipynb #cell-017
 @patch
 def read(self:HttpService, request:Request)->str:
     "What is answered; an error of the service is a `ServiceFault`"
     try:
-        with _opener.open(request, timeout=_PATIENCE) as answer:
+        with _opener().open(request, timeout=_PATIENCE) as answer:
             return answer.read(_MOST).decode("utf-8", "replace")
     except HTTPError as e:
         said = e.read(2000).decode("utf-8", "replace")
