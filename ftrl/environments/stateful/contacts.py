@@ -239,8 +239,9 @@ def _phone(s:Scene, contact:str, x:dict, found)->str:
     return x["phone"]
 
 def _last(s:Scene, contact:str)->bool:
-    "Is a contact the only member of a group?"
-    return any(y["members"] == [contact] for y in s.now["groups"].values())
+    "Is a contact the only member of a group, now or at the start?"
+    groups = [*s.data["groups"].values(), *s.now["groups"].values()]
+    return any(y["members"] == [contact] for y in groups)
 
 def _number(s:Scene, x:dict)->tuple[str, ...]:
     "What the phone number of a contact is called"
