@@ -402,16 +402,47 @@ def _bare_text(text:str)->str:
     return bare(text)
 
 # %% ../nbs/00_core.ipynb #cell-062
+def _stands(pattern:str)->str:
+    "This, where no number goes on before or behind it"
+    return rf"(?<!\d)(?<!\d\.){pattern}(?!\d)"
+
+@lru_cache(4096)
+def _kinds(fact:str)->tuple[str, ...]:
+    "Patterns of a fact's kind: with other numbers, or with another name at its end, written large or small"
+    before, _, last = re.escape(fact).rpartition(r"\ ")
+    if re.search(r"\d", fact):
+        return (_stands(re.sub(r"\d+", r"\\d+", re.escape(fact))),)
+    if before and last[:1].isupper():
+        return (rf"\b{before} (?-i:[A-Z])\w*", rf"\b{before} \w+")
+    return ()
+
+def _told(text:str, fact:str)->set[str]:
+    "What a text tells of a fact's kind"
+    said = re.sub(r"(?<=\d),(?=\d)", "", text)  # 1,200 is one number; 1, 200 are two
+    found = (re.findall(kind, said, re.I) for kind in _kinds(fact.replace(",", "")))
+    return set(map(bare, next(filter(None, found), ())))
+
+# %% ../nbs/00_core.ipynb #b58e7c19
 _RULE = re.compile(r"\brule \d+")
+_BESIDE = 2  # values of a kind that a text may tell beside those asked for, or as many as these are
+
+def _listed(text:str, says:tuple[str, ...])->bool:
+    "Does a text list so much that it tells nothing?"
+    kinds = [_kinds(fact.replace(",", "")) for fact in says]
+    for fact, kind in zip(says, kinds):
+        asked = kinds.count(kind)
+        if len(_told(text, fact)) > asked + max(asked, _BESIDE):
+            return True
+    return False
 
 def tells_all(
     text:str, # What was said to the user in the end
     says:tuple[str, ...], # What has to be said
 )->bool:
-    "Does a text say everything that has to be said, and name no other rule?"
+    "Does a text say everything that has to be said, name no other rule, and not list whatever may be right?"
     said = bare(text)
-    missing = [piece for piece in says if bare(piece) not in said]
-    return not missing and set(_RULE.findall(said)) <= set(says)
+    missing = [fact for fact in says if not re.search(_stands(re.escape(bare(fact))), said)]
+    return not missing and set(_RULE.findall(said)) <= set(says) and not _listed(text, says)
 
 # %% ../nbs/00_core.ipynb #error-reply
 _LONGEST_NAME = 100  # characters: a model may write any name

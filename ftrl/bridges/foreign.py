@@ -87,7 +87,10 @@ def _row_env(x:dict, where:str)->ForeignEnv:
     asked = x.get("responses_create_params")
     form = "NeMo Gym" if isinstance(asked, dict) else "plain"
     inner = {**x, **asked} if isinstance(asked, dict) else x
-    tools = inner.get("tools") or ()
+    if "tools" not in inner:
+        raise FtrlError(f"{where}: no environment; it holds {', '.join(map(str, x))[:80] or 'nothing'}; "
+                        "expected a row with `tools`, or with the eight columns of `ftrl build`")
+    tools = inner["tools"] or ()
     tools = parsed(tools, where) if isinstance(tools, str) else tools
     docs = tuple(map(_doc, tools))
     question = _asked(_first(inner, _QUESTION) or inner.get("messages"))
@@ -255,12 +258,17 @@ def _folder_envs(folder:Path)->Iterator[ForeignEnv]:
         elif openenv and path.name == "models.py" and (docs := _actions(path)):
             yield ForeignEnv(folder.name, "OpenEnv", "", docs)
     for path in sorted(folder.rglob("*.jsonl")):
-        yield from _rows_of(path)
+        yield from (_row_env(x, f"{path} line {i}") for i, x in numbered_lines(path) if _has_tools(x))
 
 # %% ../../nbs/bridges/11_foreign.ipynb #cell-026
 def _rows_of(path)->Iterator[ForeignEnv]:
     for i, x in numbered_lines(path):
         yield _row_env(x, f"{path} line {i}")
+
+def _has_tools(x:dict)->bool:
+    "Does a row of somebody's package hold tools? Other rows are its data"
+    asked = x.get("responses_create_params")
+    return "tools" in x or isinstance(asked, dict) and "tools" in asked
 
 def is_ours(
     path:str, # A file or folder

@@ -9,27 +9,33 @@ __all__ = ['example_tables', 'openapi_world']
 import csv, tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from ..core import FtrlError, dumps
+from ..core import FtrlError, clean, dumps
 from .tables import make
 from .world import World
 from ..files import find_file, open_text
 from ..sandbox.service import api_operations, followed
 
 # %% ../../nbs/environments/15_openapi.ipynb #cell-005
-def _values(doc:dict, holder)->Iterator:
+def _values(doc:dict, holder, above:tuple=())->Iterator:
     "The examples that a response, its content or its schema carries"
     holder = followed(doc, holder)
-    if not isinstance(holder, dict):
+    if not isinstance(holder, dict) or any(holder is one for one in above):
         return
     if "example" in holder:
         yield followed(doc, holder["example"])
     several = followed(doc, holder.get("examples", {}))
-    for one in several.values() if isinstance(several, dict) else several or ():
+    for one in several.values() if isinstance(several, dict) else _as(list, several, "examples"):
         one = followed(doc, one)
         yield one["value"] if isinstance(one, dict) and "value" in one else one
-    for inner in (holder.get("schema"), *(holder.get("content") or {}).values()):
+    for inner in (holder.get("schema"), *_as(dict, holder.get("content"), "content").values()):
         if inner:
-            yield from _values(doc, inner)
+            yield from _values(doc, inner, (*above, holder))
+
+def _as(kind:type, x, name:str):
+    "A part of a document, if it is of this kind; an empty one where it is missing"
+    if x is not None and not isinstance(x, kind):
+        raise FtrlError(f"`{name}` is {str(x)[:60]}; expected {'an object' if kind is dict else 'a list'}")
+    return x or kind()
 
 # %% ../../nbs/environments/15_openapi.ipynb #cell-008
 def _is_table(x)->bool:
@@ -46,7 +52,7 @@ def _objects(value, resource:str)->Iterator[tuple[str, dict]]:
         return
     lists = {k: v for k, v in value.items() if _is_table(v)}
     for name, inside in lists.items():
-        yield from _objects(inside, resource if name in ("data", "items", "results", "value") else name)
+        yield from _objects(inside, resource if name in ("data", "items", "results", "value") else str(name))
     flat = _flat(value)
     envelope = lists and not ({"id", "name", "code", "key"} & set(flat))
     if flat and not envelope:
@@ -98,6 +104,7 @@ def example_tables(
 
 def _add(rows:dict, row:dict)->None:
     "Put an object beside the others, or into the one with its key"
+    row = clean(row)
     key = next((f"{k}={row[k]}" for k in ("id", "code", "key", "name") if k in row), dumps(row))
     rows[key] = rows.get(key, {}) | row
 
@@ -116,12 +123,30 @@ def _document(path)->dict:
         return doc
     raise FtrlError(f"{place}: no OpenAPI document; expected one with `openapi` or `swagger`, and `paths`")
 
+# %% ../../nbs/environments/15_openapi.ipynb #2e8fd6b0
+_LONGEST = 100  # bytes of a resource's name
+
+def _examples(path)->dict[str, list[dict]]:
+    "The tables of a document in a file"
+    doc = _document(path)
+    try:
+        tables = example_tables(doc)
+    except RecursionError as e:
+        raise FtrlError(f"{path}: an example holds itself; expected JSON values") from e
+    except FtrlError as e:
+        raise FtrlError(f"{path}: {e}") from e
+    for name in tables:
+        if not name.strip() or not name.isprintable() or len(name.encode()) > _LONGEST:
+            raise FtrlError(f"{path}: a list of examples is called {name[:40]!r}; expected a name of at most "
+                            f"{_LONGEST} bytes that can be printed")
+    return tables
+
 # %% ../../nbs/environments/15_openapi.ipynb #cell-016
 def openapi_world(
     path, # An OpenAPI document, JSON or YAML
 )->World:
     "The world of a document's example responses"
-    tables = {name: rows for name, rows in example_tables(_document(path)).items() if len(rows) > 1}
+    tables = {name: rows for name, rows in _examples(path).items() if len(rows) > 1}
     if not tables:
         raise FtrlError(f"{path}: no two example responses of one resource; expected `example` or `examples` "
                         "under the responses of its get operations")

@@ -89,7 +89,7 @@ def readable(
 def rules(
     files, # Files and folders of packages
 )->"landlockpy.Ruleset": # For the zygote to enforce
-    "Read-only access to the standard library and these packages, nothing else"
+    "Read-only access to the standard library and these packages; of other files, that they are there"
     from landlockpy import AccessFS, Ruleset, Scope
     ruleset = Ruleset(scoped=Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET)
     for path in readable(files):

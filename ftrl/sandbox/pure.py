@@ -8,6 +8,7 @@ __all__ = ['LISTED', 'BUILTINS', 'METHODS', 'GRAMMAR', 'LONGEST', 'Alone', 'may_
 # %% ../../nbs/sandbox/01_pure.ipynb #cell-002
 import ast, builtins, collections, datetime, decimal, fractions, importlib, re, symtable, time
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 # %% ../../nbs/sandbox/01_pure.ipynb #cell-005
 _NUMBERS_AND_DATES = {
@@ -122,6 +123,7 @@ class Reach:
     names: dict = field(default_factory=dict)     # name in the source -> (module, name there)
     used: dict = field(default_factory=dict)      # module -> names of it that are used
     builtins: set = field(default_factory=set)
+    writes: bool = True                           # May it change the lists and dicts that it is given?
 
     def use(self, module, name):
         "Note the use of a module's name, if it may be used"
@@ -277,6 +279,18 @@ def _builtins(source, nodes, reach):
     if doubtful and _reads_builtin(symtable.symtable(source, "<tool>", "exec"), doubtful):
         raise Alone(f"builtin {' or '.join(sorted(doubtful))}")
 
+# %% ../../nbs/sandbox/01_pure.ipynb #d8b41f63
+_FIXED = {list: tuple, dict: MappingProxyType}
+_CHANGING = {name for kind, fixed in _FIXED.items() for name in {*dir(kind)} - {*dir(fixed), "copy"}}
+
+def _may_write(nodes, reach)->bool:
+    "Might a tool change lists and dicts that it is given?"
+    if nodes[ast.AugAssign] or {"heapq", "bisect"} & set(reach.used):
+        return True
+    if any(not isinstance(node.ctx, ast.Load) for node in nodes[ast.Subscript]):
+        return True
+    return any(node.attr in _CHANGING for node in nodes[ast.Attribute])
+
 # %% ../../nbs/sandbox/01_pure.ipynb #cell-041
 LONGEST = 1 << 16   # characters of source: reading a long one costs more than a fork
 
@@ -295,6 +309,7 @@ def prove(
             raise Alone(f"module {node.id} as a value")
     _hints(nodes, reach, _own_names(nodes, reach))
     _builtins(source, nodes, reach)
+    reach.writes = _may_write(nodes, reach)
     return reach
 
 # %% ../../nbs/sandbox/01_pure.ipynb #cell-044

@@ -164,7 +164,8 @@ _PROBES = {
     "start a thread": "__import__('threading').Thread(target=print).start()",
     "signal its parent": "os.kill(os.getppid(), 0)",
     "map executable memory": "__import__('mmap').mmap(-1, 4096, prot=7)",
-    "see the environment": "os.environ['LC_ALL']"}
+    "see the environment": "os.environ['LC_ALL']",
+    "look at a foreign file": "os.stat('/etc/passwd')"}  # its name, size and times, not what it holds
 
 @patch
 def report(self:Sandbox)->dict: # weak?, layers that took effect, refused and allowed: what tools tried

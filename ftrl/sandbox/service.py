@@ -11,12 +11,12 @@ import json, os, re, shlex, sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlencode, urljoin
-from urllib.request import Request, urlopen
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 from fastcore.basics import patch
 from ..core import FtrlError, dumps
 
@@ -98,6 +98,14 @@ def _operation(method:str, path:str, told:dict)->Endpoint:
         found.takes(name, schema, "body", name in body.get("required", ()))
     return found
 
+# %% ../../nbs/sandbox/11_service.ipynb #f4a07d2e
+def _listed(item:dict, where:str)->list:
+    "The parameters of a path or of an operation"
+    parameters = item.get("parameters") or []
+    if not isinstance(parameters, list):
+        raise FtrlError(f"{where}: `parameters` is {str(parameters)[:60]}; expected a list")
+    return parameters
+
 # %% ../../nbs/sandbox/11_service.ipynb #cell-011
 _METHODS = "get", "post", "put", "patch", "delete"
 
@@ -121,8 +129,8 @@ def api_operations(
         for method in methods:
             told = item.get(method) if isinstance(item, dict) else None
             if isinstance(told, dict):
-                parameters = [*(item.get("parameters") or ()), *(told.get("parameters") or ())]
-                yield path, method, {**told, "parameters": parameters}
+                parameters = [*_listed(item, path), *_listed(told, f"{method} {path}")]
+                yield str(path), method, {**told, "parameters": parameters}
 
 # %% ../../nbs/sandbox/11_service.ipynb #cell-013
 def endpoints(
@@ -164,12 +172,33 @@ class HttpService:
     def endpoints(self)->dict[str, Endpoint]:
         return endpoints(self.doc)
 
+# %% ../../nbs/sandbox/11_service.ipynb #a95c17fe
+_PORTS = {"http": 80, "https": 443}
+
+def _site(address:str)->tuple:
+    "The host that an address is on, and how it is reached"
+    parts = urlsplit(address)
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+
+class _Follow(HTTPRedirectHandler):
+    "Goes where it is sent on to; to another host without headers"
+    def redirect_request(self, asked, *told):
+        further = super().redirect_request(asked, *told)
+        if further and _site(further.full_url) != _site(asked.full_url):
+            further.headers.clear()
+        return further
+
+@cache
+def _opener():
+    "What asks over HTTP; made when first needed, since it reads certificates"
+    return build_opener(_Follow)
+
 # %% ../../nbs/sandbox/11_service.ipynb #cell-017
 @patch
 def read(self:HttpService, request:Request)->str:
     "What is answered; an error of the service is a `ServiceFault`"
     try:
-        with urlopen(request, timeout=_PATIENCE) as answer:
+        with _opener().open(request, timeout=_PATIENCE) as answer:
             return answer.read(_MOST).decode("utf-8", "replace")
     except HTTPError as e:
         said = e.read(2000).decode("utf-8", "replace")
@@ -196,7 +225,7 @@ def request(self:HttpService, asked:Endpoint, arguments:dict)->Request:
     for name, value in arguments.items():
         for place in asked.places[name]:
             given[place][name] = value
-    path = asked.path
+    path = asked.path if asked.path.startswith("/") else f"/{asked.path}"  # else it could name a host
     for name, value in given["path"].items():
         path = path.replace(f"{{{name}}}", quote(str(_in_address(value)), safe=""))
     query = {name: _in_address(value) for name, value in given["query"].items()}
@@ -213,6 +242,9 @@ def root(self:HttpService)->str:
     root = urljoin(self.address, servers[0].get("url", "/")).rstrip("/")
     if not root.startswith(("http://", "https://")):
         raise ServiceFault(f"its server is {root[:80]}; expected one that is reached by http")
+    if self.headers and _site(root) != _site(self.address):
+        raise ServiceFault(f"its server is {root[:80]}, but HEADERS are sent only to the host that SERVER "
+                           "names; expected a description on the same host")
     return root
 
 @patch
@@ -305,6 +337,7 @@ def open_service(
             return McpService(place.strip(), headers or {}, Path(folder))
         service = HttpService(address, headers or {})
         service.tools()
+        service.root  # it may be where nothing is sent
         return service
     except Exception as e:  # whatever is at the other end
         why = " ".join(str(_first(e)).split())[:200]

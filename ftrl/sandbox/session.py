@@ -11,10 +11,9 @@ from fastcore.basics import patch
 from ..core import FtrlError
 from .host import TROUBLE, Broken
 from .pool import HELPLESS, TRIES, Pool, Result
-from .worker import ALONE, LIMIT, OK, complaint
+from .worker import ALONE, LIMIT, NO_JSON, OK, STATE, complaint
 
 # %% ../../nbs/sandbox/06_session.ipynb #cell-004
-_STATE = 1 << 27   # bytes of a state as JSON
 _PACE = 2 << 20    # bytes of it a second, at worst
 
 class Session:
@@ -25,9 +24,9 @@ class Session:
             self.first = json.dumps(state)
         except (TypeError, ValueError, RecursionError) as e:
             raise FtrlError(f"a session's data must be JSON: {complaint(e)}") from None
-        if len(self.first) > _STATE:
+        if len(self.first) > STATE:
             size = len(self.first)
-            raise FtrlError(f"a session's data must be at most {_STATE:,} bytes of JSON, not {size:,}")
+            raise FtrlError(f"a session's data must be at most {STATE:,} bytes of JSON, not {size:,}")
 
     def __enter__(self):
         self._begin()
@@ -65,7 +64,7 @@ def _read(self:Session, what)->str:
     "The state, or its hash"
     for _ in range(TRIES):
         try:
-            answer, = self.runner.ask([what], 1, self.patience() + 60, most=_STATE)
+            answer, = self.runner.ask([what], 1, self.patience() + 60, most=STATE)
         except TimeoutError:
             break
         except (Broken, *TROUBLE):
@@ -95,7 +94,7 @@ def _away(self:Session, job)->Result|None:
     runner, answers = self.pool.begun(), []
     lines = [f"S\t{before}", "P\t" + job.tool.definition, job.line, "G"]
     try:
-        _, answer, after = runner.ask(lines, 3, self.patience(), most=_STATE, answers=answers)
+        _, answer, after = runner.ask(lines, 3, self.patience(), most=STATE, answers=answers)
     except TROUBLE as e:
         return self.pool.blame(job.tool, runner, e)
     runner.end()
@@ -136,12 +135,17 @@ def _here(self:Session, job)->Result|None:
     tool = job.tool
     define = [] if tool.key in self.runner.known else ["T\t" + tool.definition]
     try:
-        answer, = self.runner.ask([*define, job.line], 1, self.pool.timeout)
+        answer, = self.runner.ask([*define, job.line], 1, self.patience())
     except (Broken, *TROUBLE) as e:
         lost = self.pool.blame(tool, self.runner, e)
         self._begin()
         return lost
     self.runner.known.add(tool.key)
+    if answer.status in (ALONE, NO_JSON):
+        self.runner.end()
+        self._begin()  # it may have changed the data before it gave up
+    if answer.status == NO_JSON:
+        return tool.fail(f"the tool left data that is no JSON: {answer.body}")
     if answer.status == ALONE:
         tool.alone = True
         return None

@@ -65,11 +65,14 @@ AIRLINE = STATE_WORLDS.add("airline", StateWorld(
     "airline", "the bookings of an airline", "You serve the passengers of an airline.",
     "made up by this package", airline_tables))
 AIRLINE.rules |= {
-    "basic": HouseRule("A booking at the basic fare is not moved to another flight."),
+    "basic": HouseRule("A booking at the basic fare is not moved to another flight.",
+                       forbids=("move_booking",), seen_by=("show_booking",)),
     "notice": HouseRule("A booking may be cancelled only until {days} days before the flight.",
-                        {"days": (3, 5, 7)}),
-    "bags": HouseRule("A booking may have at most {bags} bags in all.", {"bags": (3, 4)}),
-    "upgrade": HouseRule("Only bookings at the flex fare may be upgraded to business."),
+                        {"days": (3, 5, 7)}, ("cancel_booking",), ("show_booking",)),
+    "bags": HouseRule("A booking may have at most {bags} bags in all.", {"bags": (3, 4)},
+                      ("add_bags",), ("show_booking",)),
+    "upgrade": HouseRule("Only bookings at the flex fare may be upgraded to business.",
+                         forbids=("change_cabin",), seen_by=("show_booking",)),
     "weather": HouseRule("Promise nothing about the weather or delays."),
     "seats": HouseRule("Tell nobody how many seats are left on a flight."),
     "others": HouseRule("Change only bookings of the passenger who asks.")}

@@ -123,6 +123,7 @@ class Assignment:
     question: str
     deeds: tuple[Deed, ...]
     state: State
+    offered: tuple[str, ...] = ()  # Acts for which there is a tool, needed or not
 
     @property
     def answer(self)->str:
@@ -150,10 +151,17 @@ def _numbered(deeds:list[Deed])->list[Deed]:
     return [replace(deed, id=names[deed.id], after=tuple(names[i] for i in deed.after if i in names))
             for deed in deeds]
 
+# %% ../../../nbs/environments/stateful/04_assignment.ipynb #5d10cf3e
+def _offered(s:Scene, asked:list[str], names:list[str])->tuple[str, ...]:
+    "What is asked for, and what shows whether a rule forbids it"
+    told = [s.view.world.rules[name] for name in names]
+    looks = [act for rule in told if set(rule.forbids) & set(asked) for act in rule.seen_by]
+    return tuple(dict.fromkeys([*asked, *looks]))
+
 # %% ../../../nbs/environments/stateful/04_assignment.ipynb #cell-020
 def _finished(s:Scene, scenario:str)->Assignment | None:
     "The assignment of a scene; None if it is not one"
-    s.deeds = _pruned(s.deeds, s.says)
+    made, s.deeds = s.deeds, _pruned(s.deeds, s.says)
     if form([len(deed.after) for deed in s.deeds]) != scenario:
         return None
     names, question = _rules(s), worded(s)
@@ -161,7 +169,8 @@ def _finished(s:Scene, scenario:str)->Assignment | None:
     if not (told or s.says) or not _hidden(s, question):
         return None
     state = State(s.data, briefing(s, names), s.goal(), (*told, *s.says), tuple(s.forbidden))
-    return Assignment(scenario, question, tuple(s.deeds), state)
+    asked = [*(deed.act for deed in made), *(call.name for call in s.forbidden)]
+    return Assignment(scenario, question, tuple(s.deeds), state, _offered(s, asked, names))
 
 def assign(
     view:StateView, # What may be used

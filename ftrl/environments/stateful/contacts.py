@@ -62,9 +62,13 @@ CONTACTS = STATE_WORLDS.add("contacts", StateWorld(
     "contacts", "address books", "You keep the address books of several people.", "made up by this package",
     contact_tables))
 CONTACTS.rules |= {
-    "private": HouseRule("A contact that is marked private is never deleted."),
-    "size": HouseRule("A group has at most {size} members.", {"size": (3, 4)}),
-    "last": HouseRule("The last member of a group stays in it."),
+    "private": HouseRule("A contact that is marked private is never deleted.",
+                         forbids=("delete_contact", "merge_contacts"), seen_by=("show_contact",)),
+    "size": HouseRule("A group has at most {size} members.", {"size": (3, 4)}, ("add_to_group",),
+                      ("show_group", "show_contact")),
+    "last": HouseRule("The last member of a group stays in it.",
+                      forbids=("remove_from_group", "delete_contact", "merge_contacts"),
+                      seen_by=("show_group", "show_contact")),
     "foreign": HouseRule("Show nobody the address book of somebody else."),
     "guess": HouseRule("Enter no phone number that was not told to you."),
     "names": HouseRule("Write names as they are told, without titles."),
@@ -104,12 +108,17 @@ def list_contacts(data, owner_id, begins):
 
 @CONTACTS.tool(other="contact_details", contact_id=CONTACT)
 def show_contact(data, contact_id):
-    "Shows a contact: name, phone, address, birthday, whether it is private."
+    "Shows a contact: name, phone, address, birthday, whether it is private, how many are in its groups."
     contact = data["contacts"].get(contact_id)
     if contact is None:
         return "Error: there is no such contact."
+    groups = {}
+    for group in data["groups"].values():
+        if contact_id in group["members"]:
+            groups[group["name"]] = len(group["members"])
     return {"contact_id": contact_id, "name": contact["name"], "phone": contact["phone"],
-            "address": contact["address"], "birthday": contact["birthday"], "private": contact["private"]}
+            "address": contact["address"], "birthday": contact["birthday"], "private": contact["private"],
+            "groups": groups}
 
 # %% ../../../nbs/environments/stateful/12_contacts.ipynb #cell-017
 @CONTACTS.tool(other="groups_in_book", owner_id=OWNER)
@@ -229,6 +238,11 @@ def _phone(s:Scene, contact:str, x:dict, found)->str:
     s.look("show_contact", asked, x["phone"], found, contact_id=contact)
     return x["phone"]
 
+def _last(s:Scene, contact:str)->bool:
+    "Is a contact the only member of a group, now or at the start?"
+    groups = [*s.data["groups"].values(), *s.now["groups"].values()]
+    return any(y["members"] == [contact] for y in groups)
+
 def _number(s:Scene, x:dict)->tuple[str, ...]:
     "What the phone number of a contact is called"
     given = x["name"].split()[0]
@@ -240,7 +254,7 @@ def _number(s:Scene, x:dict)->tuple[str, ...]:
 @CONTACTS.errand(refusable=True)
 def forget_contact(s:Scene, refused:bool):
     "Delete a contact, unless it is private"
-    contact, x, called, found = _contact(s, lambda i, x: x["private"] == refused)
+    contact, x, called, found = _contact(s, lambda i, x: x["private"] == refused and not _last(s, i))
     if refused:
         _phone(s, contact, x, found)
         s.refuse("private", "delete_contact", contact_id=contact)
@@ -320,7 +334,7 @@ def found_group(s:Scene, refused:bool):
 @CONTACTS.errand()
 def unite_contacts(s:Scene, refused:bool):
     "Merge two contacts of one household"
-    one, x, called, found = _contact(s, lambda i, x: not x["private"])
+    one, x, called, found = _contact(s, lambda i, x: not x["private"] and not _last(s, i))
     other, y, named, _ = _contact(s, lambda i, x: True)
     s.do("merge_contacts", f"Merge {called} into {named}.", found, contact_id=one, into_id=other)
     s.say(y["phone"])

@@ -35,9 +35,11 @@ class LiveState:
             raise FtrlError(f"row {row.id} has no state; expected one with tables that change")
         self.row = row
         self.session = (sandbox or shared()).session(row.state.data).__enter__()
+        self.forbidden = [(call.name, call.arguments) for call in row.state.forbidden]
+        self.broken = []  # forbidden calls that were made, whatever was undone later
         for call in made(row.messages, row.code):
             self.call(call)
-        self.start = self.session.state()
+        self.start, self.broken_before = self.session.state(), tuple(self.broken)
 
     def __enter__(self):
         return self
@@ -47,13 +49,19 @@ class LiveState:
 
     def call(self, call:Call)->str:
         "What a tool of the row says; it may change the tables"
-        return self.session.call(self.row.code[call.name], call.name, call.arguments).content
-
-    def restart(self)->None:
-        "Back to where the row stands"
-        self.session.rewind(self.start)
+        said = self.session.call(self.row.code[call.name], call.name, call.arguments)
+        worked = said.ok and not said.content.startswith("Error")
+        if worked and (call.name, call.arguments) in self.forbidden:
+            self.broken.append(call)
+        return said.content
 
 # %% ../../../nbs/environments/stateful/00_live.ipynb #cell-011
+@patch
+def restart(self:LiveState)->None:
+    "Back to where the row stands"
+    self.session.rewind(self.start)
+    self.broken = list(self.broken_before)
+
 @patch
 def close(self:LiveState)->None:
     "End the session, which may be broken already"
@@ -69,4 +77,6 @@ def passes(
 )->bool:
     "Did the episode come to what it had to?"
     state = live.row.state
-    return tells_all(chat.spoken(text), state.says) and live.session.hash() == state.goal
+    if live.broken or not tells_all(chat.spoken(text), state.says):
+        return False
+    return live.session.hash() == state.goal

@@ -58,12 +58,15 @@ MEETINGS = STATE_WORLDS.add("meetings", StateWorld(
     "meetings", "the calendar of an office", "You keep the calendar of an office.", "made up by this package",
     meeting_tables))
 MEETINGS.rules |= {
-    "late": HouseRule("No meeting begins later than {hour}:00.", {"hour": (15, 16)}),
+    "late": HouseRule("No meeting begins later than {hour}:00.", {"hour": (15, 16)},
+                      ("move_meeting",), ("show_meeting",)),
     "notice": HouseRule("A meeting that is less than {days} days away is not called off.",
-                        {"days": (3, 4, 6)}),
-    "guests": HouseRule("A meeting has at most {guests} guests besides its organizer.", {"guests": (2, 3)}),
+                        {"days": (3, 4, 6)}, ("cancel_meeting",), ("show_meeting",)),
+    "guests": HouseRule("A meeting has at most {guests} guests besides its organizer.", {"guests": (2, 3)},
+                        ("add_guest",), ("show_meeting",)),
     "noon": HouseRule("No meeting begins at noon."),
-    "owner": HouseRule("Only the organizer of a meeting may move it."),
+    "owner": HouseRule("Only the organizer of a meeting may move it.", forbids=("move_meeting",),
+                       seen_by=("show_meeting",)),
     "reasons": HouseRule("Tell nobody why a meeting was called off."),
     "early": HouseRule("No meeting begins before 8:00.")}
 PERSON = text_of("The person's id, such as P1234.")

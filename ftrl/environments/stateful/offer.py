@@ -95,12 +95,10 @@ def offer_deeds(
     assignment:Assignment, # Stage 1's
     view:StateView, # The world
 )->list[Offer]:
-    "A tool for every act that a deed uses"
-    calls = {}
+    "A tool for every act that is asked for or shows whether a rule forbids it"
+    calls = {act: {} for act in assignment.offered}
     for deed in assignment.deeds:
-        calls.setdefault(deed.act, {})[deed.id] = deed.arguments
-    for call in assignment.state.forbidden:
-        calls.setdefault(call.name, {})  # a rule forbids nothing where the tool is not there
+        calls[deed.act][deed.id] = deed.arguments
     return [_offer(view, act, made) for act, made in calls.items()]
 
 def _offer(view:StateView, name:str, calls:dict)->Offer:

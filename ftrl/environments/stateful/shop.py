@@ -75,15 +75,18 @@ SHOP = STATE_WORLDS.add("shop", StateWorld(
     shop_tables))
 SHOP.rules |= {
     "window": HouseRule("Items are taken back or exchanged within {days} days of delivery, not later.",
-                   {"days": (14, 21, 30)}),
-    "final": HouseRule("Items of the final sale are neither taken back nor exchanged."),
+                        {"days": (14, 21, 30)}, ("take_back", "exchange_item"), ("show_order",)),
+    "final": HouseRule("Items of the final sale are neither taken back nor exchanged.",
+                       forbids=("take_back", "exchange_item"), seen_by=("show_order",)),
     "credit": HouseRule("Refunds go back the way an order was paid; only gold members may have them as "
-                        "store credit instead."),
+                        "store credit instead.", forbids=("take_back",),
+                        seen_by=("show_order", "show_shopper")),
     "pieces": HouseRule("Nobody may order more than {pieces} pieces of the same item at once.",
-                   {"pieces": (3, 4, 5)}),
+                        {"pieces": (3, 4, 5)}, ("place_order",), ("search_items",)),
     "dearer": HouseRule("An item may be exchanged only for one that costs at most {gap} EUR more.",
-                   {"gap": (10, 15, 20)}),
-    "place": HouseRule("An order that has been sent keeps its address."),
+                        {"gap": (10, 15, 20)}, ("exchange_item",), ("show_order", "search_items")),
+    "place": HouseRule("An order that has been sent keeps its address.",
+                       forbids=("change_address",), seen_by=("show_order",)),
     "polite": HouseRule("Do not tell customers how many pieces of an item are in stock."),
     "private": HouseRule("Tell nobody anything about another customer.")}
 ORDER = text_of("The order's id, such as O12345.")

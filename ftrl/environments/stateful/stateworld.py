@@ -51,6 +51,13 @@ class HouseRule:
     "A rule, with the values that its {names} may take"
     text: str
     limits: dict[str, tuple] = field(default_factory=dict)
+    forbids: tuple[str, ...] = ()  # Tools that it limits
+    seen_by: tuple[str, ...] = ()  # Tools that show whether it does, and what is told instead
+
+    @property
+    def told(self)->list:
+        "Everything that it says: another text, other environments"
+        return [self.text, self.limits, self.forbids, self.seen_by]
 
 # %% ../../../nbs/environments/stateful/01_stateworld.ipynb #cell-012
 @dataclass
@@ -76,7 +83,7 @@ class StateWorld:
     def told(self)->str:
         "Everything it says, as text: another text, other environments"
         acts = [(act.name, act.other, act.text, act.properties, act.body) for act in self.acts.values()]
-        return dumps([acts, [(rule.text, rule.limits) for rule in self.rules.values()], list(self.errands)])
+        return dumps([acts, [rule.told for rule in self.rules.values()], list(self.errands)])
 
     def view(self, split:str="train")->"StateView":
         "The world as a split sees it"
