@@ -212,8 +212,10 @@ def elsewhere(self:_Listing)->Iterator[Evaluation]:
     if asked.n_paper and data_dir():
         sets["paper"] = data_dir()/"ftrl", asked.n_paper
     for place, (data, n) in sets.items():
+        longer = {"max_new_tokens": asked.benchmark_tokens} if place == "paper" else {}
         for name in asked.followed():
-            yield self.played(f"transfer/{place}/{name}.jsonl", name, data=data, sample=n, **self.how)
+            how = {"data": data, "sample": n} | self.how | longer
+            yield self.played(f"transfer/{place}/{name}.jsonl", name, **how)
 
 # %% ../../nbs/runs/0_evaluations.ipynb #cell-030
 @patch
