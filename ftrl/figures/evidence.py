@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['YES', 'NO', 'UNKNOWN', 'MARGIN', 'FLOOR', 'SINCE', 'BALANCED', 'Pairs', 'paired', 'Claimed', 'measured', 'rises',
            'gain_claim', 'Ground', 'tool_use', 'by_suite', 'stays', 'general_stays', 'probable_stays', 'balance',
-           'where_updates', 'what_carries', 'understanding', 'reasoning_helps']
+           'reasoning_helps']
 
 # %% ../../nbs/figures/07_evidence.ipynb #cell-002
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from ..evaluation.bench import BENCHMARKS
@@ -16,13 +15,11 @@ from ..evaluation.suite import SUITES
 from ..evaluation.interval import ENOUGH, bootstrap, over_seeds_alone
 from ..evaluation.table import paper_columns
 from .gain import gains, over_seeds
-from .style import Missing, label, need, policy, results
-from ..files import finished, read_json_lines
+from .style import Missing, label, results
+from ..files import finished
 from ..training.reward import REWARDS
-from ..weights.delta import group
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 # %% ../../nbs/figures/07_evidence.ipynb #cell-005
@@ -292,102 +289,6 @@ def _beats(run, frame:"pd.DataFrame", other:str, balanced:str)->Claimed:
     mean, low, high = bootstrap(changes)
     why = f"Solve-F1 {100 * last:.1f} % with {balanced}, {100 * first:.1f} % with {other}{told}"
     return measured(claim, rises(low, high), (mean, low, high), n, why)
-
-# %% ../../nbs/figures/07_evidence.ipynb #cell-037
-def where_updates(run, name:str)->list[Claimed]:
-    "Is the update in the MLPs of the lower layers?"
-    import pandas as pd
-    claim = "Updates are largest in the lower MLPs"
-    try:
-        moved = pd.read_parquet(need(run, f"delta/{name}.parquet", "delta")[0])
-    except Missing:
-        return [Claimed(claim, UNKNOWN, why="weights were not compared in this run")]
-    blocks = group(moved, "third", "block")
-    blocks = blocks.assign(density=blocks.share / blocks["size"])
-    blocks = blocks[blocks.block.isin(["mlp", "attention"])]
-    lower = blocks[(blocks.third == "lower") & (blocks.block == "mlp")]
-    if lower.empty or not blocks.share.sum() > 0:
-        return [Claimed(claim, UNKNOWN, why="no weight of a layer moved")]
-    lower, top = lower.iloc[0], blocks.loc[blocks.density.idxmax()]
-    why = (f"they hold {lower.share:.0%} of the squared update and {lower['size']:.0%} of the weights; "
-           f"densest: {top.block} of the {top.third} third")
-    verdict = YES if (top.third, top.block) == ("lower", "mlp") else NO
-    return [Claimed(claim, verdict, 100 * lower.share, why=why)]
-
-# %% ../../nbs/figures/07_evidence.ipynb #cell-040
-_VARIANTS = ("revert-all", "only-all", "only-lower-mlp", "revert-lower-mlp")
-
-def _played_variants(run)->"list[np.ndarray] | None":
-    "Solve-F1 of each variant, environment by environment; None where some were not played"
-    import numpy as np
-    found = {}
-    for path in finished(run, "intervene/*.jsonl*"):
-        scored = {line["id"]: line["metrics"] for line in read_json_lines(path)}
-        # an episode that failed has no score: neither 0 nor anything else
-        found[policy(path)] = {id: marks["solve_f1"] for id, marks in scored.items() if "solve_f1" in marks}
-    if not set(_VARIANTS) <= set(found):
-        return None
-    ids = sorted(set.intersection(*(set(found[variant]) for variant in _VARIANTS)))
-    if not ids:
-        return None
-    return [np.array([found[variant][id] for id in ids]) for variant in _VARIANTS]
-
-# %% ../../nbs/figures/07_evidence.ipynb #cell-041
-def _share_interval(part:"np.ndarray", whole:"np.ndarray")->tuple[float, float]:
-    "The 95 % bootstrap interval of a share of a gain, over environments"
-    import numpy as np
-    drawn = np.random.default_rng(0).integers(0, len(whole), (2000, len(whole)))
-    gained = whole[drawn].mean(1)
-    shares = part[drawn].mean(1)[gained > 0] / gained[gained > 0]  # of no gain there is no share
-    low, high = np.quantile(shares, (0.025, 0.975))
-    return float(low), float(high)
-
-# %% ../../nbs/figures/07_evidence.ipynb #cell-044
-def what_carries(run)->list[Claimed]:
-    "Do the MLPs of the lower layers carry the gain?"
-    claim, played = "Lower MLPs carry the gain", _played_variants(run)
-    if played is None:
-        return [Claimed(claim, UNKNOWN, why="no interventions in this run")]
-    start, full, alone, without = played
-    gain = full - start
-    if bootstrap([gain])[1] <= 0:
-        why = "the gain itself is not beyond its interval on these environments"
-        return [Claimed(claim, UNKNOWN, n=len(start), why=why)]
-    low, high = _share_interval(alone - start, gain)
-    share = float((alone - start).mean() / gain.mean())
-    left = float((without - start).mean() / gain.mean())
-    verdict = UNKNOWN  # the interval holds one half: neither more nor less can be said
-    if low > 0.5:
-        verdict = YES
-    elif high < 0.5:
-        verdict = NO
-    why = f"alone they keep {share:.0%} of the gain; without them {left:.0%} of it is left"
-    return [measured(claim, verdict, (share, low, high), len(start), why)]
-
-# %% ../../nbs/figures/07_evidence.ipynb #cell-046
-def understanding(run, name:str, start:str)->list[Claimed]:
-    "Is the right next step more readable after training?"
-    import pandas as pd
-    claim = "Context is understood better"
-    try:
-        frame = pd.read_parquet(need(run, "delta/probes.parquet", "delta")[0])
-    except Missing:
-        return [Claimed(claim, UNKNOWN, why="no probes in this run")]
-    found = []
-    for target, part in frame.groupby("target", sort=False):
-        best = part.loc[part.groupby("model").accuracy.idxmax()].set_index("model")
-        if {start, name} <= set(best.index):
-            found.append(_readable(f"{claim}: next {target}", best.loc[start], best.loc[name]))
-    return found
-
-def _readable(claim:str, first:"pd.Series", last:"pd.Series")->Claimed:
-    "The claim on one target, from the best layers of two policies"
-    mean = last.accuracy - first.accuracy
-    # each has an interval of its own; as if they were independent, their half-widths add in squares
-    low = mean - math.hypot(last.accuracy - last.low, first.high - first.accuracy)
-    high = mean + math.hypot(last.high - last.accuracy, first.accuracy - first.low)
-    why = f"readable at {first.accuracy:.0%} before, {last.accuracy:.0%} after, chance {last.chance:.0%}"
-    return measured(claim, rises(low, high), (mean, low, high), int(last.n), why)
 
 # %% ../../nbs/figures/07_evidence.ipynb #cell-049
 def reasoning_helps(run)->list[Claimed]:

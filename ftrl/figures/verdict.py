@@ -11,8 +11,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 from ..evaluation.table import lined
 from .evidence import (
-    NO, UNKNOWN, YES, balance, general_stays, probable_stays, reasoning_helps, tool_use, understanding,
-    what_carries, where_updates)
+    NO, UNKNOWN, YES, balance, general_stays, probable_stays, reasoning_helps, tool_use)
+from .inside import understanding, what_carries, where_updates
 from .question import REFUTED, SHOWN, UNTOLD, answers
 from .style import INK, Missing, caption, figure, main_algorithm, main_start, need, seeds, sheet
 
