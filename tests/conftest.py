@@ -22,7 +22,7 @@ def recorded(tmp_path_factory):
     "Twenty environments in a file, and an episode in each with the reward that it gets directly"
     from ftrl.bridges.visit import recordings
     from ftrl.environments.build import build
-    from ftrl.files import save_rows
+    from ftrl.rows import save_rows
     envs = list(build(20, ["chemistry", "geography"], seed=5))
     path = tmp_path_factory.mktemp("recorded")/"envs.jsonl"
     save_rows(envs, path)

@@ -102,7 +102,7 @@ def compared(home, out, make, **how):
 
 def whole_run(home, out, killed=None, at=3):
     "The package's own `train`; the process `killed` dies at a step"
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.train import TrainConfig, train
     from ftrl.training.trainer import StepTrainer
     def step(self, *args, **kwargs):

@@ -22,7 +22,7 @@ from ftrl.evaluation.bench import evaluate
 from ftrl.environments.build import build
 from ftrl.chat import call_text
 from ftrl.core import SCENARIOS, Env, FtrlError, rng
-from ftrl.files import load_rows, save_rows
+from ftrl.rows import load_rows, save_rows
 from ftrl.environments.deploy import gold
 from ftrl.environments.gate import GATES, check, passed
 from ftrl.training.reward import score

@@ -6,7 +6,8 @@ import forks, pytest
 from ftrl.evaluation.bench import BENCHMARKS, evaluate
 from ftrl.chat import call_text
 from ftrl.core import Call, FtrlError, Row, dumps
-from ftrl.files import data_dir, read_json_lines, save_rows, write_json_lines
+from ftrl.files import data_dir, read_json_lines, write_json_lines
+from ftrl.rows import save_rows
 
 CAPITAL = '''def find_capital(country):
     return {"Peru": "Lima", "Chile": "Santiago"}.get(country, "no such country")'''

@@ -23,7 +23,7 @@ def test_recorded_episodes_get_the_same_reward(recorded, tmp_path):
 
 def test_inspect_eval_runs_an_exported_folder(recorded, tmp_path):
     from ftrl.bridges.inspect import export_inspect
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     export_inspect(load_rows(recorded.path), tmp_path/"task")
     inspect = Path(sys.executable).with_name("inspect")
     # the mock model counts tokens by a file that tiktoken fetches: here, bytes are counted

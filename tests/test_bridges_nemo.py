@@ -11,7 +11,7 @@ pytest.importorskip("nemo_gym", reason="the extra `nemo` is not installed: make 
 @pytest.fixture(scope="module")
 def app(recorded, tmp_path_factory):
     from ftrl.bridges.nemo import export_nemo
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     out = export_nemo(load_rows(recorded.path), tmp_path_factory.mktemp("nemo")/"tools")
     spec = importlib.util.spec_from_file_location("ftrl_nemo_app", out/"app.py")
     module = sys.modules["ftrl_nemo_app"] = importlib.util.module_from_spec(spec)

@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 @pytest.fixture(scope="module")
 def folder(recorded, tmp_path_factory):
     from ftrl.bridges.openenv import export_openenv
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     out = export_openenv(load_rows(recorded.path), tmp_path_factory.mktemp("openenv")/"tool_use")
     sys.path.insert(0, str(out))
     yield out

@@ -112,7 +112,7 @@ def test_recorded_episodes_get_the_same_reward_from_a_pushed_folder(recorded, tm
     "The hub: what `push` wrote and `load_dataset` reads plays to the recorded rewards"
     from ftrl.bridges.hub import hub_rows, push
     from ftrl.bridges.visit import Lobby
-    from ftrl.files import save_rows
+    from ftrl.rows import save_rows
     out = push([recorded.path], str(tmp_path/"hub"))
     rows = hub_rows(out, "envs", recorded.rows[0].split)
     assert rows == recorded.rows

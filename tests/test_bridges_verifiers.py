@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 @pytest.fixture(scope="module")
 def package(recorded, tmp_path_factory):
     from ftrl.bridges.verifiers import export_verifiers
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     return export_verifiers(load_rows(recorded.path), tmp_path_factory.mktemp("vf")/"tool-use")
 
 

@@ -11,7 +11,7 @@ pytest.importorskip("verl", reason="the extra `verl` is not installed: make test
 @pytest.fixture(scope="module")
 def folder(recorded, tmp_path_factory):
     from ftrl.bridges.verl import export
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     return export(load_rows(recorded.path), tmp_path_factory.mktemp("verl")/"out")
 
 

@@ -19,7 +19,7 @@ from ftrl.environments.deploy import gold
 from ftrl.environments.report import audit
 from ftrl.environments.store import write_envs
 from ftrl.environments.world import FEW, Kind, Relation, World, load_world
-from ftrl.files import load_rows, plain
+from ftrl.rows import load_rows, plain
 from ftrl.sandbox.sandbox import shared
 from ftrl.training.reward import score
 

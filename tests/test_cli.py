@@ -203,7 +203,7 @@ def test_an_environment_whose_fields_are_of_other_types(capsys, monkeypatch, tmp
     "It fails the gates and cannot be shown; no command ends in a traceback"
     from ftrl.cli import main
     from ftrl.environments.build import build
-    from ftrl.files import plain
+    from ftrl.rows import plain
     row = plain(next(build(1, ["chemistry"])).row())
     meta = json.loads(row["env"])
     monkeypatch.chdir(tmp_path)
@@ -227,7 +227,7 @@ def test_an_environment_whose_fields_are_of_other_types(capsys, monkeypatch, tmp
 @pytest.mark.parametrize("to", ["rows.parquet", "rows.jsonl", "rows.jsonl.gz"])
 def test_half_characters_become_question_marks_in_every_file(tmp_path, to):
     from ftrl.core import Row
-    from ftrl.files import load_rows, save_rows
+    from ftrl.rows import load_rows, save_rows
     row = Row(**ROW | {"answer": "a\ud800", "messages": [{"role": "user", "content": "\udfff?"}]})
     save_rows([row], tmp_path / to)
     read, = load_rows(tmp_path / to)

@@ -235,7 +235,7 @@ ASKS = {{"price_of": "the price of {{item}}"}}
 
 def test_tools_behind_an_http_service(tmp_path):
     "Built, checked and replayed through a real service; a tool that CALLS does not name is never called"
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     service = subprocess.Popen([sys.executable, "-c", SERVICE], stdout=subprocess.PIPE, text=True)
     try:
         (tmp_path/"tools.py").write_text(SERVED.format(port=int(service.stdout.readline())))

@@ -189,7 +189,7 @@ def test_every_verb_takes_a_file(here, small):
     "Collected, evaluated, trained, compared, and mixed: by the path of the file"
     from ftrl.environments.build import build
     from ftrl.evaluation.bench import evaluate
-    from ftrl.files import save_rows
+    from ftrl.rows import save_rows
     from ftrl.training.collect import collect
     from ftrl.training.settings import TrainConfig
     from ftrl.training.train import train

@@ -7,7 +7,8 @@ from ftrl.figures import figure, style
 from ftrl.runs import record
 from ftrl.environments.build import build
 from ftrl.core import FtrlError
-from ftrl.files import save_rows, write_json_lines
+from ftrl.files import write_json_lines
+from ftrl.rows import save_rows
 from ftrl.training.gold import gold_trajectory
 
 

@@ -10,7 +10,8 @@ from ftrl.environments.build import Recipe, build
 from ftrl.environments.deploy import gold
 from ftrl.evaluation.bench import evaluate
 from ftrl.evaluation.tags import by_tag
-from ftrl.files import load_rows, save_rows, write_json_lines
+from ftrl.files import write_json_lines
+from ftrl.rows import load_rows, save_rows
 
 HOPS = ("multi_hop", "parallel_multi_hop")
 TAKEN = ("page_token", "record_number")  # from an earlier reply

@@ -6,7 +6,7 @@ from ftrl.core import FtrlError
 def home(tmp_path_factory):
     "A tiny random model and a few environments"
     from ftrl.environments.build import build
-    from ftrl.files import save_rows
+    from ftrl.rows import save_rows
     from ftrl.runs.folder import Run
     from ftrl.runs.policies import base
     folder = tmp_path_factory.mktemp("launch")
@@ -24,7 +24,7 @@ def one_thread(monkeypatch):
 
 def test_two_processes_train_and_are_followed(home, capfd):
     from safetensors.torch import load_file
-    from ftrl.files import claimed
+    from ftrl.notes import claimed
     from ftrl.training.cluster.launch import learner
     folder, model = home
     learn = learner({"config": "cpu", "processes": 2}, folder/"logs")

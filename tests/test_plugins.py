@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from ftrl.core import Env
 from ftrl.environments.gate import check, passed
-from ftrl.files import load_rows
+from ftrl.rows import load_rows
 
 PACKAGE = {
     "pyproject.toml": """

@@ -15,7 +15,8 @@ import ray
 from ftrl.evaluation.bench import evaluate
 from ftrl.environments.build import Recipe
 from ftrl.environments.store import write_envs
-from ftrl.files import load_rows, save_rows, write_json_lines
+from ftrl.files import write_json_lines
+from ftrl.rows import load_rows, save_rows
 
 def victims(name):
     said = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True).stdout

@@ -13,7 +13,8 @@ from ftrl.environments.build import build
 from ftrl.environments.gate import check, passed
 from ftrl.environments.world import STATE_WORLDS
 from ftrl.evaluation.bench import evaluate
-from ftrl.files import load_rows, save_rows, write_json_lines
+from ftrl.files import write_json_lines
+from ftrl.rows import load_rows, save_rows
 from ftrl.training.collect import collect
 from ftrl.training.episode import environment_class, episode_reward
 from ftrl.training.gold import gold_trajectory
@@ -89,7 +90,7 @@ def test_moments_are_scored_where_they_stand(envs, tmp_path):
 TRAINING = """
 import json, sys
 from pathlib import Path
-from ftrl.files import load_rows
+from ftrl.rows import load_rows
 from ftrl.runs.folder import Run
 from ftrl.runs.policies import base
 from ftrl.training.collect import collect

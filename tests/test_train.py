@@ -214,7 +214,7 @@ def test_gradients_by_fp32_units_are_as_near_to_fp32_as_torchs_bf16():
 def home(tmp_path_factory, tokenizer):
     "A model directory and rows whose reward a random byte model can move: any text is worth more than none"
     from ftrl.chat import prepare
-    from ftrl.files import save_rows
+    from ftrl.rows import save_rows
     folder = tmp_path_factory.mktemp("home")
     model = network("Llama")
     model.generation_config.eos_token_id = 1
@@ -232,7 +232,7 @@ def home(tmp_path_factory, tokenizer):
 
 JOB = """
 import json, os, signal, sys
-from ftrl.files import load_rows
+from ftrl.rows import load_rows
 from ftrl.training.train import TrainConfig, train
 from ftrl.training.record import Record
 home, out, config = sys.argv[1:]
@@ -279,7 +279,7 @@ def test_a_killed_run_resumes_bit_for_bit(more, home, tmp_path):
 
 @pytest.mark.parametrize("algorithm", ["grpo", "reinforce++", "rloo"])
 def test_every_algorithm_raises_the_reward(algorithm, home, tmp_path):
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.train import TrainConfig, train
     options = dict(bf16=False, beta=0.001, entropy_coef=0.001, save_steps=100, warmup_steps=0)
     run = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run",
@@ -290,7 +290,8 @@ def test_every_algorithm_raises_the_reward(algorithm, home, tmp_path):
             "seconds"} <= run.metrics[-1].keys()
 
 def test_the_best_of_rounds_and_mean_is_kept(home, tmp_path):
-    from ftrl.files import load_rows, read_json_lines
+    from ftrl.files import read_json_lines
+    from ftrl.rows import load_rows
     from ftrl.training.rounds import rounds
     from ftrl.training.train import TrainConfig
     rows = load_rows(home/"rows.jsonl")
@@ -305,8 +306,8 @@ def test_the_best_of_rounds_and_mean_is_kept(home, tmp_path):
         rounds(rows, str(home/"model"), tmp_path, n=1, dev=6)
 
 def test_a_round_may_train_on_the_rows_of_all(home, tmp_path):
-    from ftrl.files import load_rows
-    from ftrl.files import claimed
+    from ftrl.rows import load_rows
+    from ftrl.notes import claimed
     from ftrl.training.rounds import rounds
     from ftrl.training.train import TrainConfig
     for name, aggregate in (("alone", False), ("together", True)):
@@ -317,7 +318,7 @@ def test_a_round_may_train_on_the_rows_of_all(home, tmp_path):
     assert (trained("alone"), trained("together")) == (met[1], sum(met))
 
 def test_bad_input_is_said_before_training(home, tmp_path):
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.train import TrainConfig, train
     rows, config = load_rows(home/"rows.jsonl"), TrainConfig(**SMALL)
     for data, model, settings, word in (([], home/"model", config, "expected at least one"),
@@ -341,7 +342,7 @@ def test_bad_input_is_said_before_training(home, tmp_path):
 
 def test_episode_mode_plays_whole_episodes(home, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.train import TrainConfig, train
     config = TrainConfig(**SMALL | {"steps": 2, "length": 24})
     run = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", config, mode="episode")
@@ -351,7 +352,7 @@ def test_episode_mode_plays_whole_episodes(home, tmp_path):
 
 def test_mini_batches_and_lora(home, tmp_path):
     peft = pytest.importorskip("peft")
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.train import TrainConfig, train
     options = SMALL["options"] | {"steps_per_generation": 4, "per_device_train_batch_size": 4,
                                   "gradient_accumulation_steps": 2, "beta": 0.01}
@@ -367,7 +368,7 @@ def test_profiles_are_read_by_accelerate(name):
     assert config.num_processes >= 1 and config.compute_environment.value == "LOCAL_MACHINE"
 
 def test_equal_groups_are_sampled_again(home, tmp_path):
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.train import TrainConfig, train
     options = SMALL["options"] | {"resample": 2}
     once = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"once", TrainConfig(**SMALL))
@@ -385,7 +386,7 @@ def test_a_full_disk_loses_nothing(home, tmp_path):
     assert [x["step"] for x in record(tmp_path/"run")] == [1, 2, 3, 4, 5, 6]
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_change(home, tmp_path):
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.train import TrainConfig, train
     with pytest.raises(FtrlError, match="loss|grad_norm|KL"):
         train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run",
@@ -512,7 +513,7 @@ def test_killed_at_its_end_a_run_is_whole_when_called_again(where, home, tmp_pat
 
 ROUNDS = """
 import json, os, signal, sys
-from ftrl.files import load_rows
+from ftrl.rows import load_rows
 from ftrl.training.policy import lora
 from ftrl.training.record import Record
 from ftrl.training.rounds import rounds
@@ -555,7 +556,7 @@ def test_a_checkpoint_that_lacks_a_part_is_not_gone_on_from(part, home, tmp_path
 def test_a_run_is_known_by_all_that_decides_it(home, tmp_path):
     "The weights it starts from, the adapter, options that JSON spells otherwise; never its place"
     import shutil
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.policy import lora
     from ftrl.training.train import TrainConfig, train
     rows, model, out = load_rows(home/"rows.jsonl"), tmp_path/"a/model", tmp_path/"run"
@@ -573,14 +574,15 @@ def test_a_run_is_known_by_all_that_decides_it(home, tmp_path):
     assert train(rows, tmp_path/"b/model", out, config, force=True).metrics != first.metrics
 
 def test_two_trainings_of_one_place_do_not_mix(home, tmp_path):
-    from ftrl.files import claim
+    from ftrl.notes import claim
     with claim(tmp_path/"run"):  # as the first one does while it trains
         second = played(home, tmp_path/"run", SMALL)
     assert second.returncode == 1 and "another process is writing it" in second.stderr, second.stderr[-2000:]
     assert not (tmp_path/"run").exists()
 
 def test_seeds_differ_from_the_first_episode_on_and_the_reference_stays(home, tmp_path):
-    from ftrl.files import claimed, load_rows
+    from ftrl.notes import claimed
+    from ftrl.rows import load_rows
     from ftrl.training.rounds import rounds
     from ftrl.training.train import TrainConfig
     rows = load_rows(home/"rows.jsonl")
@@ -598,7 +600,7 @@ def test_seeds_differ_from_the_first_episode_on_and_the_reference_stays(home, tm
 @pytest.mark.parametrize("reference", ["start", "round"])
 def test_the_kl_of_a_later_round_is_to_the_policy_before_the_first(reference, adapter, home, tmp_path):
     "At its first step a round is where its own start is, but no longer where all began; no cold start"
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.policy import lora
     from ftrl.training.rounds import rounds
     from ftrl.training.train import TrainConfig
@@ -612,7 +614,7 @@ def test_the_kl_of_a_later_round_is_to_the_policy_before_the_first(reference, ad
     assert weights(tmp_path/"round2/policy").keys() == weights(home/"model").keys()  # merged
 
 def test_what_is_set_aside_is_never_trained_on(home, tmp_path):
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.rounds import rounds
     from ftrl.training.train import TrainConfig
     rows = load_rows(home/"rows.jsonl")
@@ -624,7 +626,7 @@ def test_what_is_set_aside_is_never_trained_on(home, tmp_path):
 def test_the_reasoning_switch_reaches_the_prompt(home, tmp_path, tokenizer):
     "collect and train tell the template as evaluate does"
     from transformers import AutoTokenizer
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.settings import TrainConfig
     from ftrl.training.train import _step_data
     known = AutoTokenizer.from_pretrained(home/"model")
@@ -641,7 +643,7 @@ def test_the_reasoning_switch_reaches_the_prompt(home, tmp_path, tokenizer):
         with pytest.raises(FtrlError, match="expected"): prompt(**odd)
 
 def test_the_policy_has_a_card_and_no_pickle(home, tmp_path):
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.train import TrainConfig, train
     config = TrainConfig(**SMALL | {"steps": 1})
     train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", config)
@@ -653,7 +655,7 @@ def test_the_policy_has_a_card_and_no_pickle(home, tmp_path):
 def test_call_marks_that_are_special_tokens_are_seen_in_episodes(home, tokenizer):
     "A turn of an episode ends with the tokenizer's end or any of the model's, as in play"
     from ftrl.chat import prepare
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.settings import TrainConfig
     from ftrl.training.train import _episode_data
     marked = prepare(deepcopy(tokenizer))
@@ -852,7 +854,7 @@ def test_right_calls_that_lose_probability_are_said(tmp_path, tokenizer):
 
 def test_a_run_shorter_than_a_sampling_trains(home, tmp_path):
     "TRL drops a sampling that is not whole: `--profile paper --steps 10` ended at step 0, as done"
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training.train import TrainConfig, train
     config = TrainConfig(**SMALL | {"steps": 2, "options": {"generation_batch_size": 64}})
     run = train(load_rows(home/"rows.jsonl"), str(home/"model"), tmp_path/"run", config)
@@ -870,7 +872,7 @@ def test_prompts_begin_in_training_as_they_do_in_play(home, tokenizer):
     from types import SimpleNamespace
     from tokenizers.processors import TemplateProcessing
     from ftrl.chat import render
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.training import trainer as T
     from ftrl.training.train import TrainConfig, _step_data
     known, rows = deepcopy(tokenizer), load_rows(home/"rows.jsonl")

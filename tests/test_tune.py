@@ -10,7 +10,8 @@ import pytest
 import forks
 from databases import DATABASES, write
 from ftrl.core import FtrlError
-from ftrl.files import load_rows, read_json_lines
+from ftrl.files import read_json_lines
+from ftrl.rows import load_rows
 from ftrl.runs.pace import TuneSizes
 from ftrl.runs.tune import tune
 
@@ -54,7 +55,7 @@ def test_a_database_becomes_a_policy(name, tiny, tmp_path):
 
 def test_rows_are_data_too(tiny, tmp_path):
     from ftrl import build
-    from ftrl.files import save_rows
+    from ftrl.rows import save_rows
     save_rows(list(build(12, ["chemistry"], "single_hop")), tmp_path / "rows.jsonl")
     tune(tmp_path / "rows.jsonl", tiny, tmp_path / "out", sizes=SMALL)
     ids = [{row.id for row in load_rows(tmp_path / f"out/{part}.jsonl")} for part in ("train", "test")]
@@ -65,7 +66,7 @@ def test_rows_are_data_too(tiny, tmp_path):
 
 def test_two_into_one_folder_and_edited_data(tiny, tmp_path):
     "A second tuning does not mix with the first; data that were edited meanwhile are other data"
-    from ftrl.files import claim
+    from ftrl.notes import claim
     data = write("shop", tmp_path)
     with claim(tmp_path / "out", command="another"), pytest.raises(FtrlError, match="another process"):
         tune(data, tiny, tmp_path / "out", sizes=SMALL)

@@ -10,7 +10,7 @@ from importlib import reload
 from pathlib import Path
 
 import vllm
-from ftrl.files import load_rows
+from ftrl.rows import load_rows
 from ftrl.training.settings import TrainConfig
 from ftrl.training.train import train
 from ftrl.training.trainer import StepTrainer

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from ..core import FtrlError, Row
-from ..files import atomic, claim, rows_digest, save_rows
+from ..files import atomic
+from ..notes import claim
+from ..rows import rows_digest, save_rows
 from ..registry import Registry
 
 # %% ../../nbs/bridges/00_bridge.ipynb #cell-004

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from ..core import FtrlError, Row
 from ..environments.report import Tally
-from ..files import atomic, claim, from_dataset, load_rows, rows_digest, save_rows
+from ..files import atomic
+from ..notes import claim
+from ..rows import from_dataset, load_rows, rows_digest, save_rows
 
 # %% ../../nbs/bridges/10_hub.ipynb #cell-005
 def _splits(rows:Sequence[Row])->dict[str, list[Row]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from .bridge import BRIDGES, Bridge, installed, write_folder
 from .visit import METRICS, Visit
 from ..core import Env, FtrlError, Row
-from ..files import as_rows
+from ..rows import as_rows
 
 # %% ../../nbs/bridges/05_inspect.ipynb #cell-005
 def fresh(

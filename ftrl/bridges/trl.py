@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from .bridge import BRIDGES, Bridge, write_folder
 from ..core import Env, Row
-from ..files import as_rows
+from ..rows import as_rows
 from ..models.local import generated_text
 from ..training.episode import episode_reward, factories, reads_calls
 from ..training.reward import REWARDS, scores

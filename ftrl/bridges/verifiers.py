@@ -82,7 +82,7 @@ from pathlib import Path
 import verifiers.v1 as vf
 from ftrl.bridges.verifiers import gold_solves, register_tools, trace_metrics
 from ftrl.bridges.visit import Visit
-from ftrl.files import load_rows
+from ftrl.rows import load_rows
 
 
 @lru_cache(None)

@@ -12,7 +12,9 @@ from pathlib import Path
 from .bridge import BRIDGES, Bridge
 from ..chat import from_message, turn_text
 from ..core import FtrlError, Row, dumps
-from ..files import COLUMNS, atomic, claim, flat_message, plain, write_parquet
+from ..files import atomic
+from ..notes import claim
+from ..rows import COLUMNS, flat_message, plain, write_parquet
 from ..training.reward import REWARDS, score
 
 # %% ../../nbs/bridges/03_verl.ipynb #cell-005

@@ -19,7 +19,8 @@ from .verl import verl_record
 from .visit import METRICS
 from ..chat import control_marks, template_message
 from ..core import FtrlError, Row, dumps
-from ..files import checked_row, parsed, plain, write_parquet
+from ..files import parsed
+from ..rows import checked_row, plain, write_parquet
 from ..forms import form_of
 from ..models.llm import answer
 from ..models.local import generated_text

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..chat import from_message, tool_message
 from ..core import Call, Env, FtrlError, Row, Step, Trajectory, dumps, error_reply
 from ..environments.stateful.live import LiveState, passes
-from ..files import as_rows
+from ..rows import as_rows
 from ..sandbox.pool import group_of
 from ..training.reward import refusal, replies, strike
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from .app import (
     Arg, EngineName, Force, Opt, Out, Rows, Seed, choices_of, closing, input_file, listed, output_file, verb)
 from ..core import HARDER, SCENARIOS, FtrlError, dumps, in_range
 from ..environments.world import STATE_WORLDS, world_names
-from ..files import stream_rows
+from ..rows import stream_rows
 from ..progress import count_lines, progress_bar, say
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-005

@@ -52,7 +52,7 @@ _Tries = Annotated[Optional[str], Opt(help="Pass@k within so many turns; names t
 def _tries_told(paths:list[str], envs:str)->Iterator[str]:
     "Pass@k of result files, by turns"
     from ftrl.evaluation.attempts import pass_table, read_tries
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     rows = load_rows(input_file(envs))
     for path in paths:
         tries = read_tries(input_file(path), rows)
@@ -99,7 +99,7 @@ def delta_command(
     force: Force = False,
 ):
     "How much each weight moved, by layer and part."
-    from ftrl.files import produced
+    from ftrl.notes import produced
     from ftrl.models.checkpoint import local_checkpoint
     from ftrl.models.llm import mark
     from ftrl.weights.delta import diff, save_delta
@@ -125,7 +125,8 @@ def probe_command(
     force: Force = False,
 ):
     "How readable the next call is in every layer of some models."
-    from ftrl.files import load_rows, produced, rows_digest
+    from ftrl.notes import produced
+    from ftrl.rows import load_rows, rows_digest
     from ftrl.weights.delta import save_delta
     from ftrl.weights.probe import probes
     in_range(limit=limit)

@@ -15,7 +15,8 @@ from ..bridges.bridge import BRIDGES
 from . import environments, evaluation, training  # each puts its commands into the program
 from .app import app
 from ..core import FtrlError, rng
-from ..files import read_json_lines, save_rows, write_json_lines
+from ..files import read_json_lines, write_json_lines
+from ..rows import save_rows
 
 _READERS = (environments, evaluation, training)
 

@@ -14,7 +14,7 @@ from .app import (
     AlgorithmName, Arg, Envs, Force, ModelName, Opt, Out, RewardName, Seed, Thinking, TurnTokens,
     choices_of, closing, given_options, input_file, listed, output_file, verb)
 from ..core import FtrlError, in_range
-from ..files import ROWS
+from ..rows import ROWS
 from ..training.settings import TrainConfig
 
 # %% ../../nbs/commands/02_training.ipynb #cell-005
@@ -194,7 +194,7 @@ def export_command(
     reward: RewardName = "solve-f1", force: Force = False,
 ):
     "Write rows and reward as another trainer reads them."
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     bridge = BRIDGES[to]
     print(f"{bridge.write(load_rows(input_file(path)), out, reward, force)}: {bridge.label}")
     closing(f"train with {to}: nbs/bridges tells how", wrote=out)

@@ -15,7 +15,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from ..core import SCENARIOS, Env, FtrlError, Row, dumps
-from ..files import atomic, claimed, data_dir, load_rows, stream_rows
+from ..files import atomic, data_dir
+from ..notes import claimed
+from ..rows import load_rows, stream_rows
 from ..perf import benchmark, case, compare
 from .build import Recipe, build
 from .gate import GATES, check

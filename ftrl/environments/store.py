@@ -11,7 +11,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from ..core import Env, FtrlError, dumps
-from ..files import atomic, checked_row, claim, plain
+from ..files import atomic
+from ..notes import claim
+from ..rows import checked_row, plain
 from .build import Recipe, Seen, askable, at_least, stream_envs
 from .scenario import size_for
 from .world import World

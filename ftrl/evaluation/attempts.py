@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from ..core import FtrlError, Row
 from .faults import steps_of
 from .interval import bootstrap
-from ..files import as_rows, read_json_lines
+from ..files import read_json_lines
+from ..rows import as_rows
 if TYPE_CHECKING:
     import pandas as pd
 

@@ -16,7 +16,8 @@ from fastcore.meta import delegates
 from ..core import FtrlError, known_options
 from .journal import Journal, open_journal, recorded
 from .protocol import BENCHMARKS, Bench, Play, Protocol, Selection, plays
-from ..files import claimed, read_json_lines
+from ..files import read_json_lines
+from ..notes import claimed
 from ..models.llm import LLM
 from ..registry import settings_of
 from ..training.rollout import Episode, identity, play, player, playing

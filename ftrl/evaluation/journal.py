@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError, dumps
-from ..files import Claim, atomic, claim, read_json_lines
+from ..files import atomic, read_json_lines
+from ..notes import Claim, claim
 from ..progress import progress_bar
 
 # %% ../../nbs/evaluation/01_journal.ipynb #cell-005

@@ -15,8 +15,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError, Row, in_range
 from .faults import faults as faults_of
-from ..files import (
-    LINE, data_dir, file_digest, find_file, open_text, packed_names, parsed, rows_digest)
+from ..files import LINE, data_dir, file_digest, find_file, open_text, packed_names, parsed
+from ..rows import rows_digest
 from ..models.llm import LLM, load_model
 from ..registry import Registry
 from ..training.rollout import Episode

@@ -12,7 +12,7 @@ from .result import reach_of
 from ftrl.figures.style import (
     INK, Missing, caption, color, figure, label, main_algorithm, main_start, models, need, policy, seeds,
     sheet)
-from ..files import load_rows
+from ..rows import load_rows
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,8 @@ from ..evaluation.faults import CALL_FATES, EPISODE_FATES, fates
 from .result import reach_of
 from .style import (
     Missing, caption, color, figure, interval, label, models, need, policy, results, seeds, sheet)
-from ..files import load_rows, read_json_lines
+from ..files import read_json_lines
+from ..rows import load_rows
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,8 @@ from .result import points_told, reach_of
 from ftrl.figures.style import (
     INK, Missing, caption, color, figure, label, main_algorithm, main_start, models, need, policy, runs,
     seeds, sheet)
-from ..files import load_rows, read_json_lines
+from ..files import read_json_lines
+from ..rows import load_rows
 
 if TYPE_CHECKING:
     import pandas as pd

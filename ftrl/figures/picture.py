@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..core import SCENARIOS, Env, SubQuestion
 from .style import (
     FAINT, INK, SCENARIO, Missing, caption, figure, label, need, policy, seeds, sheet)
-from ..files import load_rows
+from ..rows import load_rows
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -222,7 +222,7 @@ def probing(
     return fig, frame
 
 # %% ../../nbs/figures/04_update.ipynb #cell-033
-_PROBES = ("python -c \"from ftrl.files import load_rows; from ftrl.weights.probe import probes; "
+_PROBES = ("python -c \"from ftrl.rows import load_rows; from ftrl.weights.probe import probes; "
            "probes({'base': BASE, 'grpo': TUNED}, load_rows('RUN/rows/round1.parquet')).to_parquet('HERE')\"")
 
 def _unreadable(frame:"pd.DataFrame")->str:

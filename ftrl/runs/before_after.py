@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from ..evaluation.bench import means
 from ..evaluation.interval import bootstrap
-from ..files import load_rows, read_json_lines
+from ..files import read_json_lines
+from ..rows import load_rows
 from .pace import TuneSizes
 from .record import STYLE
 

@@ -14,7 +14,8 @@ from itertools import islice
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError
-from ..files import Busy, claim, data_dir, read_json_lines, write_json_lines
+from ..files import data_dir, read_json_lines, write_json_lines
+from ..notes import Busy, claim
 from ..formats import number_formats
 from .folder import Run, first_run, record, run_parameters, timed
 from .policies import base, chosen_policies

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import FtrlError
-from ..files import atomic, finished, note_of, open_bytes, packed_names, unpacked_name
+from ..files import atomic, finished, open_bytes, packed_names, unpacked_name
+from ..notes import note_of
 
 # %% ../../nbs/runs/0_folder.ipynb #cell-005
 @dataclass(frozen=True)

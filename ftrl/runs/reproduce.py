@@ -18,7 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from fastcore.basics import noop
 from ..core import FtrlError, dumps, masked
-from ..files import atomic, claim, claimed, differences, note_of, noted
+from ..files import atomic
+from ..notes import claim, claimed, differences, note_of, noted
 from ..formats import imitates_bf16, number_formats
 from ..progress import Whole, in_parts, progress_bar
 from .evaluations import Evaluation, evaluations, extent_of, help_evaluate

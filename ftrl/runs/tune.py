@@ -13,7 +13,9 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError, dumps, in_range, masked
 from ..evaluation.bench import Results, evaluate
-from ..files import ROWS, atomic, claim, file_digest, load_rows, save_rows
+from ..files import atomic, file_digest
+from ..notes import claim
+from ..rows import ROWS, load_rows, save_rows
 from ..models.embedded import EMBEDDED
 from ..progress import Whole, in_parts
 from .before_after import calling, mean_percent, tuning_page

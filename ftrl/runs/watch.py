@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import FtrlError
-from ..files import claim_held, claimed, noted
+from ..notes import claim_held, claimed, noted
 from ..progress import count_lines, duration, seconds_left
 
 # %% ../../nbs/runs/12_watch.ipynb #cell-005

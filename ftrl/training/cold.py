@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from ..core import Env, FtrlError, Row
-from ..files import as_rows, rows_digest
+from ..rows import as_rows, rows_digest
 from ..forms import written_examples
 from .gold import gold_variants
 from .policy import (Trained, finish_training, formats, load_policy, model_folder, quieted,

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from ..core import Call, Env, FtrlError, Row, Step, Trajectory, dumps, in_range
-from ..files import ROWS, as_rows, claim, load_rows, rows_digest, save_rows
+from ..notes import claim
+from ..rows import ROWS, as_rows, load_rows, rows_digest, save_rows
 from ..models.llm import LLM
 from ..progress import progress_bar
 from .reward import strike

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..chat import render
 from ..core import Env, FtrlError, Row, in_range
-from ..files import as_rows
+from ..rows import as_rows
 from ..models.embedded import EMBEDDED, embedded_size
 from ..models.local import load_config, load_tokenizer
 from .policy import model_folder

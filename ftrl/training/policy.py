@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import FtrlError, dumps, in_range
-from ..files import Claim, claim, claimed, read_json_lines
+from ..files import read_json_lines
+from ..notes import Claim, claim, claimed
 from ..models.embedded import EMBEDDED, model_path
 from ..models.llm import MODELS
 from ..models.local import load_config, load_network, load_tokenizer

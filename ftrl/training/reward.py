@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from ..chat import Turn, parse
 from ..core import Call, Env, FtrlError, Row, bare, error_reply, solve, tells_all
 from ..environments.stateful.live import LiveState, passes
-from ..files import checked_row, file_digest, numbered_lines, produced, write_json_lines
+from ..files import file_digest, numbered_lines, write_json_lines
+from ..notes import produced
+from ..rows import checked_row
 from ..forms import HERMES_FORM, Form, form_in, turn_of
 from ..progress import count_lines, progress_bar
 from ..registry import Registry, settings_of

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from .. import chat
 from ..core import Env, FtrlError, Row, Step, Trajectory, clean, in_range
 from ..environments.stateful.live import LiveState, passes
-from ..files import as_rows
+from ..rows import as_rows
 from ..models.embedded import model_path
 from ..models.llm import LLM, Reply, Request, load_model, mark
 from ..progress import progress_bar

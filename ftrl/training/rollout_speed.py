@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from ..chat import Turn, message
 from ..core import Call
-from ..files import data_dir, load_rows
+from ..files import data_dir
+from ..rows import load_rows
 from ..models.llm import LLM, Reply, Request, answer, load_model
 from ..models.local import Local, generated_text
 from ..perf import benchmark, case

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from ..core import Env, FtrlError, Row, in_range
-from ..files import as_rows, atomic, produced, read_json_lines, rows_digest, write_json_lines
+from ..files import atomic, read_json_lines, write_json_lines
+from ..notes import produced
+from ..rows import as_rows, rows_digest
 from ..models.llm import LLM
 from .collect import collect
 from .gold import gold_moments

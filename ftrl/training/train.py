@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from ..chat import render
 from ..core import Env, FtrlError, Row, rng
-from ..files import as_rows, rows_digest
+from ..rows import as_rows, rows_digest
 from ..forms import form_of
 from ..models.local import generated_text
 from ..registry import settings_of

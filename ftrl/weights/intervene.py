@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from ..core import FtrlError, dumps, known_options
 from ..evaluation.protocol import Protocol
-from ..files import atomic, finished, produced, read_json_lines
+from ..files import atomic, finished, read_json_lines
+from ..notes import produced
 from ..models.checkpoint import Adapted, copy_settings, pairs, weights
 from ..models.embedded import model_path
 from ..models.llm import mark

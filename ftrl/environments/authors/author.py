@@ -21,7 +21,9 @@ from .source import ask_deploy
 from .talk import Desk, NoAnswer, Rejected
 from .tools import ask_document, ask_integrate, ask_scale
 from ..build import Seen
-from ...files import atomic, claim, find_file, load_rows, numbered_lines, open_text, plain
+from ...files import atomic, find_file, numbered_lines, open_text
+from ...notes import claim
+from ...rows import load_rows, plain
 from ...models.llm import load_model
 
 # %% ../../../nbs/environments/authors/06_author.ipynb #cell-005

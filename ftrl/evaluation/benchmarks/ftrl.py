@@ -10,7 +10,7 @@ import re
 from fastcore.basics import patch
 from ...core import SCENARIOS, FtrlError
 from ..protocol import Bench, Item, add_benchmark
-from ...files import as_rows, stream_rows
+from ...rows import as_rows, stream_rows
 from ...training.rollout import ToolEpisode
 
 # %% ../../../nbs/evaluation/benchmarks/00_ftrl.ipynb #cell-005

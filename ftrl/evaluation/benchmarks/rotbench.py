@@ -13,7 +13,8 @@ from pathlib import Path
 from ...chat import spoken
 from ...core import FtrlError, dumps
 from ..protocol import Bench, Item, add_benchmark, read_json
-from ...files import checked_message, read_json_lines
+from ...files import read_json_lines
+from ...rows import checked_message
 from ...training.rollout import Episode
 
 # %% ../../../nbs/evaluation/benchmarks/03_rotbench.ipynb #cell-005

@@ -204,7 +204,8 @@ def _solve_f1(played:list)->float:
 @_part("paper", "the paper's rows before and after", 70, spare=True)
 def paper_part(sizes:Sizes, folder:Path)->dict:
     "The paper's rows"
-    from ftrl.files import data_dir, load_rows
+    from ftrl.files import data_dir
+    from ftrl.rows import load_rows
     from ftrl.training.rollout import rollout
     model, policy = os.environ.get("FTRL_GPU_MODEL"), folder/"policy"
     if not model or not (policy/"model.safetensors").is_file():

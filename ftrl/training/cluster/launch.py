@@ -13,7 +13,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ...core import Env, FtrlError, Row, in_range
-from ...files import as_rows, save_rows
+from ...rows import as_rows, save_rows
 from ...progress import progress_bar
 from .. import policy
 from ..policy import Trained, trained

@@ -132,7 +132,7 @@ def bench_rows(
     dtype:str|None=None, # bf16 or fp32; default: what this machine is faster in
 )->dict: # As `ftrl bench update --rows FILE --json` prints it
     "The update of real rows, as a tree against group by group"
-    from ftrl.files import load_rows
+    from ftrl.rows import load_rows
     from ftrl.formats import ready_format
     from ftrl.training.policy import load_policy
     from ftrl.training.train import packed_tokens
