@@ -10,7 +10,8 @@ __all__ = ['ROWS', 'COLUMNS', 'FIELDS', 'checked_message', 'checked_row', 'plain
 import hashlib, json, sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from .core import Env, FtrlError, Row, clean, dumps
+from .core import FtrlError, clean, dumps
+from .records import Env, Row
 from .files import (
     HALF_CHARACTER, atomic, find_file, numbered_lines, parsed, unpacked_name, write_json_lines)
 

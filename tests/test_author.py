@@ -20,8 +20,9 @@ from ftrl.environments.authors.ledger import plain_reply
 from ftrl.models.llm import LLM, failed
 from ftrl.evaluation.bench import evaluate
 from ftrl.environments.build import build
-from ftrl.chat import call_text
-from ftrl.core import SCENARIOS, Env, FtrlError, rng
+from ftrl.chat.turn import call_text
+from ftrl.core import FtrlError, rng
+from ftrl.records import SCENARIOS, Env
 from ftrl.rows import load_rows, save_rows
 from ftrl.environments.deploy import gold
 from ftrl.environments.gate import GATES, check, passed

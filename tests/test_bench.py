@@ -4,8 +4,9 @@ from dataclasses import replace
 import forks, pytest
 
 from ftrl.evaluation.bench import BENCHMARKS, evaluate
-from ftrl.chat import call_text
-from ftrl.core import Call, FtrlError, Row, dumps
+from ftrl.chat.turn import call_text
+from ftrl.core import FtrlError, dumps
+from ftrl.records import Call, Row
 from ftrl.files import data_dir, read_json_lines, write_json_lines
 from ftrl.rows import save_rows
 

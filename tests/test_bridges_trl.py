@@ -11,7 +11,7 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     "A byte tokenizer and a model too small to matter"
-    from ftrl.chat import prepare
+    from ftrl.chat.template import prepare
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     tokens = ["<pad>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]

@@ -17,7 +17,7 @@ def folder(recorded, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from ftrl.chat import prepare
+    from ftrl.chat.template import prepare
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
     tokens = ["<pad>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]

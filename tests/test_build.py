@@ -12,8 +12,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from ftrl.chat import call_text
-from ftrl.core import dumps, verify
+from ftrl.chat.turn import call_text
+from ftrl.core import dumps
+from ftrl.reply import verify
 from ftrl.environments.build import Recipe, build
 from ftrl.environments.deploy import gold
 from ftrl.environments.report import audit

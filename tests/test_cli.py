@@ -226,7 +226,7 @@ def test_an_environment_whose_fields_are_of_other_types(capsys, monkeypatch, tmp
 
 @pytest.mark.parametrize("to", ["rows.parquet", "rows.jsonl", "rows.jsonl.gz"])
 def test_half_characters_become_question_marks_in_every_file(tmp_path, to):
-    from ftrl.core import Row
+    from ftrl.records import Row
     from ftrl.rows import load_rows, save_rows
     row = Row(**ROW | {"answer": "a\ud800", "messages": [{"role": "user", "content": "\udfff?"}]})
     save_rows([row], tmp_path / to)

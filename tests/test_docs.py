@@ -138,7 +138,7 @@ def on_a_phone(b, url):
     b.phone()
     b.value("localStorage.clear()")  # what the first visit, by day, has kept
     blown = "[...document.images].filter(i => i.width > i.naturalWidth).map(i => i.src).join()"
-    for page in ("index.html", "00_own_data.html", "03_chat.html", "figures.html", "04_update.html"):
+    for page in ("index.html", "00_own_data.html", "00_turn.html", "figures.html", "04_update.html"):
         b.visit(f"{url}/{page}")
         assert b.value(blown) == "", page
         assert b.value("document.documentElement.scrollWidth") <= 390, page

@@ -12,10 +12,12 @@ import forks
 import pytest
 import torch
 
-from ftrl.chat import HERMES, Turn, message, render, tool_message
-from ftrl.core import Call, FtrlError
+from ftrl.chat.turn import Turn, message, tool_message
+from ftrl.chat.template import HERMES, render
+from ftrl.core import FtrlError
+from ftrl.records import Call
 from ftrl.files import cache_dir
-from ftrl.forms import form_for, turn_of, written_tokens
+from ftrl.chat.forms import form_for, turn_of, written_tokens
 from ftrl.models.convert import convert
 from ftrl.models.embedded import EMBEDDED, model_path
 from ftrl.models.fetch import Published, fetch

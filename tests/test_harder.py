@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from ftrl.chat import call_text
-from ftrl.core import HARDER, Call, Env, FtrlError
+from ftrl.chat.turn import call_text
+from ftrl.core import FtrlError
+from ftrl.records import HARDER, Call, Env
 from ftrl.environments.build import Recipe, build
 from ftrl.environments.deploy import gold
 from ftrl.evaluation.bench import evaluate
@@ -66,7 +67,7 @@ def test_not_for_tables_that_change():
 
 
 def test_another_process_makes_the_same_bytes(envs):
-    code = ("from ftrl.environments.build import build; from ftrl.core import HARDER; "
+    code = ("from ftrl.environments.build import build; from ftrl.records import HARDER; "
             f"e = next(build(1, ['geography', 'units'], {HOPS}, seed=5, difficulty=2, strategies=HARDER)); "
             "print(e.row().env, e.row().codes)")
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -11,7 +11,7 @@ import pytest
 import forks
 from conftest import ROOT
 
-from ftrl.core import Env
+from ftrl.records import Env
 from ftrl.environments.gate import check, passed
 from ftrl.rows import load_rows
 

@@ -7,8 +7,8 @@ import forks
 import pytest
 from conftest import ROOT
 
-from ftrl.chat import call_text
-from ftrl.core import SCENARIOS, Call, Env
+from ftrl.chat.turn import call_text
+from ftrl.records import SCENARIOS, Call, Env
 from ftrl.environments.build import build
 from ftrl.environments.gate import check, passed
 from ftrl.environments.world import STATE_WORLDS

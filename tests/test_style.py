@@ -10,8 +10,8 @@ from conftest import ROOT
 
 CELL = 25  # lines of an exported cell; blank lines, comments and documented parameters aside
 PARAMETER = re.compile(r"^    \w+(:.*)?, # ")  # a parameter with its words is documentation
-ORDER = ("core", "files", "notes", "rows", "registry", "chat", "forms", "perf", "progress", "formats",
-         "sandbox", "models", "environments", "training", "evaluation",
+ORDER = ("core", "records", "reply", "files", "notes", "rows", "registry", "perf", "progress", "formats",
+         "chat", "sandbox", "models", "environments", "training", "evaluation",
          "weights", "figures", "bridges", "runs", "commands", "cli")
 MODULES = [p for p in sorted((ROOT / "ftrl").rglob("*.py")) if p.name not in ("__init__.py", "_modidx.py")]
 

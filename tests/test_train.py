@@ -4,7 +4,8 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 import forks, pytest, torch
-from ftrl.core import Row, FtrlError, dumps
+from ftrl.core import FtrlError, dumps
+from ftrl.records import Row
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
@@ -213,7 +214,7 @@ def test_gradients_by_fp32_units_are_as_near_to_fp32_as_torchs_bf16():
 @pytest.fixture(scope="session")
 def home(tmp_path_factory, tokenizer):
     "A model directory and rows whose reward a random byte model can move: any text is worth more than none"
-    from ftrl.chat import prepare
+    from ftrl.chat.template import prepare
     from ftrl.rows import save_rows
     folder = tmp_path_factory.mktemp("home")
     model = network("Llama")
@@ -654,7 +655,7 @@ def test_the_policy_has_a_card_and_no_pickle(home, tmp_path):
 
 def test_call_marks_that_are_special_tokens_are_seen_in_episodes(home, tokenizer):
     "A turn of an episode ends with the tokenizer's end or any of the model's, as in play"
-    from ftrl.chat import prepare
+    from ftrl.chat.template import prepare
     from ftrl.rows import load_rows
     from ftrl.training.settings import TrainConfig
     from ftrl.training.train import _episode_data
@@ -871,7 +872,7 @@ def test_prompts_begin_in_training_as_they_do_in_play(home, tokenizer):
     from copy import deepcopy
     from types import SimpleNamespace
     from tokenizers.processors import TemplateProcessing
-    from ftrl.chat import render
+    from ftrl.chat.template import render
     from ftrl.rows import load_rows
     from ftrl.training import trainer as T
     from ftrl.training.train import TrainConfig, _step_data

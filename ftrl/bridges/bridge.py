@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from ..core import FtrlError, Row
+from ..core import FtrlError
+from ..records import Row
 from ..files import atomic
 from ..notes import claim
 from ..rows import rows_digest, save_rows

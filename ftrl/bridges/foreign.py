@@ -10,7 +10,8 @@ import ast, re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from ..core import Call, FtrlError, ToolDoc
+from ..core import FtrlError
+from ..records import Call, ToolDoc
 from ..files import find_file, numbered_lines, parsed
 
 # %% ../../nbs/bridges/11_foreign.ipynb #cell-004

@@ -9,7 +9,8 @@ __all__ = ['hub_card', 'hub_folder', 'is_hub_id', 'push', 'hub_rows']
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from ..core import FtrlError, Row
+from ..core import FtrlError
+from ..records import Row
 from ..environments.report import Tally
 from ..files import atomic
 from ..notes import claim

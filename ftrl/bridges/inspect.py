@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from .bridge import BRIDGES, Bridge, installed, write_folder
 from .visit import METRICS, Visit
-from ..core import Env, FtrlError, Row
+from ..core import FtrlError
+from ..records import Env, Row
 from ..rows import as_rows
 
 # %% ../../nbs/bridges/05_inspect.ipynb #cell-005

@@ -14,7 +14,8 @@ import anyio
 from fastcore.basics import patch
 from .bridge import installed
 from .visit import Lobby, Visit
-from ..core import FtrlError, dumps, error_reply
+from ..core import FtrlError, dumps
+from ..reply import error_reply
 
 # %% ../../nbs/bridges/04_mcp.ipynb #cell-005
 OPEN, ANSWER = "ftrl_open", "ftrl_answer"

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from .bridge import BRIDGES, Bridge, write_folder
 from .inspect import fresh
-from ..core import Row, dumps
+from ..core import dumps
+from ..records import Row
 
 # %% ../../nbs/bridges/08_nemo.ipynb #cell-005
 def gym_row(

@@ -11,7 +11,7 @@ from pathlib import Path
 from .bridge import BRIDGES, Bridge, write_folder
 from .inspect import fresh
 from .visit import Lobby, Visit
-from ..core import Row
+from ..records import Row
 
 # %% ../../nbs/bridges/07_openenv.ipynb #cell-005
 class OpenEnvSession:

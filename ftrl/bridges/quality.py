@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from .foreign import ForeignEnv
-from ..core import FtrlError, dumps, verify
+from ..core import FtrlError, dumps
+from ..reply import verify
 from ..environments.document import alike, word_set
 from ..environments.gate import GATES, judge
 from ..environments.report import contamination

@@ -9,7 +9,7 @@ __all__ = ['episode_arguments', 'step_reward', 'step_arguments', 'export_trl']
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from .bridge import BRIDGES, Bridge, write_folder
-from ..core import Env, Row
+from ..records import Env, Row
 from ..rows import as_rows
 from ..models.local import generated_text
 from ..training.episode import episode_reward, factories, reads_calls
@@ -50,7 +50,7 @@ def step_arguments(
 )->dict: # `train_dataset`, `reward_funcs`
     "What GRPOTrainer needs to train on single turns"
     from datasets import Dataset
-    from ftrl.chat import render
+    from ftrl.chat.template import render
     rows = as_rows(rows)
     texts = [render(row.messages, row.toolset, tokenizer) for row in rows]
     data = Dataset.from_dict({"prompt": texts, "row": list(range(len(rows)))})
@@ -63,7 +63,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 from ftrl.bridges.trl import episode_arguments, step_arguments
-from ftrl.chat import prepare
+from ftrl.chat.template import prepare
 
 HERE = Path(__file__).parent
 model, mode = sys.argv[1], (sys.argv[2:] or ["step"])[0]

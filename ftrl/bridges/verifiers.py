@@ -12,7 +12,7 @@ from pathlib import Path
 from .bridge import BRIDGES, Bridge, write_folder
 from .inspect import fresh
 from .visit import Visit, played_trajectory
-from ..core import Env, Row
+from ..records import Env, Row
 
 # %% ../../nbs/bridges/06_verifiers.ipynb #cell-005
 def _plain(message)->dict:

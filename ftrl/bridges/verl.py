@@ -10,8 +10,9 @@ import hashlib, re
 from collections.abc import Sequence
 from pathlib import Path
 from .bridge import BRIDGES, Bridge
-from ..chat import from_message, turn_text
-from ..core import FtrlError, Row, dumps
+from ..chat.turn import from_message, turn_text
+from ..core import FtrlError, dumps
+from ..records import Row
 from ..files import atomic
 from ..notes import claim
 from ..rows import COLUMNS, flat_message, plain, write_parquet

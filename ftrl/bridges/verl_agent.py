@@ -17,11 +17,12 @@ from .bridge import BRIDGES, Bridge, write_folder
 from .inspect import fresh
 from .verl import verl_record
 from .visit import METRICS
-from ..chat import control_marks, template_message
-from ..core import FtrlError, Row, dumps
+from ..chat.template import control_marks, template_message
+from ..core import FtrlError, dumps
+from ..records import Row
 from ..files import parsed
 from ..rows import checked_row, plain, write_parquet
-from ..forms import form_of
+from ..chat.forms import form_of
 from ..models.llm import answer
 from ..models.local import generated_text
 from ..training.rollout import ToolEpisode

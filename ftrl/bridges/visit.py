@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
-from ..chat import from_message, tool_message
-from ..core import Call, Env, FtrlError, Row, Step, Trajectory, dumps, error_reply
+from ..chat.turn import from_message, tool_message
+from ..core import FtrlError, dumps
+from ..records import Call, Env, Row, Step, Trajectory
+from ..reply import error_reply
 from ..environments.stateful.live import LiveState, passes
 from ..rows import as_rows
 from ..sandbox.pool import group_of

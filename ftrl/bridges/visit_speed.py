@@ -8,7 +8,7 @@ __all__ = ['bench_serve']
 # %% ../../nbs/bridges/13_visit_speed.ipynb #cell-002
 import asyncio, time
 from .visit import Limits, Lobby, Visit
-from ..core import Env
+from ..records import Env
 from ..environments.build import build
 from ..perf import benchmark, case
 

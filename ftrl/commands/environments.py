@@ -13,7 +13,8 @@ from typing import Annotated, Optional
 import typer
 from .app import (
     Arg, EngineName, Force, Opt, Out, Rows, Seed, choices_of, closing, input_file, listed, output_file, verb)
-from ..core import HARDER, SCENARIOS, FtrlError, dumps, in_range
+from ..core import FtrlError, dumps, in_range
+from ..records import HARDER, SCENARIOS
 from ..environments.world import STATE_WORLDS, world_names
 from ..rows import stream_rows
 from ..progress import count_lines, progress_bar, say

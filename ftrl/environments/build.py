@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import HARDER, SCENARIOS, Env, FtrlError, SubQuestion, dumps, masked
+from ..core import FtrlError, dumps, masked
+from ..records import HARDER, SCENARIOS, Env, SubQuestion
 from .compose import compose
 from .gate import Verdict, check, given_away
 from .scenario import holds, size_for

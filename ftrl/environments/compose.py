@@ -7,7 +7,8 @@ __all__ = ['compose']
 
 # %% ../../nbs/environments/11_compose.ipynb #cell-002
 from functools import singledispatch
-from ..core import Env, rng
+from ..core import rng
+from ..records import Env
 from .deploy import deploy
 from .document import document
 from .integrate import integrate

@@ -8,7 +8,9 @@ __all__ = ['table_of', 'facts_for', 'checks', 'source', 'deploy', 'gold']
 # %% ../../nbs/environments/07_deploy.ipynb #cell-002
 import random
 from .compute import OPERATIONS, Operation
-from ..core import Call, Env, FtrlError, SubQuestion, bare, dumps
+from ..core import FtrlError, dumps
+from ..records import Call, Env, SubQuestion
+from ..reply import bare
 from .document import Tool, extras_of
 from .harder.twist import marking
 from .integrate import choice

@@ -10,7 +10,7 @@ __all__ = ['PATTERNS', 'SELECTORS', 'VERBS', 'RESERVED', 'FirstCall', 'Tool', 'f
 import keyword, random, re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ..core import ToolDoc
+from ..records import ToolDoc
 from .compute import SERVICES, Operation
 from .qualifiers.rule import joint
 from .scenario import Hop

@@ -9,8 +9,10 @@ __all__ = ['GATES', 'gate', 'Verdict', 'judge', 'given_away', 'form', 'shape', '
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ..chat import chat_mark
-from ..core import Call, Env, Row, FtrlError, SubQuestion, dumps, solve, verify
+from ..chat.template import chat_mark
+from ..core import FtrlError, dumps
+from ..records import Call, Env, Row, SubQuestion
+from ..reply import solve, verify
 from .document import alike, said
 from .inspection import misfits, signature, unsafe, unstable
 from .trial import Trial, attempt, beyond, carried, trial

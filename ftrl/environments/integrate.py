@@ -9,7 +9,7 @@ __all__ = ['choice', 'widen', 'integrate']
 import random
 from dataclasses import replace
 from .compute import SERVICES
-from ..core import ToolDoc
+from ..records import ToolDoc
 from .document import SELECTORS, VERBS, Tool, for_split, function
 from .document import joined, tool_name, with_article
 from .qualifiers.rule import joint

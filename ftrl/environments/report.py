@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
-from ..core import SCENARIOS, Env, FtrlError, Row, dumps
+from ..core import FtrlError, dumps
+from ..records import SCENARIOS, Env, Row
 from ..files import atomic, data_dir
 from ..notes import claimed
 from ..rows import load_rows, stream_rows

@@ -11,7 +11,8 @@ import random
 from copy import copy
 from dataclasses import dataclass, replace
 from .compute import OPERATIONS
-from ..core import HARDER, FtrlError, rng
+from ..core import FtrlError, rng
+from ..records import HARDER
 from .document import Tool, alike, document, extras_of, function, joined
 from .document import qualifiers, said
 from .harder.clarify import clarify

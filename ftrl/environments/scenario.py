@@ -10,7 +10,9 @@ import random
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, singledispatch
 from itertools import permutations
-from ..core import FtrlError, SCENARIOS, rng, verify
+from ..core import FtrlError, rng
+from ..records import SCENARIOS
+from ..reply import verify
 from .compute import OPERATIONS, Given, Operation, comes_out, compute, fits
 from .planning.chain import QUALIFIED, once, one_of_many, preferred, walks
 from .planning.idiom import TOLERATED, unidiomatic

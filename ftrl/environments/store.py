@@ -10,7 +10,8 @@ import gzip, hashlib, json, shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from ..core import Env, FtrlError, dumps
+from ..core import FtrlError, dumps
+from ..records import Env
 from ..files import atomic
 from ..notes import claim
 from ..rows import checked_row, plain

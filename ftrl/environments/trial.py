@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from types import ModuleType
-from ..core import Call, Env, Row, ToolDoc, dumps, rng, verify
+from ..core import dumps, rng
+from ..records import Call, Env, Row, ToolDoc
+from ..reply import verify
 from .qualifiers.rule import near
 from .world import amount
 

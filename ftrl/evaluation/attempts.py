@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from ..core import FtrlError, Row
+from ..core import FtrlError
+from ..records import Row
 from .faults import steps_of
 from .interval import bootstrap
 from ..files import read_json_lines

@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from .. import chat
-from ..core import Call, Row, Step, dumps, solve, verify
+from ..core import dumps
+from ..records import Call, Row, Step
+from ..reply import solve, verify
 
 # %% ../../nbs/evaluation/00_faults.ipynb #cell-005
 @dataclass(frozen=True)

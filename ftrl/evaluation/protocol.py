@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import FtrlError, Row, in_range
+from ..core import FtrlError, in_range
+from ..records import Row
 from .faults import faults as faults_of
 from ..files import LINE, data_dir, file_digest, find_file, open_text, packed_names, parsed
 from ..rows import rows_digest

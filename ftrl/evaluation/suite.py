@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from fastcore.basics import patch
-from ..chat import spoken
+from ..chat.turn import spoken
 from ..core import FtrlError, dumps
 from .protocol import BENCHMARKS, Bench, Item, Play, Protocol
 from ..files import cache_dir, write_json_lines

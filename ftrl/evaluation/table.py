@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from ..core import FtrlError, bare, dumps
+from ..core import FtrlError, dumps
+from ..reply import bare
 from .faults import FAULTS
 from .interval import ENOUGH
 from .mean import mean_scores, names_of, paired_difference, read_results, result_files

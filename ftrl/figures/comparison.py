@@ -8,7 +8,7 @@ __all__ = ['Comparison', 'rewards', 'rounds_figure', 'reasoning', 'general', 're
 # %% ../../nbs/figures/03_comparison.ipynb #cell-002
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from ..core import SCENARIOS
+from ..records import SCENARIOS
 from ..evaluation.suite import SUITES
 from .result import SOLVE, bars, items_of, reach_of, summary
 from .style import (

@@ -9,7 +9,7 @@ __all__ = ['GOOD_TO_BAD', 'anatomies', 'errors', 'difficulty']
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
-from ..core import Row
+from ..records import Row
 from ..evaluation.faults import CALL_FATES, EPISODE_FATES, fates
 from .result import reach_of
 from .style import (

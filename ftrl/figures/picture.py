@@ -10,7 +10,7 @@ __all__ = ['WIDE', 'TALL', 'PITCH_X', 'PITCH_Y', 'SMALL', 'PAPER_DATA', 'depths'
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from ..core import SCENARIOS, Env, SubQuestion
+from ..records import SCENARIOS, Env, SubQuestion
 from .style import (
     FAINT, INK, SCENARIO, Missing, caption, figure, label, need, policy, seeds, sheet)
 from ..rows import load_rows

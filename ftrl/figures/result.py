@@ -8,7 +8,7 @@ __all__ = ['CURVES', 'SOLVE', 'curves', 'training', 'summary', 'reach_of', 'poin
 
 # %% ../../nbs/figures/02_result.ipynb #cell-002
 from typing import TYPE_CHECKING
-from ..core import SCENARIOS
+from ..records import SCENARIOS
 from ..evaluation.bench import BENCHMARKS
 from ..evaluation.mean import read_results
 from ..evaluation.table import Cell, Line, headings, lined, paper_rows, results_table

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
-from ..core import SCENARIOS, FtrlError
+from ..core import FtrlError
+from ..records import SCENARIOS
 from ..files import atomic, finished, packed_names, read_json_lines, unpacked_name
 from ..evaluation.bench import BENCHMARKS
 from ..evaluation.interval import bootstrap

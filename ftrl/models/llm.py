@@ -13,7 +13,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from .. import chat
 from ..core import FtrlError
-from ..forms import Form, form_in, turn_of
+from ..chat.forms import Form, form_in, turn_of
 from .embedded import EMBEDDED, is_gguf
 from ..registry import Registry
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from fastcore.basics import patch
-from ..chat import prepare, render, template_of
+from ..chat.template import prepare, render, template_of
 from ..core import FtrlError, Range
 from ..formats import number_format, prepare_bf16
-from ..forms import Form, dropped, form_of
+from ..chat.forms import Form, dropped, form_of
 from .embedded import hub_unreachable, model_path
 from .llm import LLM, Reply, Request, answer, failed, mark, model_forms, template_options
 from .weight import number

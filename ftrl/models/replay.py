@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
-from ..chat import Turn, from_message, message, spoken, turn_text
+from ..chat.turn import Turn, from_message, message, spoken, turn_text
 from ..core import FtrlError, dumps
 from ..files import numbered_lines
 from .llm import LLM, Reply, Request, answer, failed, mark

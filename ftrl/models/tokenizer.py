@@ -7,7 +7,7 @@ __all__ = ['ends', 'gguf_tokenizer', 'unused_rows']
 
 # %% ../../nbs/models/12_tokenizer.ipynb #cell-002
 from collections.abc import Collection
-from ..chat import TURN_ENDS, turn_end
+from ..chat.template import TURN_ENDS, turn_end
 from ..core import FtrlError
 
 # %% ../../nbs/models/12_tokenizer.ipynb #cell-005

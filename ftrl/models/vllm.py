@@ -7,9 +7,9 @@ __all__ = ['VLLM']
 
 # %% ../../nbs/models/08_vllm.ipynb #cell-002
 from fastcore.basics import patch
-from ..chat import render
+from ..chat.template import render
 from ..core import FtrlError, rng
-from ..forms import form_of
+from ..chat.forms import form_of
 from .embedded import model_path
 from .llm import LLM, answer, failed, template_options
 from .local import load_tokenizer

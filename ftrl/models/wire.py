@@ -7,7 +7,7 @@ __all__ = ['native', 'takable', 'response_format', 'Unwanted', 'http_library', '
 
 # %% ../../nbs/models/06_wire.ipynb #cell-002
 import importlib, json, re, time
-from ..chat import Turn, from_message, message, spoken, turn_text
+from ..chat.turn import Turn, from_message, message, spoken, turn_text
 from .llm import Reply, answer
 
 # %% ../../nbs/models/06_wire.ipynb #cell-005

@@ -90,7 +90,7 @@ def _divide(run:Tuning)->None:
 
 def _scenarios(world)->tuple[str, ...]:
     "The scenarios that both splits of a world allow"
-    from ftrl.core import SCENARIOS
+    from ftrl.records import SCENARIOS
     from ftrl.environments.scenario import holds
     views = [world.view(split) for split in ("train", "test")]
     able = tuple(s for s in SCENARIOS if all(holds(view, s, 0) for view in views))

@@ -14,7 +14,8 @@ from itertools import compress
 from pathlib import Path
 from types import FunctionType, ModuleType
 from fastcore.basics import patch
-from ..core import FtrlError, error_reply
+from ..core import FtrlError
+from ..reply import error_reply
 from ..registry import module_of_file
 from .pool import Result
 from .sandbox import Sandbox, adopt_sandbox

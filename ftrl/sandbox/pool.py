@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 from fastcore.basics import patch
-from ..core import FtrlError, Range, error_reply
+from ..core import FtrlError, Range
+from ..reply import error_reply
 from .host import TROUBLE, Broken, Remote, Zygote
 from .pure import LONGEST
 from .worker import OK, complaint

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from ..core import Env, FtrlError, Row
+from ..core import FtrlError
+from ..records import Env, Row
 from ..rows import as_rows, rows_digest
-from ..forms import written_examples
+from ..chat.forms import written_examples
 from .gold import gold_variants
 from .policy import (Trained, finish_training, formats, load_policy, model_folder, quieted,
                                   trained, training_claim)

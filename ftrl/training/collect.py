@@ -14,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
-from ..core import Call, Env, FtrlError, Row, Step, Trajectory, dumps, in_range
+from ..core import FtrlError, dumps, in_range
+from ..records import Call, Env, Row, Step, Trajectory
 from ..notes import claim
 from ..rows import ROWS, as_rows, load_rows, rows_digest, save_rows
 from ..models.llm import LLM

@@ -8,9 +8,11 @@ __all__ = ['PlayedRow', 'ShownTool', 'environment_class', 'episode_reward', 'rea
 # %% ../../nbs/training/04_episode.ipynb #cell-002
 from collections.abc import Callable, Sequence
 from fastcore.basics import patch
-from ..core import Call, FtrlError, Row, error_reply, solve
+from ..core import FtrlError
+from ..records import Call, Row
+from ..reply import error_reply, solve
 from ..environments.stateful.live import LiveState
-from ..forms import form_of, turn_of
+from ..chat.forms import form_of, turn_of
 from ..models.local import generated_text
 from ..sandbox.sandbox import shared
 

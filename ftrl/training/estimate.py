@@ -10,8 +10,9 @@ __all__ = ['PROCESS', 'planned_config', 'Estimate', 'parameter_count', 'adapter_
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from ..chat import render
-from ..core import Env, FtrlError, Row, in_range
+from ..chat.template import render
+from ..core import FtrlError, in_range
+from ..records import Env, Row
 from ..rows import as_rows
 from ..models.embedded import EMBEDDED, embedded_size
 from ..models.local import load_config, load_tokenizer

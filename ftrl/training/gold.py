@@ -7,8 +7,9 @@ __all__ = ['Answerer', 'WORDINGS', 'gold_turns', 'gold_trajectory', 'gold_varian
 
 # %% ../../nbs/training/03_gold.ipynb #cell-002
 from collections.abc import Callable
-from ..chat import Turn, message, tool_message
-from ..core import Call, Env, FtrlError, Row, Step, SubQuestion, Trajectory, dumps, rng
+from ..chat.turn import Turn, message, tool_message
+from ..core import FtrlError, dumps, rng
+from ..records import Call, Env, Row, Step, SubQuestion, Trajectory
 from ..environments.stateful.live import LiveState
 from ..sandbox.sandbox import shared
 from .collect import moments

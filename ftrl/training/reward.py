@@ -11,13 +11,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-from ..chat import Turn, parse
-from ..core import Call, Env, FtrlError, Row, bare, error_reply, solve, tells_all
+from ..chat.turn import Turn, parse
+from ..core import FtrlError
+from ..records import Call, Env, Row
+from ..reply import bare, error_reply, solve, tells_all
 from ..environments.stateful.live import LiveState, passes
 from ..files import file_digest, numbered_lines, write_json_lines
 from ..notes import produced
 from ..rows import checked_row
-from ..forms import HERMES_FORM, Form, form_in, turn_of
+from ..chat.forms import HERMES_FORM, Form, form_in, turn_of
 from ..progress import count_lines, progress_bar
 from ..registry import Registry, settings_of
 from ..sandbox.pool import group_of

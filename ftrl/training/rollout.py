@@ -15,7 +15,8 @@ from threading import Event
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from .. import chat
-from ..core import Env, FtrlError, Row, Step, Trajectory, clean, in_range
+from ..core import FtrlError, clean, in_range
+from ..records import Env, Row, Step, Trajectory
 from ..environments.stateful.live import LiveState, passes
 from ..rows import as_rows
 from ..models.embedded import model_path

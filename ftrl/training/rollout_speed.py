@@ -9,8 +9,8 @@ __all__ = ['TimedTurn', 'Clock', 'OneByOne', 'Onward', 'peer_seconds', 'versus',
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from ..chat import Turn, message
-from ..core import Call
+from ..chat.turn import Turn, message
+from ..records import Call
 from ..files import data_dir
 from ..rows import load_rows
 from ..models.llm import LLM, Reply, Request, answer, load_model

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
-from ..core import Env, FtrlError, Row, in_range
+from ..core import FtrlError, in_range
+from ..records import Env, Row
 from ..files import atomic, read_json_lines, write_json_lines
 from ..notes import produced
 from ..rows import as_rows, rows_digest

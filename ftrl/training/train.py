@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
-from ..chat import render
-from ..core import Env, FtrlError, Row, rng
+from ..chat.template import render
+from ..core import FtrlError, rng
+from ..records import Env, Row
 from ..rows import as_rows, rows_digest
-from ..forms import form_of
+from ..chat.forms import form_of
 from ..models.local import generated_text
 from ..registry import settings_of
 from .algorithm import ALGORITHMS

@@ -9,7 +9,8 @@ __all__ = ['ready', 'Choice', 'choices', 'states', 'embed', 'unit', 'probe', 'pr
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from ..core import Env, FtrlError, Row, SubQuestion, rng
+from ..core import FtrlError, rng
+from ..records import Env, Row, SubQuestion
 from ..progress import progress_bar
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from fastcore.basics import patch
-from ...chat import chat_mark
-from ...core import SCENARIOS, Env, FtrlError, dumps, in_range, rng
+from ...chat.template import chat_mark
+from ...core import FtrlError, dumps, in_range, rng
+from ...records import SCENARIOS, Env
 from .ledger import Budget, Stopped, Transcript
 from .question import answer_is_copied, ask_decompose
 from .source import ask_deploy

@@ -9,7 +9,8 @@ __all__ = ['PAINTER', 'TOWER', 'BRIEF_STEPS', 'BRIEF_DOCUMENT', 'BRIEF_DISTRACTO
 # %% ../../../nbs/environments/authors/03_brief.ipynb #cell-002
 import re
 from dataclasses import dataclass
-from ...core import ToolDoc, dumps
+from ...core import dumps
+from ...records import ToolDoc
 from .draft import closed_object
 
 # %% ../../../nbs/environments/authors/03_brief.ipynb #cell-005

@@ -9,8 +9,10 @@ __all__ = ['TEXT_SCHEMA', 'PARAMETER_DEFS', 'PARAMETERS_SCHEMA', 'DOC_SCHEMA', '
 # %% ../../../nbs/environments/authors/02_draft.ipynb #cell-002
 import keyword, re
 from dataclasses import asdict, dataclass, replace
-from ...chat import chat_mark
-from ...core import Call, Env, SubQuestion, ToolDoc, bare as plain, dumps, verify
+from ...chat.template import chat_mark
+from ...core import dumps
+from ...records import Call, Env, SubQuestion, ToolDoc
+from ...reply import bare as plain, verify
 from .talk import schema_faults
 from ..document import function
 from ..gate import judge

@@ -9,8 +9,10 @@ __all__ = ['answer_is_copied', 'ask_decompose']
 import re
 from dataclasses import replace
 from functools import partial
-from ...chat import chat_mark
-from ...core import SCENARIOS, bare, rng, verify
+from ...chat.template import chat_mark
+from ...core import rng
+from ...records import SCENARIOS
+from ...reply import bare, verify
 from .brief import BRIEF_STEPS, plan_of_steps, steps_schema
 from .draft import BLANK_ENV, TEXT_SCHEMA, closed_object, list_of
 from .talk import Checked, Desk, Rejected, Talk

@@ -9,7 +9,9 @@ __all__ = ['ask_deploy']
 import re
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from ...core import Env, ToolDoc, dumps, verify
+from ...core import dumps
+from ...records import Env, ToolDoc
+from ...reply import verify
 from .brief import BRIEF_CODE, Signature
 from .draft import TEXT_SCHEMA, Toolset, closed_object, draft_env
 from .talk import Checked, Desk, Rejected, Talk

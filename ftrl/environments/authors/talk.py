@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from ...chat import spoken
+from ...chat.turn import spoken
 from ...core import dumps
 from .ledger import Budget, Stopped, Transcript, exchange_key
 from ..trial import json_schema_library

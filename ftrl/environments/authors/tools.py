@@ -9,7 +9,9 @@ __all__ = ['Documented', 'ask_document', 'ask_integrate', 'Wanted', 'ask_scale']
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from ...core import ToolDoc, dumps, rng, verify
+from ...core import dumps, rng
+from ...records import ToolDoc
+from ...reply import verify
 from .brief import BRIEF_DISTRACTOR, BRIEF_DOCUMENT, DISTRACTOR_SCHEMA
 from .brief import TOOL_SCHEMA, Signature, tool_of
 from .draft import CALL_SCHEMA, DOC_SCHEMA, PARAMETER_DEFS, PARAMETERS_SCHEMA

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import FunctionType, ModuleType
-from ...core import SCENARIOS, Env, FtrlError, SubQuestion, ToolDoc, dumps, rng
+from ...core import FtrlError, dumps, rng
+from ...records import SCENARIOS, Env, SubQuestion, ToolDoc
 from ..build import build
 from ..compose import compose
 from ..document import joined

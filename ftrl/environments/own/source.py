@@ -9,7 +9,8 @@ __all__ = ['source_of', 'tool_source', 'document_of']
 import inspect, textwrap
 from collections.abc import Callable
 from types import FunctionType, ModuleType
-from ...core import FtrlError, ToolDoc
+from ...core import FtrlError
+from ...records import ToolDoc
 from ...sandbox.outside import outside_source, trusts
 
 # %% ../../../nbs/environments/own/01_source.ipynb #cell-007

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from fastcore.basics import patch
-from ...core import FtrlError, ToolDoc
+from ...core import FtrlError
+from ...records import ToolDoc
 from .source import document_of, tool_source
 from ..world import verifiable
 

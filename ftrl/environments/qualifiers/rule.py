@@ -9,7 +9,7 @@ __all__ = ['Qualifier', 'answered', 'near', 'needed', 'joint']
 import math, random
 from functools import lru_cache
 from fastcore.basics import patch
-from ...core import verify
+from ...reply import verify
 
 # %% ../../../nbs/environments/qualifiers/00_rule.ipynb #cell-005
 class Qualifier:

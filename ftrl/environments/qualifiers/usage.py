@@ -9,7 +9,7 @@ __all__ = ['TYPES', 'Usage', 'usage_of', 'usage_figures', 'usage_table', 'usage_
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ...core import HARDER, Env, Row
+from ...records import HARDER, Env, Row
 from ..scale import OPTIONS
 from ..trial import trial
 

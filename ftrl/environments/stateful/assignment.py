@@ -9,7 +9,9 @@ __all__ = ['ERRANDS', 'REFUSED', 'PARTIES', 'FIRST', 'NEXT', 'TELL', 'BARRED', '
 # %% ../../../nbs/environments/stateful/04_assignment.ipynb #cell-002
 import random
 from dataclasses import dataclass, replace
-from ...core import SCENARIOS, FtrlError, State, bare, dumps
+from ...core import FtrlError, dumps
+from ...records import SCENARIOS, State
+from ...reply import bare
 from ..gate import form
 from .scene import Deed, Scene, Unsuited, Wish
 from .stateworld import StateView

@@ -7,7 +7,8 @@ __all__ = ['enacted', 'enact', 'compose_state']
 
 # %% ../../../nbs/environments/stateful/06_enact.ipynb #cell-002
 from dataclasses import replace
-from ...core import Call, Env, State, SubQuestion, rng
+from ...core import rng
+from ...records import Call, Env, State, SubQuestion
 from ..compose import compose
 from ..deploy import checks
 from ..scenario import holds

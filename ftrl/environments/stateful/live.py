@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from ... import chat
-from ...core import Call, FtrlError, Row, tells_all
+from ...core import FtrlError
+from ...records import Call, Row
+from ...reply import tells_all
 from ...sandbox.sandbox import shared
 if TYPE_CHECKING:
     from ftrl.sandbox.sandbox import Sandbox

@@ -9,7 +9,7 @@ __all__ = ['WRAPS', 'MORE', 'Offer', 'way', 'offered', 'offer_deeds', 'merge_off
 import random
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
-from ...core import ToolDoc
+from ...records import ToolDoc
 from ..document import function
 from ..scale import strategies
 from .assignment import Assignment

@@ -9,7 +9,9 @@ __all__ = ['STATE_GATES', 'Plays', 'state_gate', 'check_state']
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
-from ...core import Call, Env, FtrlError, Row, SubQuestion, bare, dumps, solve, verify
+from ...core import FtrlError, dumps
+from ...records import Call, Env, Row, SubQuestion
+from ...reply import bare, solve, verify
 from ..gate import Verdict, gate, judge, shape
 from .live import LiveState
 from ..trial import beyond, probe_calls, trial

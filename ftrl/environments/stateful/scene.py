@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import lru_cache
 from fastcore.basics import patch
-from ...core import Call, FtrlError, clean, dumps, rng
+from ...core import FtrlError, clean, dumps, rng
+from ...records import Call
 from .stateworld import StateView
 from ..world import SHARE
 

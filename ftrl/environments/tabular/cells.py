@@ -8,7 +8,7 @@ __all__ = ['sort_of', 'exact', 'decimals', 'normal_text', 'show']
 # %% ../../../nbs/environments/tabular/01_cells.ipynb #cell-002
 import datetime, math, re, unicodedata
 from decimal import Decimal
-from ...chat import chat_mark
+from ...chat.template import chat_mark
 
 # %% ../../../nbs/environments/tabular/01_cells.ipynb #cell-005
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")

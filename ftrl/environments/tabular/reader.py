@@ -9,7 +9,7 @@ __all__ = ['Reader', 'turned']
 from collections import Counter
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from ...chat import chat_mark
+from ...chat.template import chat_mark
 from .cells import show, sort_of
 from .database import Database
 from .names import relation_form

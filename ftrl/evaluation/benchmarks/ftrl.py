@@ -8,7 +8,8 @@ __all__ = ['Ftrl']
 # %% ../../../nbs/evaluation/benchmarks/00_ftrl.ipynb #cell-002
 import re
 from fastcore.basics import patch
-from ...core import SCENARIOS, FtrlError
+from ...core import FtrlError
+from ...records import SCENARIOS
 from ..protocol import Bench, Item, add_benchmark
 from ...rows import as_rows, stream_rows
 from ...training.rollout import ToolEpisode

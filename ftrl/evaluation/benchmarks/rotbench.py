@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from ...chat import spoken
+from ...chat.turn import spoken
 from ...core import FtrlError, dumps
 from ..protocol import Bench, Item, add_benchmark, read_json
 from ...files import read_json_lines

@@ -15,7 +15,8 @@ from math import comb
 from pathlib import Path
 from fastcore.basics import patch
 from ... import chat
-from ...core import FtrlError, bare, clean, dumps, error_reply
+from ...core import FtrlError, clean, dumps
+from ...reply import bare, error_reply
 from ..protocol import Bench, Item, add_benchmark, read_json
 from ...files import data_dir, file_digest, numbered_lines, parsed
 from ...models.llm import LLM, Reply, Request, answer

@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from fastcore.basics import patch
-from ...chat import spoken
-from ...core import FtrlError, Row, dumps, verify
+from ...chat.turn import spoken
+from ...core import FtrlError, dumps
+from ...records import Row
+from ...reply import verify
 from ..protocol import Bench, Item, add_benchmark, read_json
 from ...files import read_json_lines
 from ...training.rollout import Episode, ToolEpisode

@@ -203,7 +203,7 @@ def _api(books:dict[str, str], out:Path)->None:
 # %% ../../../nbs/runs/site/0_docs.ipynb #cell-029
 SECTIONS = {
     "howto": "How to",
-    ".": "Foundations", "sandbox": "Sandbox", "models": "Models",
+    ".": "Foundations", "chat": "Conversations", "sandbox": "Sandbox", "models": "Models",
     "models/grammar": "Constrained decoding", "environments": "Environments",
     "environments/worlds": "Worlds", "environments/tabular": "Your own tables",
     "environments/authors": "Authors", "environments/qualifiers": "Qualifiers",

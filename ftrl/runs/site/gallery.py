@@ -9,7 +9,8 @@ __all__ = ['gallery_worlds', 'gallery_envs', 'shown_env', 'record_gallery', 'fol
 import html, json, tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from ...core import Env, Trajectory, dumps
+from ...core import dumps
+from ...records import Env, Trajectory
 from ...environments.build import build
 from ...environments.world import STATE_WORLDS, world_names
 from ...training.gold import gold_trajectory

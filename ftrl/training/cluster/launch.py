@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
 
-from ...core import Env, FtrlError, Row, in_range
+from ...core import FtrlError, in_range
+from ...records import Env, Row
 from ...rows import as_rows, save_rows
 from ...progress import progress_bar
 from .. import policy

@@ -9,8 +9,9 @@ __all__ = ['DELAYS', 'MOST', 'turns_of', 'delay_of', 'allowed', 'serve_recorded'
 import asyncio, heapq, json, subprocess, sys, time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ...chat import call_text
-from ...core import Call, Row, dumps
+from ...chat.turn import call_text
+from ...core import dumps
+from ...records import Call, Row
 from ...models.llm import LLM, load_model
 from ...perf import benchmark, case
 from ..rollout import rollout

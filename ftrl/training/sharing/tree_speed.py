@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from ...core import FtrlError, Row
+from ...core import FtrlError
+from ...records import Row
 from ...perf import benchmark, case, compare
 from .tree import Node, Tree, tree
 
@@ -34,7 +35,7 @@ def group_tree(
 def _prompts(rows:Sequence[Row], tokenizer)->list:
     "Token ids of the rows' prompts"
     import torch
-    from ftrl.chat import render
+    from ftrl.chat.template import render
     texts = [render(row.messages, row.toolset, tokenizer) for row in rows]
     return [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
 
