@@ -481,7 +481,7 @@ def reference_of(model, tmp_path, tokenizer, reference=None, peft=None):
 
 KILLED = """
 import os, shutil, signal
-from ftrl import files
+from ftrl import notes
 from ftrl.training import policy
 def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
 def half_removed(path, **kwargs):
@@ -489,7 +489,7 @@ def half_removed(path, **kwargs):
         if p.name == "optimizer.pt": p.unlink()
     die()
 where = os.environ["DIES"]
-if where == "before it is noted": files.Claim.finish = die
+if where == "before it is noted": notes.Claim.finish = die
 if where == "before checkpoints go": policy.tidy = lambda out, keep=None: None if keep is not None else die()
 remove = shutil.rmtree
 def half_or_whole(path, **kwargs): half_removed(path) if ".gone-" in str(path) else remove(path, **kwargs)

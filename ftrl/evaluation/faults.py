@@ -11,7 +11,7 @@ __all__ = ['SOLVES', 'NOTHING_NEW', 'DISTRACTOR', 'ERROR', 'NO_TOOL', 'CALL_FATE
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from .. import chat
+from ..chat import turn as chat
 from ..core import dumps
 from ..records import Call, Row, Step
 from ..reply import solve, verify

@@ -10,7 +10,7 @@ import json, math
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from .. import chat
+from ..chat.template import prepare
 from ..core import FtrlError
 from .gguf import gguf_fields, gguf_weights, stretch_factors
 from .tokenizer import ends, gguf_tokenizer, unused_rows
@@ -160,7 +160,7 @@ def _write(x:dict, file:Path)->None:
 def _mapped(file:Path, fields:dict, out:Path)->None:
     "Write a file of our families"
     weights = gguf_weights(file)
-    tokenizer = chat.prepare(gguf_tokenizer(fields, _unlearned(fields, weights)))
+    tokenizer = prepare(gguf_tokenizer(fields, _unlearned(fields, weights)))
     form = next(iter(weights.values())).form
     config, generation = _settings(_configuration(fields, weights, stretch_factors(file)), tokenizer)
     about = {"dtype": DTYPES[form], "transformers_version": version("transformers")}
@@ -183,7 +183,7 @@ def _through_transformers(file:Path, fields:dict, out:Path)->None:
     # transformers still thinks of it as quantized, and would refuse to save it
     model.config.__dict__.pop("quantization_config", None)
     model.is_quantized, model.hf_quantizer = False, None
-    model.generation_config.eos_token_id = ends(chat.prepare(tokenizer))
+    model.generation_config.eos_token_id = ends(prepare(tokenizer))
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from fastcore.basics import patch
 from ..chat.template import prepare, render, template_of
-from ..core import FtrlError, Range
+from ..core import FtrlError, Range, rng
 from ..formats import number_format, prepare_bf16
 from ..chat.forms import Form, dropped, form_of
 from .embedded import hub_unreachable, model_path
-from .llm import LLM, Reply, Request, answer, failed, mark, model_forms, template_options
+from .llm import (
+    LLM, Reply, Request, answer, failed, keys_of, mark, model_forms, template_options)
 from .weight import number
 
 # %% ../../nbs/models/05_local.ipynb #cell-005
@@ -170,18 +171,19 @@ def release(self:Local, key):
 @patch
 def chat(self:Local, requests, max_new_tokens=1024, temperature=0.0, seed=0):
     "Answer all requests"
+    keys = [("chat", key) for key in keys_of(requests)]
     if not self.engine:
-        return self._batches(requests, max_new_tokens, temperature, seed)
-    for i, r in enumerate(requests):
-        self.submit(("chat", i), r, max_new_tokens, temperature, seed, keep=False)
+        return self._batches(keys, requests, max_new_tokens, temperature, seed)
+    for key, request in zip(keys, requests):
+        self.submit(key, request, max_new_tokens, temperature, seed, keep=False)
     got = {}
     while len(got) < len(requests):
         got.update(self.poll())
-    return [got["chat", i] for i in range(len(requests))]
+    return [got[key] for key in keys]
 
 # %% ../../nbs/models/05_local.ipynb #cell-025
 @patch
-def _batches(self:Local, requests, max_new_tokens, temperature, seed)->list[Reply]:
+def _batches(self:Local, keys, requests, max_new_tokens, temperature, seed)->list[Reply]:
     "Answer all requests through transformers' generate"
     replies = [self._prompt(r, max_new_tokens) for r in requests]
     prompts, limits = {}, {}
@@ -194,7 +196,8 @@ def _batches(self:Local, requests, max_new_tokens, temperature, seed)->list[Repl
         limit = limits[order[at]]
         part = [i for i in order[at:at + self.batch] if limits[i] == limit]
         asked = [prompts[i] for i in part]
-        new = self._generate(asked, limit, temperature, seed + at)
+        streams = [(seed, keys[i], len(prompts[i])) for i in part]
+        new = self._generate(asked, limit, temperature, streams)
         for i, ids in zip(part, new):
             replies[i] = self._reply(requests[i], len(prompts[i]), ids, limit)
         at += len(part)
@@ -211,24 +214,36 @@ def _plain(model, **how):
     finally:
         model.generation_config = before
 
+# %% ../../nbs/models/05_local.ipynb #d1ce0012
+class _Dice:
+    "Leaves each row of a batch the one token that its own dice say"
+    def __init__(self, read:int, temperature:float, streams:list[tuple]):  # `read`: length of prompts
+        self.read, self.temperature, self.streams = read, temperature, streams
+
+    def __call__(self, ids, logits):
+        import torch
+        from ftrl.models.decode import drawn_tokens
+        place = ids.shape[1] - self.read
+        dice = [rng(*stream, place).random() for stream in self.streams]
+        tokens = drawn_tokens(logits.float(), [self.temperature] * len(dice), dice)
+        left = torch.full_like(logits, -torch.inf)
+        left[range(len(tokens)), tokens] = 0
+        return left
+
 # %% ../../nbs/models/05_local.ipynb #cell-026
 @patch
-def _generate(self:Local, prompts, max_new_tokens, temperature, seed)->list[list[int]]:
+def _generate(self:Local, prompts, max_new_tokens, temperature, streams)->list[list[int]]:
     "New token ids of one batch, up to and including the end of the turn"
     import torch
-    from transformers import set_seed
     batch = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
     batch = batch.to(self.model.device)
     how = {"max_new_tokens": max_new_tokens, "eos_token_id": self.stop,
            "pad_token_id": self.tokenizer.pad_token_id, "do_sample": False}
-    if temperature:
-        how |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    with torch.random.fork_rng(), torch.inference_mode(), _plain(self.model, **how):
-        if temperature:
-            set_seed(seed)
-        out = self.model.generate(**batch)
-    prompt = batch["input_ids"].shape[1]
-    written = out[:, prompt:].tolist()
+    read = batch["input_ids"].shape[1]
+    draw = [_Dice(read, temperature, streams)] if temperature else []
+    with torch.inference_mode(), _plain(self.model, **how):
+        out = self.model.generate(**batch, logits_processor=draw)
+    written = out[:, read:].tolist()
     return [self._to_end(ids) for ids in written]
 
 @patch

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from fastcore.basics import patch
 from ..core import FtrlError, clean, masked, rng
-from .llm import LLM, Reply, Request, failed, template_options
+from .llm import LLM, Reply, Request, failed, keys_of, template_options
 from .wire import Unwanted, bounded_client, http_library, native, response_format, takable
 
 # %% ../../nbs/models/07_remote.ipynb #cell-005
@@ -436,16 +436,16 @@ def listen(self:OpenAI, ring:Callable[[], object])->bool:
 @patch
 def chat(self:OpenAI, requests, max_new_tokens=1024, temperature=0.0, seed=0):
     "Answer all requests; may be called from several threads at once"
-    box, got = _Box(), {}
+    box, keys, got = _Box(), keys_of(requests), {}
     self.boxes.add(box)
     try:
-        for i, r in enumerate(requests):
-            self._put(_Asked(i, r, max_new_tokens, temperature, seed, box))
+        for key, request in zip(keys, requests):
+            self._put(_Asked(key, request, max_new_tokens, temperature, seed, box))
         while len(got) < len(requests):
             got.update(self._collect(box))
     finally:
         self.boxes.discard(box)
-    return [got[i] for i in range(len(requests))]
+    return [got[key] for key in keys]
 
 # %% ../../nbs/models/07_remote.ipynb #cell-040
 @patch

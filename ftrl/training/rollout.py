@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
-from .. import chat
+from ..chat import turn as chat
 from ..core import FtrlError, clean, in_range
 from ..records import Env, Row, Step, Trajectory
 from ..environments.stateful.live import LiveState, passes

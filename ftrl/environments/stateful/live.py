@@ -9,7 +9,7 @@ __all__ = ['made', 'LiveState', 'passes']
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
-from ... import chat
+from ...chat import turn as chat
 from ...core import FtrlError
 from ...records import Call, Row
 from ...reply import tells_all

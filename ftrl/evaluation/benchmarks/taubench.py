@@ -14,7 +14,7 @@ from functools import lru_cache
 from math import comb
 from pathlib import Path
 from fastcore.basics import patch
-from ... import chat
+from ...chat import turn as chat
 from ...core import FtrlError, clean, dumps
 from ...reply import bare, error_reply
 from ..protocol import Bench, Item, add_benchmark, read_json
