@@ -143,7 +143,8 @@ def test_gold_is_right_everywhere_in_rotbench(tmp_path):
     write_json_lines([{"id": i, "turns": [x["answer"][-1]]} for i, x in enumerate(rotbench_rows(where), 1)],
                      tmp_path/"said.jsonl")
     start = time.process_time()
-    lines = list(evaluate("rotbench", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", progress=False))
+    lines = list(evaluate("rotbench", f"replay:{tmp_path}/said.jsonl", tmp_path/"r.jsonl", compat="ftrl",
+                          progress=False))
     assert time.process_time() - start < 5
     assert len(lines) == 840 and all(x["metrics"] == {"ts": 1.0, "pi": 1.0,
                                                       "cf": 1.0} and x["faults"] == {} for x in lines)

@@ -74,16 +74,22 @@ def item_gains(
     before:str|Path, # A result file
     after:str|Path, # A result file of the same items
     metric:str, # One of the benchmark's
-)->list[float]: # Points, one an item that both have
+)->list[float]: # Points, one an item that both have, or a question where items share some
     "What each item gained"
     frame = read_results([before, after], name=_by_file)
     frame = frame[frame.metric == metric].dropna(subset="value")
     old, new = (frame[frame.model == str(Path(file))] for file in (before, after))
-    found = item_differences(old, new).value if len(old) and len(new) else []
+    found = _by_question(item_differences(old, new)) if len(old) and len(new) else []
     if len(found) < 2:
         raise FtrlError(f"{before} and {after} share {len(found)} items; "
                         "expected two result files of one benchmark")
     return [100 * float(gain) for gain in found]
+
+def _by_question(gains:"pd.DataFrame")->list[float]:
+    "A gain for each item, or for each question where several items ask the same"
+    if not (gains.question != "").any():
+        return gains.value.tolist()
+    return gains.groupby("question", sort=False).value.mean().tolist()
 
 # %% ../../nbs/evaluation/09_budget.ipynb #cell-014
 def noise_of(

@@ -6,6 +6,7 @@
 __all__ = ['ENOUGH', 'resample', 'bootstrap', 'chance', 'over_seeds_alone']
 
 # %% ../../nbs/evaluation/05_interval.ipynb #cell-002
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from ..core import FtrlError
 if TYPE_CHECKING:
@@ -26,15 +27,33 @@ def _drawn_means(table:"np.ndarray", items:"np.ndarray", seeds:"np.ndarray")->"n
     with np.errstate(invalid="ignore"):
         return total.sum(axis=1) / count.sum(axis=1)
 
+# %% ../../nbs/evaluation/05_interval.ipynb #9e570002
+def _drawn_apart(rng, sizes:list[int], draws:int, _)->"Iterator[np.ndarray]":
+    "How often each draw has each item of a group, of one group after the other"
+    import numpy as np
+    for n in sizes:
+        yield rng.multinomial(n, np.full(n, 1 / n), draws)
+
+def _drawn_together(rng, sizes:list[int], draws:int, questions:list)->"Iterator[np.ndarray]":
+    "The same where a question is drawn with all of its items"
+    import numpy as np
+    asked = [question for group in questions for question in group]
+    names, places = np.unique(asked, return_inverse=True)
+    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+    for part in np.split(places, np.cumsum(sizes)[:-1]):
+        yield times[:, part]
+
 # %% ../../nbs/evaluation/05_interval.ipynb #cell-006
 def resample(
     groups:list, # Values of each scenario; a table, seed by item, where there are several seeds
     draws:int=2000, # Resamples
     seed:int=0,
+    questions:list | None=None, # The question of each value, group by group, where items share questions
 )->"np.ndarray": # Their means of scenario means
     "What the mean of other items of the same kind, and of other seeds, would be"
     import numpy as np
     rng, tables = np.random.default_rng(seed), _tables(groups)
+    items = _drawn_apart if questions is None else _drawn_together
     seeds = {len(t) for t in tables}
     if not tables:
         raise FtrlError("there is nothing to average; expected a value at least")
@@ -45,11 +64,9 @@ def resample(
     chosen = np.ones((draws, 1))  # a single seed is in every draw
     if k > 1:
         chosen = rng.multinomial(k, np.full(k, 1 / k), draws)
-    means = []
-    for table in tables:
-        n = table.shape[1]
-        items = rng.multinomial(n, np.full(n, 1 / n), draws)
-        means.append(_drawn_means(table, items, chosen))
+    sizes = [table.shape[1] for table in tables]
+    means = [_drawn_means(table, times, chosen)
+             for table, times in zip(tables, items(rng, sizes, draws, questions))]
     return sum(means) / len(means)
 
 # %% ../../nbs/evaluation/05_interval.ipynb #cell-008
@@ -57,13 +74,14 @@ def bootstrap(
     groups:list, # Values of each scenario; a table, seed by item, where there are several seeds
     draws:int=2000, # Resamples
     seed:int=0,
+    questions:list | None=None, # As `resample` has them
 )->tuple[float, float, float]: # Mean, and the 2.5 % and 97.5 % quantiles of resampled means
     "The mean of scenario means, with its interval"
     import numpy as np
     tables = _tables(groups)
     if not tables:
         return (float("nan"),) * 3
-    low, high = np.nanquantile(resample(groups, draws, seed), (0.025, 0.975))
+    low, high = np.nanquantile(resample(groups, draws, seed, questions), (0.025, 0.975))
     mean = sum(np.nanmean(t) for t in tables) / len(tables)
     return float(mean), float(low), float(high)
 
@@ -71,9 +89,10 @@ def chance(
     groups:list, # Differences of pairs, of each scenario
     draws:int=20000, # Resamples
     seed:int=0,
+    questions:list | None=None, # As `resample` has them
 )->float: # Two-sided p
     "How often resampled means fall on the other side of zero"
-    means = resample(groups, draws, seed)
+    means = resample(groups, draws, seed, questions)
     beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return min(1.0, 2 * (1 + beyond) / (draws + 1))
 

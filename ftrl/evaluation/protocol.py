@@ -123,6 +123,11 @@ def origin(self:Bench, line:dict)->str:
     return ""
 
 @patch
+def same_question(self:Bench, line:dict)->str:
+    "What a result line asks, where several items ask the same; empty: each asks something of its own"
+    return ""
+
+@patch
 def tags(self:Bench, item:Item)->tuple[str, ...]:
     "What makes an item hard, for results that are split by it"
     return ()

@@ -8,28 +8,19 @@ __all__ = ['PLAIN', 'by_tag']
 # %% ../../nbs/evaluation/09_tags.ipynb #cell-002
 from typing import TYPE_CHECKING
 from .mean import mean_scores, read_results
-from ..files import read_json_lines
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../nbs/evaluation/09_tags.ipynb #cell-004
 PLAIN = "none"
 
-def _tags_of(paths)->dict[str, tuple]:
-    "Item id -> its tags"
-    found = {}
-    for path in paths:
-        for x in read_json_lines(path):
-            found[str(x["id"])] = tuple(x.get("tags") or (PLAIN,))
-    return found
-
 def by_tag(
     paths:list, # Result files
 )->"pd.DataFrame": # tag, and what `mean_scores` gives
     "Means of the items with each tag, and of those without"
     import pandas as pd
-    frame, tags = read_results(paths), _tags_of(paths)
-    own = [tags[item.rpartition("#")[0]] for item in frame["item"]]
+    frame = read_results(paths)
+    own = [tags or (PLAIN,) for tags in frame.tags]
     parts = []
     for tag in sorted({tag for each in own for tag in each}, key=lambda tag: (tag != PLAIN, tag)):
         part = mean_scores(frame[[tag in each for each in own]])

@@ -33,10 +33,16 @@ class Pairs:
     before: float
     after: float
     surely: float               # The lower end of the first policy's interval
+    questions: list | None = None  # The question of each change, where items share questions
 
     @property
     def n(self)->int:
         return sum(map(len, self.changes))
+
+    @property
+    def spread(self)->tuple[float, float, float]:
+        "The mean change, and its interval"
+        return bootstrap(self.changes, questions=self.questions)
 
 # %% ../../nbs/figures/07_evidence.ipynb #cell-006
 def _both(frame:"pd.DataFrame", metric:str, before:str, after:str)->"pd.DataFrame":
@@ -44,7 +50,7 @@ def _both(frame:"pd.DataFrame", metric:str, before:str, after:str)->"pd.DataFram
     frame = frame[frame.model.isin([before, after]) & frame[metric].notna()]
     # several items may have one id: they are numbered, so that each has a row
     again = frame.groupby(["model", "benchmark", "scenario", "id"]).cumcount()
-    frame = frame.set_index([frame.benchmark, frame.scenario, frame.id, again])
+    frame = frame.set_index([frame.benchmark, frame.scenario, frame.id, again, frame.question])
     wide = frame.pivot(columns="model", values=metric).dropna()
     if {before, after} <= set(wide.columns) and not wide.empty:
         return wide
@@ -63,8 +69,11 @@ def paired(
     parts = [part for _, part in wide.groupby(level=by)] if by else [wide]
     first, last = [part[before] for part in parts], [part[after] for part in parts]
     changes = [(new - old).tolist() for old, new in zip(first, last)]
-    _, surely, _ = bootstrap([scores.tolist() for scores in first])
-    return Pairs(changes, _mean_of_means(first), _mean_of_means(last), surely)
+    questions = [part.index.get_level_values("question").tolist() for part in parts]
+    if not any(map(any, questions)):
+        questions = None
+    _, surely, _ = bootstrap([scores.tolist() for scores in first], questions=questions)
+    return Pairs(changes, _mean_of_means(first), _mean_of_means(last), surely, questions)
 
 def _mean_of_means(groups:"list[pd.Series]")->float:
     "The mean in which every group weighs the same"
@@ -100,8 +109,11 @@ def rises(low:float, high:float)->str:
 # %% ../../nbs/figures/07_evidence.ipynb #cell-013
 def gain_claim(claim:str, pairs:Pairs)->Claimed:
     "A claim that something rises"
-    mean, low, high = bootstrap(pairs.changes)
+    mean, low, high = pairs.spread
     why = f"{100 * pairs.before:.1f} % before, {100 * pairs.after:.1f} % after"
+    if pairs.questions:
+        asked = len({question for group in pairs.questions for question in group})
+        why += f"; {asked} questions, drawn with all of their items"
     if max(pairs.before, pairs.after) < FLOOR:
         return measured(claim, UNKNOWN, (mean, low, high), pairs.n, f"{why}: the model cannot do this task")
     return measured(claim, rises(low, high), (mean, low, high), pairs.n, why)
@@ -190,7 +202,7 @@ def _told(able:dict[str, Pairs], verdict:str)->list[str]:
     said = [f"mean of {', '.join(map(label, able))}: {before:.1f} % before, {after:.1f} % after"]
     moved = []
     for suite, pairs in able.items():
-        mean, low, high = bootstrap(pairs.changes)
+        mean, low, high = pairs.spread
         if low > 0 or high < 0:
             moved.append(f"{label(suite)} {100 * mean:+.1f}")
     if moved:

@@ -158,11 +158,13 @@ def policy(path:Path)->str:
 def _item(line:dict)->dict:
     "What figures need of a result line"
     about = {k: line.get(k) for k in ("benchmark", "scenario", "id", "error")}
+    bench = line["benchmark"]
+    about["question"] = BENCHMARKS[bench].same_question(line) if bench in BENCHMARKS else ""
     return about | {"trial": line.get("trial", 0)} | (line["metrics"] or {})
 
 def _over_trials(frame:"pd.DataFrame")->"pd.DataFrame":
     "Items with the mean of their trials: an item weighs the same however often it was played"
-    item = ["model", "benchmark", "scenario", "id"]
+    item = ["model", "benchmark", "scenario", "id", "question"]
     if frame.trial.nunique() > 1:
         twin = frame.groupby([*item, "trial"], dropna=False).cumcount()  # two items may have one id
         each = frame.assign(twin=twin).groupby([*item, "twin"], sort=False, dropna=False)

@@ -250,7 +250,8 @@ def _ask_mbpp(x:dict)->str:
 def _right_mbpp(text:str, x:dict)->bool:
     "pass@1; the program stands between [BEGIN] and [DONE], or in a fenced block"
     if "[BEGIN]" in text:
-        text = text.split("[BEGIN]", 1)[1].split("[DONE]")[0]
+        text = text.split("[BEGIN]", 1)[1]
+    text = text.split("[DONE]")[0]  # who goes on from the examples writes no [BEGIN] anew
     return _passes(f"{_code(text)}\n{x.get('test_setup_code') or ''}", "\n".join(x["test_list"]))
 
 def _between(x:dict)->str:

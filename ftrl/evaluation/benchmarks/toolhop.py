@@ -137,6 +137,9 @@ class ToolHop(Bench):
     def score(self, e):
         return {"ac": float(correct(e.messages, e.answer))}
 
+    def same_question(self, line):
+        return str(line["id"])  # each is asked in three scenarios
+
 # %% ../../../nbs/evaluation/benchmarks/01_toolhop.ipynb #cell-021
 @patch
 def first(self:ToolHop, items:Iterable[Item], limit:int | None)->Iterator[Item]:
