@@ -9,7 +9,7 @@ __all__ = ['gym_row', 'export_nemo']
 from collections.abc import Sequence
 from pathlib import Path
 from .bridge import BRIDGES, Bridge, write_folder
-from .inspect import fresh
+from .visit import fresh
 from ..core import dumps
 from ..records import Row
 

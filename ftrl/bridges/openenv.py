@@ -9,8 +9,7 @@ __all__ = ['OpenEnvSession', 'export_openenv']
 from collections.abc import Sequence
 from pathlib import Path
 from .bridge import BRIDGES, Bridge, write_folder
-from .inspect import fresh
-from .visit import Lobby, Visit
+from .visit import Lobby, Visit, fresh
 from ..records import Row
 
 # %% ../../nbs/bridges/07_openenv.ipynb #cell-005

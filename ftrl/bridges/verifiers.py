@@ -10,8 +10,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from .bridge import BRIDGES, Bridge, write_folder
-from .inspect import fresh
-from .visit import Visit, played_trajectory
+from .visit import Visit, fresh, played_trajectory
 from ..records import Env, Row
 
 # %% ../../nbs/bridges/06_verifiers.ipynb #cell-005

@@ -14,9 +14,8 @@ from pathlib import Path
 from uuid import uuid4
 from fastcore.basics import patch
 from .bridge import BRIDGES, Bridge, write_folder
-from .inspect import fresh
 from .verl import verl_record
-from .visit import METRICS
+from .visit import checked_metric, fresh
 from ..chat.template import control_marks, template_message
 from ..core import FtrlError, dumps
 from ..records import Row
@@ -143,8 +142,7 @@ def agent_loop(**given):
 # %% ../../nbs/bridges/14_verl_agent.ipynb #cell-019
 def _output(episode:ToolEpisode, talk:TokenTalk, seconds:dict, metric:str, length:int)->dict:
     "What verl is told of a sample"
-    if metric not in METRICS:
-        raise FtrlError(f"metric {metric!r} is unknown; expected one of {', '.join(METRICS)}")
+    checked_metric(metric, [episode.row])
     start = len(talk.ids) - len(talk.mask)
     reward = 0.0 if episode.error else episode.trajectory.metrics.get(metric, 0.0)
     turns = len(episode.messages) - len(episode.row.messages) + 1
