@@ -49,6 +49,7 @@ def _asked(said, where:str)->str:
     texts = [m.get("content") for m in said or () if isinstance(m, dict) and m.get("role") == "user"]
     return "\n".join(text for text in texts if isinstance(text, str))
 
+# %% ../../nbs/bridges/11_foreign.ipynb #5e110a01
 def _docs(tools, where:str)->tuple[ToolDoc, ...]:
     "The documents of a list of tools"
     if not isinstance(tools or [], list):

@@ -51,6 +51,7 @@ def _foreign(schema, name:str, known:set[str]=_KEYWORDS)->None:
     for part in [*parts, schema.get("items"), schema.get("additionalProperties")]:
         _foreign(part, name)
 
+# %% ../../nbs/bridges/05_inspect.ipynb #5e5f0a03
 def _params(given:dict, name:str):
     "A tool's parameters in Inspect's own form"
     from inspect_ai.tool import ToolParams
@@ -99,6 +100,7 @@ def player_of(
         return solve
     return player()
 
+# %% ../../nbs/bridges/05_inspect.ipynb #5e5f0a04
 async def _played(visit:Visit, state, turns:int)->None:
     "The model's turns, until it answers"
     from inspect_ai.model import get_model

@@ -223,6 +223,7 @@ async def stdio(self:McpServer)->None:
     finally:
         self.lobby.close()
 
+# %% ../../nbs/bridges/04_mcp.ipynb #5e4f0a04
 @patch
 def stop(self:McpServer)->None:
     "Ctrl-C: leave at once, since the thread that waits for the client's next line cannot be broken off"

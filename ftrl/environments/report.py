@@ -214,6 +214,7 @@ def _json_texts(lines:Iterable[str])->Iterator[str]:
     except (ValueError, RecursionError):
         yield from _line_texts(lines)
 
+# %% ../../nbs/environments/14_report.ipynb #5e140a04
 def _table_texts(path:Path)->Iterator[str]:
     "The texts of a parquet file"
     import pyarrow.parquet as pq

@@ -34,6 +34,7 @@ def _own_source(function:FunctionType)->str:
         raise FtrlError(f"{function.__name__} has no source to read ({e}); expected a function that is "
                         "written in a file or a notebook") from e
 
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a09
 def _imported(name:str, value)->str:
     "The line that imports a name of the standard library; empty for anything else"
     home, known = getattr(value, "__module__", None), getattr(value, "__name__", None)
@@ -61,6 +62,7 @@ def _names(source:str)->list[str]:
         return re.search(rf"\b{name}\b", source).start()
     return sorted(used - made, key=place)
 
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a0a
 class _Unannotated(ast.NodeTransformer):
     "A function without annotations; a class keeps those of its fields, which dataclasses read"
     def visit_ClassDef(self, node):
@@ -105,6 +107,7 @@ def _lambda(name:str, text:str)->str:
                         "with `def`")
     return f"{name} = {ast.unparse(found[0])}"
 
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a0b
 def _meaning(name:str, function:FunctionType):
     "What a name holds where a function was written"
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
@@ -114,7 +117,8 @@ def _meaning(name:str, function:FunctionType):
     except (KeyError, ValueError):  # a cell may be empty
         raise FtrlError(f"{function.__name__} uses {name}, which is defined nowhere; expected a constant, a "
                         "function or a module of its file") from None
-#| export
+
+# %% ../../../nbs/environments/own/01_source.ipynb #cell-008
 def source_of(
     function:Callable, # A plain function
 )->str: # Source that needs nothing around it
@@ -145,6 +149,7 @@ def _carry(name:str, value, held:dict, parts:list[str])->None:
     else:
         parts.append(_constant(name, value))
 
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a0c
 def _carry_function(name:str, value:Callable, held:dict, parts:list[str])->None:
     "Collect a function, under the name that it has and the one it is used by"
     function = inspect.unwrap(value)
