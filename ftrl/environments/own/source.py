@@ -88,7 +88,11 @@ def _definition(name:str, function:FunctionType, wrapped:bool)->tuple[str, str]:
     text = _own_source(function)
     if function.__name__ == "<lambda>":
         return _lambda(name, text), name
-    made = ast.parse(text).body[0]
+    try:
+        made = ast.parse(text).body[0]
+    except SyntaxError as e:
+        raise FtrlError(f"{name}: its source cannot be read alone ({e}); expected a function that is written "
+                        "at the top of a file") from e
     if made.decorator_list and not wrapped:
         made.decorator_list = []
         text = ast.unparse(made)
@@ -96,6 +100,7 @@ def _definition(name:str, function:FunctionType, wrapped:bool)->tuple[str, str]:
     needless = set(_names(text)) - set(_names(bare)) - set(vars(builtins))
     return bare if needless else text, made.name
 
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a0e
 def _lambda(name:str, text:str)->str:
     "A lambda as the source of a name"
     try:
@@ -129,6 +134,7 @@ def source_of(
     _carry(function.__name__, function, {}, parts)
     return "\n".join(parts)
 
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a0d
 def _carry(name:str, value, held:dict, parts:list[str])->None:
     "Collect the source that gives a name its value, after that of what it uses"
     if name in held:
