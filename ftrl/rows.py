@@ -8,7 +8,7 @@ __all__ = ['ROWS', 'COLUMNS', 'FIELDS', 'checked_message', 'checked_row', 'plain
 
 # %% ../nbs/01_rows.ipynb #40a50002
 import hashlib, json, sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from .core import FtrlError, clean, dumps
 from .records import Env, Row
@@ -246,10 +246,11 @@ def as_table(
 def write_parquet(
     records:list[dict], # Of equal fields
     path, # A .parquet file
+    like:Sequence[dict]=(), # Records that are not written, and whose columns the table has too
 )->None:
     "Write records as one table, whole or not at all"
     import pyarrow.parquet as pq
-    table = as_table(records)
+    table = as_table([*records, *like]).slice(0, len(records))
     with atomic(path) as temp:
         pq.write_table(table, temp)
 
@@ -272,13 +273,15 @@ def _arrow(rows:list[Row]):
 def save_rows(
     rows:Iterable[Row | Env], # What to write, in order; environments are written as fresh rows
     path, # .jsonl, plain or packed, or .parquet
+    like:Sequence[Row]=(), # Rows that are not written, and whose columns a table has too
 )->int: # How many were written
     "Write rows atomically, in the format that the name asks for"
     rows = (x.row() if isinstance(x, Env) else x for x in rows)
     if not str(path).endswith(".parquet"):
         return write_json_lines(map(plain, rows), path)
     import pyarrow.parquet as pq
-    table = _arrow(list(rows))
+    rows = list(rows)
+    table = _arrow([*rows, *like]).slice(0, len(rows))
     with atomic(path) as temp:
         pq.write_table(table, temp, compression="zstd")
     return table.num_rows

@@ -45,3 +45,15 @@ tiktoken.get_encoding = get_encoding
 
 def test_the_notebook():
     test_notebooks.test_notebook("nbs/bridges/05_inspect.ipynb")
+
+
+def test_a_limit_leaves_every_sample_with_a_score(recorded, tmp_path):
+    from ftrl.bridges.inspect import inspect_task, recorded_replies
+    from inspect_ai import eval
+    from inspect_ai.model import get_model
+    model = get_model("mockllm/model", custom_outputs=recorded_replies(recorded.rows, recorded.episodes))
+    task = inspect_task(recorded.rows[:4])
+    log, = eval(task, model=model, display="none", log_dir=str(tmp_path), message_limit=3)
+    assert log.status == "success", log.error
+    told = [sample.scores["ftrl_reward"].metadata for sample in log.samples]
+    assert all(x["calls"] <= 1 for x in told) and {x["stopped"] for x in told} >= {"turns"}

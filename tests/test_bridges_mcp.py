@@ -1,5 +1,5 @@
 "The MCP server through the SDK's own client, over both transports, and what its guests cannot do."
-import asyncio, json, os, subprocess, sys, time
+import asyncio, json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -294,6 +294,19 @@ def test_tools_of_a_server_become_environments(tmp_path, over):
     row = json.loads((tmp_path / "envs.jsonl").read_text().splitlines()[0])
     assert "stock.py" not in json.dumps(row) and str(port) not in json.dumps(row)
     assert not (tmp_path / "wiped").exists()
+
+
+def test_ctrl_c_ends_a_server_over_stdio(recorded):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*SERVE, recorded.path, "--mcp"], env=ENV, **pipes)
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize",
+             "params": {"protocolVersion": "2025-06-18", "capabilities": {},
+                        "clientInfo": {"name": "test", "version": "1"}}}
+    process.stdin.write(json.dumps(hello).encode() + b"\n")
+    process.stdin.flush()
+    assert b"serverInfo" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130, process.stderr.read()
 
 
 def test_the_notebooks():

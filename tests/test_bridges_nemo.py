@@ -26,7 +26,7 @@ def app(recorded, tmp_path_factory):
 def test_recorded_episodes_get_the_same_reward(app, recorded):
     from fastapi.testclient import TestClient
     web, rows = app
-    for row, episode in zip(rows, recorded.episodes):
+    for row, episode in zip(rows, recorded.episodes, strict=True):
         with TestClient(web) as client:  # a cookie is a session
             assert client.post("/seed_session", json=row).status_code == 200
             for name, arguments in episode.calls:

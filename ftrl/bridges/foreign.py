@@ -40,18 +40,27 @@ def _first(x:dict, names:tuple[str, ...]):
     "The first of these fields that is there"
     return next((x[name] for name in names if x.get(name) not in (None, "", [])), None)
 
-def _asked(said)->str:
+def _asked(said, where:str)->str:
     "A question: text, or the user's messages"
     if isinstance(said, str):
         return said
+    if not isinstance(said or [], list):
+        raise FtrlError(f"{where}: the question is {str(said)[:60]}; expected a text, or a list of messages")
     texts = [m.get("content") for m in said or () if isinstance(m, dict) and m.get("role") == "user"]
     return "\n".join(text for text in texts if isinstance(text, str))
 
-def _doc(tool)->ToolDoc:
+# %% ../../nbs/bridges/11_foreign.ipynb #5e110a01
+def _docs(tools, where:str)->tuple[ToolDoc, ...]:
+    "The documents of a list of tools"
+    if not isinstance(tools or [], list):
+        raise FtrlError(f"{where}: `tools` is {str(tools)[:60]}; expected a list of tools")
+    return tuple(_doc(tool, where) for tool in tools or ())
+
+def _doc(tool, where:str)->ToolDoc:
     "A tool's document in any of the usual shapes"
     f = tool.get("function", tool) if isinstance(tool, dict) else {}
     if not isinstance(f, dict) or not isinstance(f.get("name"), str):
-        raise FtrlError(f"a tool is {str(tool)[:60]}; expected an object with a name")
+        raise FtrlError(f"{where}: a tool is {str(tool)[:60]}; expected an object with a name")
     nothing = {"type": "object", "properties": {}}
     given = _first(f, ("parameters", "inputSchema", "input_schema")) or nothing
     return ToolDoc(f["name"], f.get("description") or "", given)
@@ -61,20 +70,22 @@ def _answers(x)->tuple[str, ...]:
     values = x if isinstance(x, list) else [] if x is None else [x]
     return tuple(str(value) for value in values if isinstance(value, (str, int, float)))
 
-def _gold_calls(x)->tuple[Call, ...]:
+def _gold_calls(x, where:str)->tuple[Call, ...]:
     found = []
     for call in x if isinstance(x, list) else ():
         call = call.get("function", call) if isinstance(call, dict) else {}
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+            continue
         given = call.get("arguments", {})
-        given = parsed(given, "a gold call") if isinstance(given, str) else given
-        if isinstance(call.get("name"), str) and isinstance(given, dict):
+        given = parsed(given, f"{where}, a gold call") if isinstance(given, str) else given
+        if isinstance(given, dict):
             found.append(Call(call["name"], given))
     return tuple(found)
 
-def _sources(x, docs:tuple[ToolDoc, ...])->tuple[tuple[str, str], ...]:
+def _sources(x, docs:tuple[ToolDoc, ...], where:str)->tuple[tuple[str, str], ...]:
     "The source of each tool: by its name, or one text that holds all"
     if isinstance(x, str) and x.lstrip().startswith("{"):
-        x = parsed(x, "code")
+        x = parsed(x, f"{where}, code")
     if isinstance(x, str):
         defined = [doc.name for doc in docs if re.search(rf"\bdef {re.escape(doc.name)}\b", x)]
         return tuple((name, x) for name in defined)
@@ -83,21 +94,23 @@ def _sources(x, docs:tuple[ToolDoc, ...])->tuple[tuple[str, str], ...]:
     return tuple((name, code) for name, code in x.items() if isinstance(code, str))
 
 # %% ../../nbs/bridges/11_foreign.ipynb #cell-010
+def _opened(x:dict)->tuple[dict, str]:
+    "A row with what NeMo Gym keeps inside it, and its form"
+    asked = x.get("responses_create_params")
+    return ({**x, **asked}, "NeMo Gym") if isinstance(asked, dict) else (x, "plain")
+
 def _row_env(x:dict, where:str)->ForeignEnv:
     "An environment from a row"
-    asked = x.get("responses_create_params")
-    form = "NeMo Gym" if isinstance(asked, dict) else "plain"
-    inner = {**x, **asked} if isinstance(asked, dict) else x
+    inner, form = _opened(x)
     if "tools" not in inner:
         raise FtrlError(f"{where}: no environment; it holds {', '.join(map(str, x))[:80] or 'nothing'}; "
                         "expected a row with `tools`, or with the eight columns of `ftrl build`")
-    tools = inner["tools"] or ()
-    tools = parsed(tools, where) if isinstance(tools, str) else tools
-    docs = tuple(map(_doc, tools))
-    question = _asked(_first(inner, _QUESTION) or inner.get("messages"))
+    tools = inner["tools"]
+    docs = _docs(parsed(tools, where) if isinstance(tools, str) and tools else tools, where)
+    question = _asked(_first(inner, _QUESTION) or inner.get("messages"), where)
     name = str(_first(x, ("id", "task_id", "name")) or where.rpartition(" ")[2])
-    return ForeignEnv(name, form, question, docs, _sources(_first(inner, _CODE), docs),
-                      _answers(_first(x, _ANSWER)), _gold_calls(_first(x, _GOLD)))
+    return ForeignEnv(name, form, question, docs, _sources(_first(inner, _CODE), docs, where),
+                      _answers(_first(x, _ANSWER)), _gold_calls(_first(x, _GOLD), where))
 
 # %% ../../nbs/bridges/11_foreign.ipynb #cell-013
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean",
@@ -116,7 +129,8 @@ def _annotated(node)->dict:
     outer, inner = ast.unparse(node.value).split(".")[-1], node.slice
     if outer == "Literal":
         choices = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-        return {"enum": [ast.literal_eval(x) for x in choices]}
+        constant = all(isinstance(x, (ast.Constant, ast.UnaryOp)) for x in choices)  # no member of an Enum
+        return {"enum": [ast.literal_eval(x) for x in choices]} if constant else {}
     if outer in ("Optional", "Annotated"):
         return _annotated(inner.elts[0] if isinstance(inner, ast.Tuple) else inner)
     if _TYPES.get(outer) == "array":
@@ -266,10 +280,16 @@ def _rows_of(path)->Iterator[ForeignEnv]:
     for i, x in numbered_lines(path):
         yield _row_env(x, f"{path} line {i}")
 
+def _text(path:Path)->str:
+    "The text of a file"
+    try:
+        return path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as e:
+        raise FtrlError(f"{path}: cannot be read as text ({e}); expected JSON in UTF-8") from e
+
 def _has_tools(x:dict)->bool:
     "Does a row of somebody's package hold tools? Other rows are its data"
-    asked = x.get("responses_create_params")
-    return "tools" in x or isinstance(asked, dict) and "tools" in asked
+    return "tools" in _opened(x)[0]
 
 def is_ours(
     path:str, # A file or folder
@@ -294,7 +314,7 @@ def read_foreign(
     elif place.suffix == ".py":
         found = [env for env in [_module_env(place, "Python")] if env]
     elif place.suffix == ".json":
-        found = _listed(parsed(place.read_text(encoding="utf-8"), str(place)), place)
+        found = _listed(parsed(_text(place), str(place)), place)
     else:
         found = list(_rows_of(place))
     if found:
@@ -309,6 +329,5 @@ def _listed(x, place:Path)->list[ForeignEnv]:
         x = x["result"]
     if isinstance(x, list) and x and all(isinstance(one, dict) and "name" not in one for one in x):
         return [_row_env(one, f"{place} item {i}") for i, one in enumerate(x)]
-    tools = x.get("tools") if isinstance(x, dict) else x
-    docs = tuple(map(_doc, tools or ()))
+    docs = _docs(x.get("tools") if isinstance(x, dict) else x, str(place))
     return [ForeignEnv(place.stem, "MCP", "", docs)] if docs else []

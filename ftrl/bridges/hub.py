@@ -7,13 +7,12 @@ __all__ = ['hub_card', 'hub_folder', 'is_hub_id', 'push', 'hub_rows']
 
 # %% ../../nbs/bridges/10_hub.ipynb #cell-002
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from .bridge import write_parts, written_text
 from ..core import FtrlError
 from ..records import Row
 from ..environments.report import Tally
-from ..files import atomic
-from ..notes import claim
 from ..rows import from_dataset, load_rows, rows_digest, save_rows
 
 # %% ../../nbs/bridges/10_hub.ipynb #cell-005
@@ -74,15 +73,18 @@ def hub_folder(
             raise FtrlError(f"{path}: another file is called {config} too; expected different names")
         configs[config] = _splits(load_rows(path))
     about = {c: {s: rows_digest(rows) for s, rows in splits.items()} for c, splits in configs.items()}
-    with claim(out, force, push=about) as mine:
-        if mine.done is None:
-            for config, splits in configs.items():
-                for split, rows in splits.items():
-                    save_rows(rows, out/config/f"{split}.parquet")
-            with atomic(out/"README.md") as temp:
-                temp.write_text(hub_card(name or out.resolve().name, configs), encoding="utf-8")
-            mine.finish()
-    return out
+    parts = {"README.md": written_text(hub_card(name or out.resolve().name, configs))}
+    for config, splits in configs.items():
+        for split in splits:
+            parts[f"{config}/{split}.parquet"] = _writes(splits, split)
+    return write_parts(out, force, parts, push=about)
+
+def _writes(splits:dict[str, list[Row]], split:str)->Callable[[Path], None]:
+    "What writes a split, with the columns of all splits: `load_dataset` reads a config by one schema"
+    everything = [row for rows in splits.values() for row in rows]
+    def write(path:Path)->None:
+        save_rows(splits[split], path, everything)
+    return write
 
 # %% ../../nbs/bridges/10_hub.ipynb #cell-009
 def is_hub_id(

@@ -7,15 +7,15 @@ __all__ = ['OPEN', 'ANSWER', 'Guest', 'McpServer', 'is_loopback', 'allow_host', 
            'play_mcp']
 
 # %% ../../nbs/bridges/04_mcp.ipynb #cell-002
-import hmac, ipaddress, json, socket, time
+import asyncio, hmac, ipaddress, json, os, signal, socket, time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 import anyio
 from fastcore.basics import patch
 from .bridge import installed
-from .visit import Lobby, Visit
+from .visit import Lobby, Visit, checked_metric
 from ..core import FtrlError, dumps
-from ..reply import error_reply
+from ..reply import error_reply, is_error_reply
 
 # %% ../../nbs/bridges/04_mcp.ipynb #cell-005
 OPEN, ANSWER = "ftrl_open", "ftrl_answer"
@@ -30,9 +30,9 @@ class Guest:
 
     def enter(self, which)->Visit:
         "Leave the visit there was, and open one"
-        row = self.lobby.row(which)
+        self.lobby.row(which)  # one that is unknown is said before anything ends
         self.leave()
-        self.visit = self.lobby.enter(row.id)
+        self.visit = self.lobby.enter(which)
         return self.visit
 
     def leave(self)->None:
@@ -86,8 +86,9 @@ async def call(self:Guest, name:str, arguments:dict)->str:
     if self.visit is None:
         return error_reply(name, f"no episode is open; call {OPEN} first")
     if name == self.ours(ANSWER):
-        self.visit.end("answer", str(arguments.get("answer", "")))
-        return dumps(self.visit.result(self.metric))
+        visit = self.visit
+        await self.lobby.aend(visit, str(arguments.get("answer", "")))
+        return dumps(visit.result(self.metric))
     return await self.lobby.acall(self.visit, name, arguments)
 
 # %% ../../nbs/bridges/04_mcp.ipynb #cell-014
@@ -99,6 +100,7 @@ class McpServer:
         metric:str="solve_f1", # Of the reward
     ):
         installed("mcp", "mcp")
+        checked_metric(metric, lobby.rows)
         self.lobby, self.env, self.metric = lobby, env, metric
         self.guests, self.single = {}, None   # by session id; the only one over stdio
         if env is not None:
@@ -156,6 +158,12 @@ def _said(guest:Callable, ctx)->Guest:
         raise MCPError(INVALID_PARAMS, str(e)) from None
 
 # %% ../../nbs/bridges/04_mcp.ipynb #cell-020
+def _is_error(visit:Visit | None, name:str, text:str)->bool:
+    "Is a reply an error? Tools that change tables say so by their first word, others may well say it"
+    if is_error_reply(name, text):
+        return True
+    return text.startswith("Error") and bool(visit and visit.row.state)
+
 @patch
 async def call_tool(self:McpServer, ctx, params):
     "What a tool says"
@@ -168,7 +176,8 @@ async def call_tool(self:McpServer, ctx, params):
         text = error_reply(params.name, e)
     if guest.visit is not before:
         await ctx.session.send_tool_list_changed()
-    return CallToolResult(content=[TextContent(text=text)], is_error=text.startswith("Error"))
+    wrong = _is_error(before, params.name, text)
+    return CallToolResult(content=[TextContent(text=text)], is_error=wrong)
 
 # %% ../../nbs/bridges/04_mcp.ipynb #cell-022
 @patch
@@ -207,11 +216,20 @@ async def stdio(self:McpServer)->None:
     from mcp.server.stdio import stdio_server
     server = self.sdk()
     options = server.create_initialization_options(NotificationOptions(tools_changed=True))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.stop)
     try:
         async with stdio_server() as (read, write):
             await server.run(read, write, options)
     finally:
         self.lobby.close()
+
+# %% ../../nbs/bridges/04_mcp.ipynb #5e4f0a04
+@patch
+def stop(self:McpServer)->None:
+    "Ctrl-C: leave at once, since the thread that waits for the client's next line cannot be broken off"
+    self.lobby.close()
+    self.lobby.sandbox.close()
+    os._exit(130)
 
 # %% ../../nbs/bridges/04_mcp.ipynb #cell-025
 def is_loopback(
@@ -322,7 +340,8 @@ def app(self:McpServer,
 async def environments(self:McpServer, request):
     "What there is, for a client that chooses"
     from starlette.responses import JSONResponse
-    return JSONResponse([{"id": row.id, "tools": len(row.code)} for row in self.lobby.rows])
+    told = [{"id": row.id, "place": i, "tools": len(row.code)} for i, row in enumerate(self.lobby.rows)]
+    return JSONResponse(told)
 
 # %% ../../nbs/bridges/04_mcp.ipynb #cell-036
 @patch

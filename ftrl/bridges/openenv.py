@@ -8,24 +8,21 @@ __all__ = ['OpenEnvSession', 'export_openenv']
 # %% ../../nbs/bridges/07_openenv.ipynb #cell-002
 from collections.abc import Sequence
 from pathlib import Path
-from .bridge import BRIDGES, Bridge, write_folder
-from .inspect import fresh
-from .visit import Lobby, Visit
+from .bridge import BRIDGES, Bridge, package_name, write_folder
+from .visit import Lobby, Visit, fresh
 from ..records import Row
 
 # %% ../../nbs/bridges/07_openenv.ipynb #cell-005
 class OpenEnvSession:
     "One client's episodes"
     def __init__(self, lobby:Lobby):
-        self.lobby, self.visit, self.episodes = lobby, None, 0
+        self.lobby, self.visit = lobby, None
 
     def begin(self, env:str | None=None, seed:int | None=None)->Visit:
-        "Open an environment: by id or place, by a seed, or the next one"
+        "Open an environment: by id or place, by a seed, or the next one of all clients"
         self.end()
-        place = self.episodes if seed is None else seed
-        row = self.lobby.row(env if env is not None else place % len(self.lobby.rows))
-        self.episodes += 1
-        self.visit = self.lobby.enter(row.id)
+        place = self.lobby.total if seed is None else seed
+        self.visit = self.lobby.enter(env if env is not None else place % len(self.lobby.rows))
         return self.visit
 
     def end(self)->None:
@@ -205,6 +202,9 @@ server = "{name}.server.app:main"
 include-package-data = true
 packages = ["{name}", "{name}.server"]
 package-dir = {{ "{name}" = ".", "{name}.server" = "server" }}
+
+[tool.setuptools.package-data]
+"{name}" = ["rows.jsonl", "openenv.yaml"]
 """
 _DOCKER = """FROM python:3.11-slim
 WORKDIR /app
@@ -219,14 +219,14 @@ _LOCK = "# made anew by `uv lock`\nversion = 1\n"
 
 def export_openenv(
     rows:Sequence[Row], # Fresh rows
-    out, # A directory; its name is the environment's
+    out, # A directory; the environment is called as it is, as far as Python can
     reward:str="solve-f1", # Not used: episodes are rewarded, not turns
     force:bool=False, # Replace a directory that holds something else
 )->Path:
     "Write an OpenEnv environment"
     from ftrl.environments.gate import check, passed
     rows = fresh(rows)
-    name = Path(out).resolve().name.lower().replace("-", "_")
+    name = package_name(out)
     accepted = sum(passed(check(row)) for row in rows)
     told = f"# {name}\n\nTool-use environments: `python -m server.app`, then `client.ToolUseEnv`.\n"
     files = {"models.py": _MODELS, "client.py": _CLIENT, "__init__.py": "", "README.md": told,

@@ -19,6 +19,7 @@ from ..environments.gate import GATES, judge
 from ..environments.report import contamination
 from ..environments.trial import Trial, attempt
 from ..files import atomic
+from ..notes import claim, claimed
 from ..sandbox.sandbox import shared
 
 # %% ../../nbs/bridges/12_quality.ipynb #cell-005
@@ -214,18 +215,31 @@ def _bullets(lines:Iterable[str])->str:
 # %% ../../nbs/bridges/12_quality.ipynb #cell-023
 REPORTS = {".json": _as_json, ".md": _as_markdown, ".html": _as_html}
 
-def checked_report(out)->Path:
-    "Where a report goes, if its name says a form"
-    if Path(out).suffix not in REPORTS:
+_MADE = {"made": "a quality report"}
+
+def checked_report(
+    out, # A name that ends in .json, .md or .html
+    force:bool=False, # Replace what is there, whoever made it
+)->Path:
+    "Where a report goes, if its name says a form and nothing else is there"
+    out = Path(out)
+    if out.suffix not in REPORTS:
         raise FtrlError(f"{out}: expected a name that ends in {', '.join(REPORTS)}")
-    return Path(out)
+    if out.is_dir():
+        raise FtrlError(f"{out} is a folder; expected the name of a file")
+    if out.exists() and not force and claimed(out).get("about") != _MADE:
+        raise FtrlError(f"{out} is there already and is no report of this command; choose another name, "
+                        "remove it, or give --force to replace it")
+    return out
 
 def write_quality(
     q:Quality, # What was found
     out, # A name that ends in .json, .md or .html
+    force:bool=False, # Replace what is there, whoever made it
 )->Path:
     "Write a quality report in the form that its name asks for"
-    out = checked_report(out)
-    with atomic(out) as temp:
+    out = checked_report(out, force)
+    with claim(out, force or not out.exists(), **_MADE) as mine, atomic(out) as temp:
         temp.write_text(REPORTS[out.suffix](q), encoding="utf-8")
+        mine.finish()
     return out

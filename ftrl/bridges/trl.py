@@ -50,9 +50,11 @@ def step_arguments(
 )->dict: # `train_dataset`, `reward_funcs`
     "What GRPOTrainer needs to train on single turns"
     from datasets import Dataset
-    from ftrl.chat.template import render
+    from ftrl.chat.template import render, repeated_bos
     rows = as_rows(rows)
     texts = [render(row.messages, row.toolset, tokenizer) for row in rows]
+    bos = repeated_bos(texts, tokenizer)
+    texts = [text.removeprefix(bos) for text in texts]
     data = Dataset.from_dict({"prompt": texts, "row": list(range(len(rows)))})
     return {"train_dataset": data, "reward_funcs": step_reward(rows, tokenizer, reward)}
 
@@ -88,6 +90,7 @@ def export_trl(
     force:bool=False, # Replace a directory that holds something else
 )->Path:
     "Write rows and a script that trains on them"
+    REWARDS[reward]  # one that is unknown is said before anything is written
     rows = as_rows(rows)
     script = _SCRIPT.replace("{reward!r}", repr(reward))
     return write_folder(out, force, {"train.py": script}, rows, export="trl", reward=reward)

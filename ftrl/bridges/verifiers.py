@@ -9,9 +9,8 @@ __all__ = ['trace_metrics', 'gold_solves', 'register_tools', 'export_verifiers']
 import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from .bridge import BRIDGES, Bridge, write_folder
-from .inspect import fresh
-from .visit import Visit, played_trajectory
+from .bridge import BRIDGES, Bridge, package_name, write_folder
+from .visit import Visit, fresh, played_trajectory
 from ..records import Env, Row
 
 # %% ../../nbs/bridges/06_verifiers.ipynb #cell-005
@@ -175,13 +174,13 @@ packages = ["{package}"]
 # %% ../../nbs/bridges/06_verifiers.ipynb #cell-020
 def export_verifiers(
     rows:Sequence[Row], # Fresh rows
-    out, # A directory; its name is the package's
+    out, # A directory; the package is called as it is, as far as Python can
     reward:str="solve-f1", # Not used: episodes are rewarded, not turns
     force:bool=False, # Replace a directory that holds something else
 )->Path:
     "Write a taskset package"
-    name = Path(out).resolve().name.lower().replace("_", "-")
-    package = name.replace("-", "_")
+    package = package_name(out)
+    name = package.replace("_", "-")
     start = f"from {package}.taskset import FtrlTaskset\n\n__all__ = [\"FtrlTaskset\"]\n"
     told = f"# {name}\n\n`pip install -e .`, then `vf-validate {name}` and `vf-eval {name}`.\n"
     files = {"pyproject.toml": _PROJECT.format(name=name, package=package), "README.md": told,

@@ -14,14 +14,13 @@ from pathlib import Path
 from uuid import uuid4
 from fastcore.basics import patch
 from .bridge import BRIDGES, Bridge, write_folder
-from .inspect import fresh
-from .verl import verl_record
-from .visit import METRICS
+from .verl import save_records, verl_record
+from .visit import checked_metric, fresh
 from ..chat.template import control_marks, template_message
 from ..core import FtrlError, dumps
 from ..records import Row
 from ..files import parsed
-from ..rows import checked_row, plain, write_parquet
+from ..rows import checked_row, plain
 from ..chat.forms import form_of
 from ..models.llm import answer
 from ..models.local import generated_text
@@ -112,12 +111,14 @@ async def _taken(episode:ToolEpisode, talk:TokenTalk, output, seconds:dict)->Non
     "The episode takes a turn, and the talk what its tools say"
     tokenizer = talk.loop.tokenizer
     text = generated_text(tokenizer, list(output.token_ids), {tokenizer.eos_token_id})
-    reply = answer(text, len(episode.messages), talk.tools, form_of(tokenizer),
-                   tokens=len(output.token_ids), truncated=talk.room <= 0)
+    reply = answer(text, len(episode.messages), talk.tools, form_of(tokenizer), tokens=len(output.token_ids))
+    if talk.room <= 0:
+        episode.end("length")
+        return
     at, start = len(episode.messages) + 1, time.monotonic()
     await talk.loop.loop.run_in_executor(None, episode.take, reply)
     seconds["tools"] += time.monotonic() - start
-    if episode.asks and not (talk.room > 0 and await talk.told(episode.messages, at)):
+    if episode.asks and not await talk.told(episode.messages, at):
         episode.end("length")
 
 # %% ../../nbs/bridges/14_verl_agent.ipynb #cell-018
@@ -143,8 +144,7 @@ def agent_loop(**given):
 # %% ../../nbs/bridges/14_verl_agent.ipynb #cell-019
 def _output(episode:ToolEpisode, talk:TokenTalk, seconds:dict, metric:str, length:int)->dict:
     "What verl is told of a sample"
-    if metric not in METRICS:
-        raise FtrlError(f"metric {metric!r} is unknown; expected one of {', '.join(METRICS)}")
+    checked_metric(metric, [episode.row])
     start = len(talk.ids) - len(talk.mask)
     reward = 0.0 if episode.error else episode.trajectory.metrics.get(metric, 0.0)
     turns = len(episode.messages) - len(episode.row.messages) + 1
@@ -161,7 +161,7 @@ _AGENT = """- name: ftrl
   metric: solve_f1
 """
 _TRAIN = """#!/bin/sh
-# Whole episodes under verl 0.9, each row with its own tools; MODEL is a model directory. The loop rewards.
+# Whole episodes under verl 0.9.1, each row with its own tools; MODEL is a model directory. The loop rewards.
 python3 -m verl.trainer.main_ppo \\
     algorithm.adv_estimator=${ESTIMATOR:-grpo} algorithm.use_kl_in_reward=False \\
     data.train_files="$PWD/rows.parquet" data.val_files="$PWD/rows.parquet" data.prompt_key=prompt \\
@@ -185,10 +185,11 @@ def export_verl_agent(
     "Write what verl needs to play whole episodes"
     rows = fresh(rows)
     files = {"agent.yaml": _AGENT, "train.sh": _TRAIN}
-    out = write_folder(out, force, files, rows, data="", export="verl-agent")
-    if not (out/"rows.parquet").is_file():
-        write_parquet([agent_record(row, i) for i, row in enumerate(rows)], out/"rows.parquet")
-    return out
+    return write_folder(out, force, files, rows, "rows.parquet", _save, export="verl-agent")
 
-_LABEL = "verl 0.9, whole episodes: rows.parquet, agent.yaml, train.sh"
+def _save(rows:Sequence[Row], path:Path)->None:
+    "Write rows as records"
+    save_records([agent_record(row, i) for i, row in enumerate(rows)], path)
+
+_LABEL = "verl 0.9.1, whole episodes: rows.parquet, agent.yaml, train.sh"
 BRIDGES.add("verl-agent", Bridge("verl-agent", _LABEL, export_verl_agent))

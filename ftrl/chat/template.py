@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HERMES', 'TURN_ENDS', 'TOOL_MARKS', 'template_of', 'turn_end', 'prepare', 'defused', 'control_marks', 'chat_mark',
-           'template_message', 'one_call_a_turn', 'render', 'as_taken']
+           'template_message', 'one_call_a_turn', 'render', 'as_taken', 'repeated_bos']
 
 # %% ../../nbs/chat/01_template.ipynb #7e390002
 import hashlib, re, weakref
@@ -255,6 +255,15 @@ def as_taken(
     "The conversation as its template takes it: one call a turn, where it takes no more"
     talk, _ = _taken(messages, tools, tokenizer, kwargs)
     return talk
+
+def repeated_bos(
+    texts:Sequence[str], # Prompts, as `render` makes them
+    tokenizer, # That reads them with its special tokens
+)->str: # To be taken off each prompt; empty where there is none
+    "The BOS that prompts begin with, where the tokenizer writes it once more before what it is given"
+    bos = tokenizer.bos_token
+    writes = bos and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+    return bos if writes and all(text.startswith(bos) for text in texts) else ""
 
 # %% ../../nbs/chat/01_template.ipynb #2ca11a04
 def _taken(messages:list[dict], tools, tokenizer, how:dict)->tuple[list[dict], str]:

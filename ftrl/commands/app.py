@@ -124,14 +124,15 @@ def output_file(
     path:str, # What `--out` says
     *endings:str, # That the name may have
     of:Iterable[str | None]=(), # What the command reads
+    option:str="--out", # What the place is given by
 )->str:
     "A place that a command may write to"
     if endings and not path.endswith(endings):
-        raise FtrlError(f"--out {path}: expected a name that ends in {', '.join(endings)}")
+        raise FtrlError(f"{option} {path}: expected a name that ends in {', '.join(endings)}")
     if Path(path).is_dir() and endings:
-        raise FtrlError(f"--out {path} is a directory; expected a file")
+        raise FtrlError(f"{option} {path} is a directory; expected a file")
     if any(Path(path).resolve() == Path(read).resolve() for read in of if read):
-        raise FtrlError(f"--out {path} is what is read; choose another name")
+        raise FtrlError(f"{option} {path} is what is read; choose another name")
     return path
 
 # %% ../../nbs/commands/00_app.ipynb #cell-019

@@ -149,30 +149,33 @@ def _told(report:dict)->None:
     print(f"{report['passed']} of {report['rows']} accepted")
 
 def _questions(path:str):
-    "The questions of a file's rows"
+    "The questions of a file's rows, also of those under way"
     for row in stream_rows(path):
-        yield str(row.messages[-1].get("content") or "").rpartition("Question: ")[2]
+        asked = [m["content"] for m in row.messages if m["role"] == "user"]
+        yield asked[0].rpartition("Question: ")[2] if asked else ""
 
 # %% ../../nbs/commands/01_environments.ipynb #cell-020
 _Overlap = Annotated[
     bool, Opt("--contamination", help="Also 13-word sequences shared with the benchmarks in $FTRL_DATA")]
 
 _Report = Annotated[Optional[list[str]], Opt("--report", help="Also write it there: .json, .md or .html")]
+_Again = Annotated[bool, Opt("--force", help="Replace what is at --report, whoever made it")]
 
 @verb("check", "Environments", "ftrl check envs.jsonl --report quality.html")
 def check_command(
     path: Annotated[str, Arg(help="Ours, or others': rows (.jsonl), a list of tools (.json), .py, a folder")],
     as_json: Annotated[bool, Opt("--json", help="One JSON object")] = False,
-    overlap: _Overlap = False, report: _Report = None,
+    overlap: _Overlap = False, report: _Report = None, force: _Again = False,
 ):
     "Run every gate on every environment, ours or anyone's; exit status 1 if one fails."
-    from ftrl.bridges.quality import checked_report, write_quality
-    for out in report or ():
-        checked_report(out)
+    from ftrl.bridges.quality import REPORTS, checked_report, write_quality
     path = path if Path(path).is_dir() else input_file(path)
+    for out in report or ():
+        output_file(out, *REPORTS, of=[path], option="--report")
+        checked_report(out, force)
     judged = _judged(path, as_json, overlap)
     for out in report or ():
-        write_quality(judged, out)
+        write_quality(judged, out, force)
     failed = bool(judged.failures)
     then = "mend what is named above" if failed else f"ftrl collect {path} --model smollm2 --out rows.parquet"
     closing(then, wrote=", ".join(report or ()), aside=as_json)

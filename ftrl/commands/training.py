@@ -15,6 +15,7 @@ from .app import (
     choices_of, closing, given_options, input_file, listed, output_file, verb)
 from ..core import FtrlError, in_range
 from ..rows import ROWS
+from ..training.reward import REWARDS
 from ..training.settings import TrainConfig
 
 # %% ../../nbs/commands/02_training.ipynb #cell-005
@@ -196,5 +197,6 @@ def export_command(
     "Write rows and reward as another trainer reads them."
     from ftrl.rows import load_rows
     bridge = BRIDGES[to]
+    REWARDS[reward]  # one that is unknown is said, also where a bridge uses none
     print(f"{bridge.write(load_rows(input_file(path)), out, reward, force)}: {bridge.label}")
     closing(f"train with {to}: nbs/bridges tells how", wrote=out)

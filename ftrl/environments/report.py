@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'sizes', 'Tally', 'audit', 'describe', 'grams', 'contaminat
            'bench_build']
 
 # %% ../../nbs/environments/14_report.ipynb #cell-002
-import hashlib, itertools, json, re, time
+import gzip, hashlib, itertools, json, lzma, re, time, zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,9 +16,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from ..core import FtrlError, dumps
 from ..records import SCENARIOS, Env, Row
-from ..files import atomic, data_dir
+from ..files import PACKED, atomic, data_dir, unpacked_name
 from ..notes import claimed
-from ..rows import load_rows, stream_rows
+from ..progress import say
+from ..rows import stream_rows
 from ..perf import benchmark, case, compare
 from .build import Recipe, build
 from .gate import GATES, check
@@ -188,30 +189,84 @@ def grams(
     words = _words(text)
     return set(_runs(words, k)) if len(words) >= k else {" ".join(words)}
 
+# %% ../../nbs/environments/14_report.ipynb #5e140a02
+def _strings(x)->Iterator[str]:
+    "All texts in a JSON value"
+    if isinstance(x, str):
+        yield x
+    parts = x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else ()
+    for part in parts:
+        yield from _strings(part)
+
+def _line_texts(lines:Iterable[str])->Iterator[str]:
+    "The texts of lines, which may be JSON each"
+    for line in lines:
+        try:
+            yield from _strings(json.loads(line))
+        except (ValueError, RecursionError):
+            yield line
+
+def _json_texts(lines:Iterable[str])->Iterator[str]:
+    "The texts of a JSON file, or of its lines"
+    lines = list(lines)
+    try:
+        yield from _strings(json.loads("".join(lines)))
+    except (ValueError, RecursionError):
+        yield from _line_texts(lines)
+
+# %% ../../nbs/environments/14_report.ipynb #5e140a04
+def _table_texts(path:Path)->Iterator[str]:
+    "The texts of a parquet file"
+    import pyarrow.parquet as pq
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(256):
+            yield from _strings(batch.to_pylist())
+
 # %% ../../nbs/environments/14_report.ipynb #cell-034
-_KINDS = (".gz", ".json", ".jsonl", ".csv", ".parquet")
+_READ = {".json": _json_texts, ".jsonl": _line_texts, ".ndjson": _line_texts}
+_READ |= dict.fromkeys((".csv", ".tsv", ".txt", ".md"), iter)
 
 def _texts(path:Path)->Iterator[str]:
-    "The lines or rows of a benchmark file as text"
-    import gzip
-    if path.suffix == ".parquet":
-        for row in load_rows(path):
-            yield row.messages[0]["content"]
+    "The texts of a benchmark's file"
+    kind = Path(unpacked_name(path.name.lower())).suffix
+    if kind == ".parquet":
+        yield from _table_texts(path)
         return
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", errors="replace") as f:
-        yield from f
+    packing = path.suffix.lower() if path.suffix.lower() in PACKED else ""
+    opened = {"": open, ".gz": gzip.open, ".xz": lzma.open}[packing]
+    with opened(path, "rt", encoding="utf-8", errors="replace") as lines:
+        yield from _READ[kind](lines)
 
-def _found(folder, ours)->set[str]:
+def _is_read(path:Path)->bool:
+    "Is it a file that texts are read from?"
+    kind = Path(unpacked_name(path.name.lower())).suffix
+    return kind in _READ or path.suffix.lower() == ".parquet"
+
+# %% ../../nbs/environments/14_report.ipynb #5e140a03
+def _hits(path:Path, ours:set[str], lengths:set[int])->set[str]:
+    "Which of our sequences stand in a file"
+    hits = set()
+    for text in _texts(path):
+        words = _words(text)
+        for k in lengths:
+            hits.update(gram for gram in _runs(words, k) if gram in ours)
+    return hits
+
+def _found(folder:Path, ours:set[str])->set[str]:
     "Which of our sequences stand in the files of a folder"
-    lengths, hits = {len(gram.split()) for gram in ours}, set()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix not in _KINDS:
+    lengths, hits, left = {len(gram.split()) for gram in ours}, set(), []
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name[0] != "."]
+    for path in files:
+        if not _is_read(path):
+            left.append(path.name)
             continue
-        for text in _texts(path):
-            words = _words(text.replace("\\n", " "))
-            for k in lengths:
-                hits.update(gram for gram in _runs(words, k) if gram in ours)
+        try:
+            hits |= _hits(path, ours, lengths)
+        except (OSError, ValueError, EOFError, lzma.LZMAError, zlib.error) as e:
+            left.append(f"{path.name} ({type(e).__name__})")
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        say(f"{folder.name}: not looked into: {', '.join(left[:3])}{more}")
     return hits
 
 # %% ../../nbs/environments/14_report.ipynb #cell-035
@@ -223,7 +278,7 @@ def contamination(
     data = Path(data or data_dir() or "")
     if not data.is_dir():
         raise FtrlError(f"{data}: no folder of benchmarks; expected one, or FTRL_DATA to name it")
-    ours = {gram for question in questions for gram in grams(question)}
+    ours = {gram for question in questions for gram in grams(question) if gram}
     folders = sorted(path for path in data.iterdir() if path.is_dir())
     return {folder.name: sorted(_found(folder, ours)) for folder in folders}
 

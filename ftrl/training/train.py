@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
-from ..chat.template import render
+from ..chat.template import render, repeated_bos
 from ..core import FtrlError, rng
 from ..records import Env, Row
 from ..rows import as_rows, rows_digest
@@ -283,17 +283,11 @@ def _step_data(rows:list[Row], visits:list[int], network, tokenizer, config:Trai
     "Data and reward of step-level training"
     from datasets import Dataset
     texts = [render(row.messages, row.toolset, tokenizer, **config.template) for row in rows]
-    bos = _repeated_bos(texts, tokenizer)
+    bos = repeated_bos(texts, tokenizer)
     texts = [text.removeprefix(bos) for text in texts]
     function = _reward_function(rows, tokenizer, _stop_ids(network, tokenizer), config)
     data = {"prompt": [texts[i] for i in visits], "row": visits}
     return {"train_dataset": Dataset.from_dict(data), "reward_funcs": function, "bos": bos}
-
-def _repeated_bos(texts:list[str], tokenizer)->str:
-    "The BOS that prompts begin with, where the tokenizer writes it once more before what it is given"
-    bos = tokenizer.bos_token
-    writes = bos and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
-    return bos if writes and all(text.startswith(bos) for text in texts) else ""
 
 # %% ../../nbs/training/11_train.ipynb #cell-035
 def _episode_data(rows:list[Row], visits:list[int], network, tokenizer, config:TrainConfig)->dict:

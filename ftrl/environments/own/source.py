@@ -6,7 +6,7 @@
 __all__ = ['source_of', 'tool_source', 'document_of']
 
 # %% ../../../nbs/environments/own/01_source.ipynb #0a5b1002
-import inspect, textwrap
+import ast, builtins, inspect, re, symtable, sys, textwrap
 from collections.abc import Callable
 from types import FunctionType, ModuleType
 from ...core import FtrlError
@@ -16,7 +16,6 @@ from ...sandbox.outside import outside_source, trusts
 # %% ../../../nbs/environments/own/01_source.ipynb #cell-007
 def _constant(name:str, value)->str:
     "A constant as a line of source"
-    import ast
     text = repr(value)
     try:
         same = ast.literal_eval(text) == value
@@ -35,31 +34,139 @@ def _own_source(function:FunctionType)->str:
         raise FtrlError(f"{function.__name__} has no source to read ({e}); expected a function that is "
                         "written in a file or a notebook") from e
 
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a09
+def _imported(name:str, value)->str:
+    "The line that imports a name of the standard library; empty for anything else"
+    home, known = getattr(value, "__module__", None), getattr(value, "__name__", None)
+    if not isinstance(home, str) or home.partition(".")[0] not in sys.stdlib_module_names:
+        return ""
+    if getattr(sys.modules.get(home), str(known), None) is not value:
+        return ""
+    return f"from {home} import {known} as {name}"
+
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a03
+def _names(source:str)->list[str]:
+    "The names that a source takes from around it, in order"
+    top = symtable.symtable(source, "tool", "exec")
+    scopes, used, made = [top], set(), set()
+    while scopes:
+        scope = scopes.pop()
+        scopes += scope.get_children()
+        for symbol in scope.get_symbols():
+            outer = scope is top or symbol.is_global()
+            if outer and symbol.is_referenced():
+                used.add(symbol.get_name())
+            if outer and symbol.is_assigned():
+                made.add(symbol.get_name())
+    def place(name):
+        return re.search(rf"\b{name}\b", source).start()
+    return sorted(used - made, key=place)
+
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a0a
+class _Unannotated(ast.NodeTransformer):
+    "A function without annotations; a class keeps those of its fields, which dataclasses read"
+    def visit_ClassDef(self, node):
+        return node
+
+    def visit_arg(self, node):
+        return ast.arg(node.arg)
+
+    def visit_AnnAssign(self, node):
+        self.generic_visit(node)
+        return ast.Assign([node.target], node.value) if node.value else ast.Pass()
+
+    def visit_FunctionDef(self, node):
+        self.generic_visit(node)
+        node.returns = None
+        return node
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a06
+def _definition(name:str, function:FunctionType, wrapped:bool)->tuple[str, str]:
+    "The source that makes a function, and the name that it has there"
+    text = _own_source(function)
+    if function.__name__ == "<lambda>":
+        return _lambda(name, text), name
+    try:
+        made = ast.parse(text).body[0]
+    except SyntaxError as e:
+        raise FtrlError(f"{name}: its source cannot be read alone ({e}); expected a function that is written "
+                        "at the top of a file") from e
+    if made.decorator_list and not wrapped:
+        made.decorator_list = []
+        text = ast.unparse(made)
+    bare = ast.unparse(ast.fix_missing_locations(_Unannotated().visit(made)))
+    needless = set(_names(text)) - set(_names(bare)) - set(vars(builtins))
+    return bare if needless else text, made.name
+
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a0e
+def _lambda(name:str, text:str)->str:
+    "A lambda as the source of a name"
+    try:
+        found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda)]
+    except SyntaxError:  # a part of a statement
+        found = []
+    if len(found) != 1:
+        raise FtrlError(f"{name} is a lambda that does not stand alone; expected a function that is written "
+                        "with `def`")
+    return f"{name} = {ast.unparse(found[0])}"
+
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a0b
+def _meaning(name:str, function:FunctionType):
+    "What a name holds where a function was written"
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
+    around = vars(builtins) | function.__globals__
+    try:
+        return cells[name].cell_contents if name in cells else around[name]
+    except (KeyError, ValueError):  # a cell may be empty
+        raise FtrlError(f"{function.__name__} uses {name}, which is defined nowhere; expected a constant, a "
+                        "function or a module of its file") from None
+
 # %% ../../../nbs/environments/own/01_source.ipynb #cell-008
 def source_of(
     function:Callable, # A plain function
 )->str: # Source that needs nothing around it
     "A function and what it uses, as source"
-    if not isinstance(function, FunctionType):
+    if not isinstance(function, FunctionType) or function.__name__ == "<lambda>":
         raise FtrlError(f"{function!r} is no function; expected one that is written with `def`")
-    parts:dict[str, str] = {}
-    _gather(function, parts)
-    return "\n".join(parts.values())
+    parts:list[str] = []
+    _carry(function.__name__, function, {}, parts)
+    return "\n".join(parts)
 
-def _gather(function, parts)->None:
-    "Collect the source of a function, after that of what it uses"
-    used = inspect.getclosurevars(function)
-    parts[function.__name__] = ""   # a function may call itself
-    for name, value in {**used.globals, **used.nonlocals}.items():
-        if name in parts:
-            continue
-        if isinstance(value, FunctionType):
-            _gather(value, parts)
-        elif isinstance(value, ModuleType):
-            parts[name] = f"import {value.__name__} as {name}"
-        else:
-            parts[name] = _constant(name, value)
-    parts[function.__name__] = parts.pop(function.__name__) or _own_source(function)
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a0d
+def _carry(name:str, value, held:dict, parts:list[str])->None:
+    "Collect the source that gives a name its value, after that of what it uses"
+    if name in held:
+        if repr(held[name]) != repr(value):
+            raise FtrlError(f"{name} is {held[name]!r} in one place and {value!r} in another; expected "
+                            "another name for one of them, since a tool's source is one file")
+        return
+    held[name] = value
+    function = inspect.unwrap(value) if callable(value) else value
+    if vars(builtins).get(name) is value:
+        return
+    if isinstance(value, ModuleType):
+        parts.append(f"import {value.__name__} as {name}")
+    elif line := _imported(name, value):
+        parts.append(line)
+    elif isinstance(function, FunctionType):
+        _carry_function(name, value, held, parts)
+    else:
+        parts.append(_constant(name, value))
+
+# %% ../../../nbs/environments/own/01_source.ipynb #5e010a0c
+def _carry_function(name:str, value:Callable, held:dict, parts:list[str])->None:
+    "Collect a function, under the name that it has and the one it is used by"
+    function = inspect.unwrap(value)
+    text, made = _definition(name, function, function is not value)
+    if made != name:
+        _carry(made, value, held, parts)
+        text = f"{name} = {made}"
+    else:
+        for used in _names(text):
+            _carry(used, _meaning(used, function), held, parts)
+    parts.append(text)
 
 # %% ../../../nbs/environments/own/01_source.ipynb #cell-010
 _QUIET = '''

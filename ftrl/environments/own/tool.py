@@ -15,6 +15,7 @@ from ...core import FtrlError
 from ...records import ToolDoc
 from .source import document_of, tool_source
 from ..world import verifiable
+from ...sandbox.outside import trusted_file
 
 # %% ../../../nbs/environments/own/02_tool.ipynb #cell-017
 @dataclass(frozen=True)
@@ -124,6 +125,20 @@ class _Missing:
 
 _MISSING = _Missing()
 
+# %% ../../../nbs/environments/own/02_tool.ipynb #5e020a02
+_PROBE = "\n\ndef _loaded():\n    return 'yes'\n"
+
+def _checked_source(name:str, code:str)->None:
+    "Can a tool's source be loaded where it runs?"
+    from ftrl.sandbox.sandbox import shared
+    if trusted_file(code):
+        return  # it runs outside
+    tried = shared().call(code + _PROBE, "_loaded", {})
+    if not tried.ok:
+        why = tried.content.partition(": ")[2]
+        raise FtrlError(f"{name}: its source cannot be loaded in the sandbox ({why}); expected imports from "
+                        "the standard library alone")
+
 # %% ../../../nbs/environments/own/02_tool.ipynb #cell-019
 def checked_tool(
     doc:ToolDoc, # What it is called and takes
@@ -134,6 +149,7 @@ def checked_tool(
 )->OwnTool:
     "A tool whose calls and words fit its document"
     tool = OwnTool(doc, code, _checked_calls(doc.name, calls), ask, answer)
+    _checked_source(doc.name, code)
     for call in tool.calls:
         if set(call) - set(tool.properties):
             raise FtrlError(f"{doc.name} takes {', '.join(tool.properties)}; a call gives {call}")
