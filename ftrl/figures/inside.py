@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 from ..evaluation.interval import bootstrap
 from .evidence import NO, UNKNOWN, YES, Claimed, measured, rises
-from .style import Missing, need, policy
+from .style import Missing, need, policy, trains_adapters
 from ..files import finished, read_json_lines
 from ..weights.delta import group
 
@@ -37,6 +37,8 @@ def where_updates(run, name:str)->list[Claimed]:
     why = (f"they hold {lower.share:.0%} of the squared update and {lower['size']:.0%} of the weights; "
            f"densest: {top.block} of the {top.third} third")
     verdict = YES if (top.third, top.block) == ("lower", "mlp") else NO
+    if trains_adapters(run):
+        verdict, why = UNKNOWN, f"an adapter's update has the size that its shapes give it; {why}"
     return [Claimed(claim, verdict, 100 * lower.share, why=why)]
 
 # %% ../../nbs/figures/07_inside.ipynb #cell-040

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['INK', 'PAPER', 'FAINT', 'PALETTE', 'SCENARIO', 'LABEL', 'MAKE', 'FIGURES', 'look', 'label', 'checkpoints', 'sheet',
            'caption', 'interval', 'Missing', 'need', 'policy', 'results', 'models', 'color', 'config', 'main_algorithm',
-           'main_start', 'seeds', 'order_told', 'runs', 'results_by_seed', 'seeds_of', 'figure', 'save_figure']
+           'trains_adapters', 'main_start', 'seeds', 'order_told', 'runs', 'results_by_seed', 'seeds_of', 'figure',
+           'save_figure']
 
 # %% ../../nbs/figures/00_style.ipynb #cell-002
 import json
@@ -223,6 +224,10 @@ def _asked(run)->dict:
 def main_algorithm(run)->str:
     "The algorithm that a run's side experiments are about: its first"
     return _asked(run).get("algorithms", ["grpo"])[0]
+
+def trains_adapters(run)->bool:
+    "Does reinforcement learning train adapters in this run, not all weights?"
+    return bool(_asked(run).get("lora"))
 
 def main_start(run)->str:
     "The policy that reinforcement learning began from: the cold start, where there was one"
