@@ -122,6 +122,6 @@ def _readable(claim:str, first:"pd.Series", last:"pd.Series", layers:int)->Claim
     high = mean + math.hypot(last.high - last.accuracy, first.accuracy - first.low)
     n = int(last.n)
     guessed = _best_guess(last.chance, n, layers)
-    why = (f"readable at {first.accuracy:.0%} before, {last.accuracy:.0%} after; chance {last.chance:.0%}, for "
-           f"the best of {layers} layers up to {guessed:.0%}; prompts of training, not held out")
+    why = (f"readable at {first.accuracy:.0%} before, {last.accuracy:.0%} after; chance {last.chance:.0%}, "
+           f"for the best of {layers} layers up to {guessed:.0%}; prompts of training, not held out")
     return measured(claim, rises(low, high), (mean, low, high), n, why)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['INK', 'PAPER', 'FAINT', 'PALETTE', 'SCENARIO', 'LABEL', 'MAKE', 'FIGURES', 'look', 'label', 'checkpoints', 'sheet',
            'caption', 'interval', 'Missing', 'need', 'policy', 'results', 'models', 'color', 'config', 'main_algorithm',
-           'trains_adapters', 'main_start', 'seeds', 'order_told', 'runs', 'results_by_seed', 'seeds_of', 'figure',
-           'save_figure']
+           'trains_adapters', 'main_start', 'seeds', 'order_told', 'runs', 'results_by_seed', 'seeds_of', 'fewer_seeds',
+           'figure', 'save_figure']
 
 # %% ../../nbs/figures/00_style.ipynb #cell-002
 import json
@@ -282,6 +282,19 @@ def seeds_of(
     if len(several) == 1:
         return f"seed {several[0]}"
     return f"seeds {', '.join(several)}, drawn together with the items"
+
+# %% ../../nbs/figures/00_style.ipynb #5d00f641
+def fewer_seeds(
+    frame:"pd.DataFrame", # With a column `seed`
+    by:str="model", # The column of policies
+)->str: # For a caption, after a sentence; empty where all seeds have all policies
+    "Which policies are of fewer seeds than others, in words"
+    found, most = [], frame.seed.nunique()
+    for name in models(frame[by]):
+        own = frame[frame[by] == name].seed.unique().tolist()
+        if len(own) < most:
+            found.append(f"{label(name)}: {'seeds' if len(own) > 1 else 'seed'} {', '.join(own)} alone")
+    return f" {'; '.join(found)}." if found else ""
 
 # %% ../../nbs/figures/00_style.ipynb #cell-034
 FIGURES: dict[str, Callable] = {}

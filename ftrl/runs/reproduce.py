@@ -411,7 +411,7 @@ def run_summary(
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-047
 def _name_adapters(kept:Run)->None:
-    "Leave the adapters of chosen policies, called as their algorithms"
+    "Leave the adapters of chosen policies, called as their algorithms, and the numbers of the others"
     for place in (kept.out, *kept.out.glob("seed*")):
         run = Run(place)
         chosen = {policy: name for name, policy in chosen_policies(run).items()}
@@ -419,7 +419,15 @@ def _name_adapters(kept:Run)->None:
             if folder.name in chosen:
                 os.replace(folder, folder.with_name(chosen[folder.name]))
             elif folder.name not in chosen.values():
-                shutil.rmtree(folder)
+                _numbers_alone(folder)
+
+def _numbers_alone(folder:Path)->None:
+    "Leave nothing of an adapter but the numbers of its training"
+    for path in folder.iterdir():
+        if path.name != "metrics.jsonl":
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 # %% ../../nbs/runs/8_reproduce.ipynb #cell-048
 def _undone(run:Run)->list[str]:
