@@ -14,8 +14,8 @@ from ..evaluation.mean import read_results
 from ..evaluation.table import Cell, Line, headings, lined, paper_rows, results_table
 from ..evaluation.interval import bootstrap
 from .style import (
-    FAINT, INK, caption, color, fewer_seeds, figure, label, models, need, order_told, policy, results, results_by_seed,
-    seeds, seeds_of, sheet)
+    FAINT, INK, caption, color, fewer_seeds, figure, label, models, need, order_told, policy, results,
+    results_by_seed, seeds, seeds_of, sheet)
 from ..files import finished, read_json_lines
 
 if TYPE_CHECKING:

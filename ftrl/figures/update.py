@@ -232,7 +232,8 @@ def probing(
     axes[0].set_ylabel("right candidate nearest")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
     caption(fig, "Ridge regression from the last prompt token, five-fold over environments, on prompts of "
-                 f"the first round; {seeds(run)}. Bands: 95 % bootstrap interval over rows.{_unreadable(frame)}")
+                 f"the first round; {seeds(run)}. Bands: 95 % bootstrap interval over rows."
+                 f"{_unreadable(frame)}")
     return fig, frame
 
 # %% ../../nbs/figures/04_update.ipynb #cell-033
