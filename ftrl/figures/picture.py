@@ -344,7 +344,7 @@ def _ranges(ax, frame:"pd.DataFrame", what:str, present:list[str])->None:
     ax.scatter(ours["mean"], at, s=60, color=tint, zorder=4, label="mean (bar: from least to most)")
     ax.scatter(theirs, at, marker="D", s=30, fc="white", ec=INK, zorder=3, label="the paper's test set")
     ax.set(title=what, xlim=(0, None), ylim=(len(present) - .5, -.5))
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_yticks(at, map(label, present))
     ax.grid(axis="y", visible=False)
