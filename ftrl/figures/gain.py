@@ -119,6 +119,7 @@ def _training(seconds:dict, train:"pd.Series", beside:float)->dict[str, float]:
         return stages | {"other rounds and rewards": rest}
     return stages | {"other rounds and rewards": beside, "collect between rounds": max(rest - beside, 0)}
 
+# %% ../../nbs/figures/06_gain.ipynb #7d1ad933
 def spent(
     run, # A run directory with metrics.json
 )->"pd.DataFrame": # stage, minutes

@@ -108,6 +108,7 @@ def understanding(run, name:str, start:str)->list[Claimed]:
             found.append(_readable(asked, best.loc[start], best.loc[name], layers))
     return found
 
+# %% ../../nbs/figures/07_inside.ipynb #bfb4b762
 def _best_guess(chance:float, n:int, layers:int)->float:
     "What the best of some layers is expected to read where each only guesses, on its own"
     import numpy as np

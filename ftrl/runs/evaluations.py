@@ -85,13 +85,6 @@ class Evaluation:
     def path(self)->Path:
         return self.run/self.place
 
-    @property
-    def begun(self)->list[Path]:
-        "What there is of a file that is not whole: its journal, and the note on how it is made"
-        journals = list(self.path.parent.glob(f".{self.path.name}.part*"))
-        note = note_of(self.path)
-        return journals + ([note] if note.exists() else [])
-
     def __call__(self)->None:
         "Write it, and note how long that took"
         if claim_held(self.path):
@@ -105,12 +98,21 @@ class Evaluation:
             self.write(self.path)
         self.note_formats()
 
-    def note_formats(self)->None:
-        "Note the number formats, where the run was begun in others"
-        begun = record(first_run(self.run)).get("formats")
-        here = number_formats()
-        if begun not in (None, here):
-            record(self.run, computed_in={self.place: here})
+# %% ../../nbs/runs/0_evaluations.ipynb #2df1f85f
+@patch(as_prop=True)
+def begun(self:Evaluation)->list[Path]:
+    "What there is of a file that is not whole: its journal, and the note on how it is made"
+    journals = list(self.path.parent.glob(f".{self.path.name}.part*"))
+    note = note_of(self.path)
+    return journals + ([note] if note.exists() else [])
+
+@patch
+def note_formats(self:Evaluation)->None:
+    "Note the number formats, where the run was begun in others"
+    begun = record(first_run(self.run)).get("formats")
+    here = number_formats()
+    if begun not in (None, here):
+        record(self.run, computed_in={self.place: here})
 
 # %% ../../nbs/runs/0_evaluations.ipynb #cell-015
 @dataclass(frozen=True)

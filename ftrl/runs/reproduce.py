@@ -435,6 +435,7 @@ def _undone(run:Run)->list[str]:
     groups = _plan(run, run_parameters(run))
     return [task.name for seeds in groups for todo in seeds for task in todo if not task.done]
 
+# %% ../../nbs/runs/8_reproduce.ipynb #4d534495
 def publish(
     run:Run, # A finished run
     out:str | Path, # Where it is kept, such as results/tiny; what is there is replaced
