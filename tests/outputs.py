@@ -106,11 +106,17 @@ def _shown(cell):
     return found
 
 
+def _texts(outputs):
+    "What outputs say; the letters of a picture say nothing, though some look like an address"
+    for o in outputs:
+        yield o.get("text", "")
+        yield from (v for kind, v in o.get("data", {}).items() if kind.startswith("text/"))
+
+
 def _of_machine(outputs):
     "Do they tell of this machine?"
     from ftrl.perf import machine
-    told = "\n".join(_text(v) for o in outputs for v in [o.get("text", ""), *o.get("data", {}).values()]
-                     if isinstance(v, (str, list)))
+    told = "\n".join(map(_text, _texts(outputs)))
     names = (str(ROOT), str(Path.home()), sys.prefix, machine()["cpu"])
     return bool(_HERE.search(told)) or any(name in told for name in names)
 

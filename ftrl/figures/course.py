@@ -8,7 +8,8 @@ __all__ = ['courses', 'course']
 # %% ../../nbs/figures/06_course.ipynb #cell-002
 from typing import TYPE_CHECKING
 from .result import curves
-from .style import Missing, caption, color, figure, label, models, order_told, runs, sheet
+from .style import (
+    Missing, caption, color, fewer_seeds, figure, label, models, order_told, runs, sheet)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,5 +61,5 @@ def course(
     axes[0][0].set_ylabel("reward")
     told = ", ".join(frame.seed.unique())
     caption(fig, f"Seeds {told}, exponential averages of span 10 points. Thick: their mean; band: "
-                 f"from the lowest to the highest.{order_told(run)}")
+                 f"from the lowest to the highest.{fewer_seeds(frame, 'policy')}{order_told(run)}")
     return fig, frame

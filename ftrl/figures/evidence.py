@@ -82,7 +82,7 @@ def _mean_of_means(groups:"list[pd.Series]")->float:
 # %% ../../nbs/figures/07_evidence.ipynb #cell-011
 @dataclass(frozen=True)
 class Claimed:
-    "A claim of the paper and what this run says of it; numbers in points"
+    "A claim of the paper and what this run says of it"
     claim: str
     verdict: str
     number: float | None = None
@@ -90,15 +90,16 @@ class Claimed:
     high: float | None = None
     n: int | None = None
     why: str = ""
+    unit: str = ""  # Of the number: empty for points, % for a share or a change of something else
 
 def measured(
     claim:str, verdict:str,
     spread, # Mean and interval, as shares
-    n:int | None=None, why:str="",
+    n:int | None=None, why:str="", unit:str="",
 )->Claimed:
     "A claim with numbers"
     number, low, high = (100 * x for x in spread)
-    return Claimed(claim, verdict, number, low, high, n, why)
+    return Claimed(claim, verdict, number, low, high, n, why, unit)
 
 def rises(low:float, high:float)->str:
     "The verdict on a gain, from its interval"
@@ -262,7 +263,7 @@ def probable_stays(run, name:str, start:str)->list[Claimed]:
     why = f"percent fewer bits (minus: more); bits per byte: {', '.join(told)}"
     why += _opened(by_suite(scored, "opening", start, name))
     n = sum(pairs.n for pairs in found.values())
-    return [measured(claim, stays(low, high), (mean, low, high), n, why)]
+    return [measured(claim, stays(low, high), (mean, low, high), n, why, "%")]
 
 def _opened(found:dict[str, Pairs])->str:
     "What of that lies in the first token, where it was told apart"

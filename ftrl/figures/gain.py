@@ -6,15 +6,15 @@
 __all__ = ['paid', 'learning', 'seconds_of', 'spent', 'cost', 'training_steps', 'gains', 'over_seeds', 'spread', 'transfer']
 
 # %% ../../nbs/figures/06_gain.ipynb #cell-002
-import json
+import json, re
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..evaluation.interval import bootstrap, chance
 from .result import SOLVE, bars, curves, reach_of, summary
 from .style import (
-    INK, PALETTE, Missing, caption, checkpoints, color, figure, label, main_algorithm, models, need,
-    order_told, results, results_by_seed, runs, seeds, sheet)
-from ..files import finished
+    INK, PALETTE, Missing, caption, checkpoints, color, fewer_seeds, figure, label, main_algorithm, models,
+    need, order_told, results, results_by_seed, runs, seeds, sheet)
+from ..files import finished, read_json_lines
 from ..training.algorithm import ALGORITHMS
 
 if TYPE_CHECKING:
@@ -82,10 +82,11 @@ def _after_rounds(run, ax, frame:"pd.DataFrame")->str:
     at = [ends.get(k, float("nan")) for k in table.model]
     ax.errorbar(at, table["mean"], reach_of(table), fmt="o-", color=colour, lw=2, capsize=3)
     ax.set(xlabel="minutes of training", title=f"held-out Solve-F1, {label(name)}", ylim=(0, None))
-    final = results(run, "ftrl", "eval/*.jsonl").query("model == @name").solve_f1
+    final = results(run, "ftrl", "eval/*.jsonl").query("model == @name")
+    final = final[final.id.isin(played.id)]
     if final.empty:
         return ""
-    ax.axhline(final.mean(), color=INK, lw=1, ls="--")
+    ax.axhline(final.solve_f1.mean(), color=INK, lw=1, ls="--")
     return " Dashed: the policy that was kept."
 
 # %% ../../nbs/figures/06_gain.ipynb #cell-015
@@ -100,6 +101,25 @@ def seconds_of(
     return seconds | ({"4_evaluate": sum(evaluated.values())} if evaluated else {})
 
 # %% ../../nbs/figures/06_gain.ipynb #cell-016
+def _beside(run, policies)->float:
+    "Seconds of trainings beside those of the policies, by their own clocks; 0 where no adapter was kept"
+    took = {}
+    for path in finished(run, "adapters/*/metrics.jsonl"):
+        took[path.parent.name] = sum(step["seconds"] for step in read_json_lines(path))
+    if took:
+        measured = json.loads((Path(run)/"metrics.json").read_text())
+        took |= {name: side["seconds"] for name, side in measured.get("sides", {}).items()}
+    return sum(seconds for name, seconds in took.items() if re.sub(r"-round\d+$", "", name) not in policies)
+
+def _training(seconds:dict, train:"pd.Series", beside:float)->dict[str, float]:
+    "Seconds of the stages of reinforcement learning"
+    stages = {f"train {label(name)}": took for name, took in train.items()}
+    rest = seconds.get("3_train", 0) - train.sum()
+    if not beside:
+        return stages | {"other rounds and rewards": rest}
+    return stages | {"other rounds and rewards": beside, "collect between rounds": max(rest - beside, 0)}
+
+# %% ../../nbs/figures/06_gain.ipynb #7d1ad933
 def spent(
     run, # A run directory with metrics.json
 )->"pd.DataFrame": # stage, minutes
@@ -109,14 +129,13 @@ def spent(
     seconds = seconds_of(run)
     train = curves(run).groupby("policy").seconds.sum()
     cold = train.get("cold", 0.0)
-    policies = train.drop("cold", errors="ignore")
+    train = train.drop("cold", errors="ignore")
     stages = {
         "build": seconds.get("1_build"),
         "cold start": cold,
         "collect": seconds.get("2_collect", 0) - cold}
-    stages |= {f"train {label(name)}": took for name, took in policies.items()}
+    stages |= _training(seconds, train, _beside(run, set(train.index)))
     stages |= {
-        "other rounds and rewards": seconds.get("3_train", 0) - policies.sum(),
         "evaluate": seconds.get("4_evaluate"),
         "delta": seconds.get("5_delta")}
     known = {stage: took for stage, took in stages.items() if took}
@@ -243,13 +262,13 @@ _DOT = {"fmt": "o", "ms": 4, "lw": 1}
 def _whiskers(ax, table:"pd.DataFrame")->None:
     "The gain of every step, seed by seed, and over all seeds as a diamond"
     steps = table.groupby(["policy", "before"], sort=False)
-    names = []
+    names, seeds_there = [], table.seed.unique().tolist()
     for i, ((after, before), part) in enumerate(steps):
         names.append(f"{label(after)} over {label(before)}")
         middle = (len(part) - 1) / 2
         for j, x in enumerate(part.itertuples()):
-            whole = x.seed == "all" or len(part) == 1
-            how = _DIAMOND if whole else _DOT | {"color": PALETTE[j % len(PALETTE)]}
+            colour = PALETTE[seeds_there.index(x.seed) % len(PALETTE)]
+            how = _DIAMOND if x.seed == "all" else _DOT | {"color": colour}
             reach = [[100 * (x.mean - x.low)], [100 * (x.high - x.mean)]]
             ax.errorbar(100 * x.mean, i + .16 * (j - middle), xerr=reach, capsize=3, **how)
     ax.axvline(0, color=INK, lw=.8, ls=":")
@@ -268,8 +287,12 @@ def spread(
     _ways(left, folders)
     _whiskers(right, table)
     told = f"seeds {', '.join(folders)}" if len(folders) > 1 else seeds(run)
-    caption(fig, f"n = {table.n.max()} environments, greedy; {told}. Diamonds: over all seeds. Lines: 95 % "
-                 "bootstrap interval over environments; of diamonds, over seeds and environments together.")
+    each = table[table.seed != "all"]
+    several = len(each) < len(table)
+    diamonds = " Diamonds: over all seeds." if several else ""
+    more = "; of diamonds, over seeds and environments together" if several else ""
+    caption(fig, f"n = {table.n.max()} environments, greedy; {told}.{diamonds} Lines: 95 % "
+                 f"bootstrap interval over environments{more}.{fewer_seeds(each, 'policy')}")
     return fig, table
 
 # %% ../../nbs/figures/06_gain.ipynb #cell-036

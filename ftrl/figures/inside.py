@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 from ..evaluation.interval import bootstrap
 from .evidence import NO, UNKNOWN, YES, Claimed, measured, rises
-from .style import Missing, need, policy
+from .style import Missing, need, policy, trains_adapters
 from ..files import finished, read_json_lines
 from ..weights.delta import group
 
@@ -37,7 +37,9 @@ def where_updates(run, name:str)->list[Claimed]:
     why = (f"they hold {lower.share:.0%} of the squared update and {lower['size']:.0%} of the weights; "
            f"densest: {top.block} of the {top.third} third")
     verdict = YES if (top.third, top.block) == ("lower", "mlp") else NO
-    return [Claimed(claim, verdict, 100 * lower.share, why=why)]
+    if trains_adapters(run):
+        verdict, why = UNKNOWN, f"an adapter's update has the size that its shapes give it; {why}"
+    return [Claimed(claim, verdict, 100 * lower.share, why=why, unit="%")]
 
 # %% ../../nbs/figures/07_inside.ipynb #cell-040
 _VARIANTS = ("revert-all", "only-all", "only-lower-mlp", "revert-lower-mlp")
@@ -87,7 +89,7 @@ def what_carries(run)->list[Claimed]:
     elif high < 0.5:
         verdict = NO
     why = f"alone they keep {share:.0%} of the gain; without them {left:.0%} of it is left"
-    return [measured(claim, verdict, (share, low, high), len(start), why)]
+    return [measured(claim, verdict, (share, low, high), len(start), why, "%")]
 
 # %% ../../nbs/figures/07_inside.ipynb #cell-046
 def understanding(run, name:str, start:str)->list[Claimed]:
@@ -102,14 +104,25 @@ def understanding(run, name:str, start:str)->list[Claimed]:
     for target, part in frame.groupby("target", sort=False):
         best = part.loc[part.groupby("model").accuracy.idxmax()].set_index("model")
         if {start, name} <= set(best.index):
-            found.append(_readable(f"{claim}: next {target}", best.loc[start], best.loc[name]))
+            asked, layers = f"{claim}: next {target}", part.layer.nunique()
+            found.append(_readable(asked, best.loc[start], best.loc[name], layers))
     return found
 
-def _readable(claim:str, first:"pd.Series", last:"pd.Series")->Claimed:
+# %% ../../nbs/figures/07_inside.ipynb #bfb4b762
+def _best_guess(chance:float, n:int, layers:int)->float:
+    "What the best of some layers is expected to read where each only guesses, on its own"
+    import numpy as np
+    right = np.random.default_rng(0).binomial(n, chance, (2000, layers))
+    return float(right.max(1).mean() / n)
+
+def _readable(claim:str, first:"pd.Series", last:"pd.Series", layers:int)->Claimed:
     "The claim on one target, from the best layers of two policies"
     mean = last.accuracy - first.accuracy
     # each has an interval of its own; as if they were independent, their half-widths add in squares
     low = mean - math.hypot(last.accuracy - last.low, first.high - first.accuracy)
     high = mean + math.hypot(last.high - last.accuracy, first.accuracy - first.low)
-    why = f"readable at {first.accuracy:.0%} before, {last.accuracy:.0%} after, chance {last.chance:.0%}"
-    return measured(claim, rises(low, high), (mean, low, high), int(last.n), why)
+    n = int(last.n)
+    guessed = _best_guess(last.chance, n, layers)
+    why = (f"readable at {first.accuracy:.0%} before, {last.accuracy:.0%} after; chance {last.chance:.0%}, "
+           f"for the best of {layers} layers up to {guessed:.0%}; prompts of training, not held out")
+    return measured(claim, rises(low, high), (mean, low, high), n, why)

@@ -168,13 +168,19 @@ def _typical(envs:list[Env], scenario:str, size:int)->Env | None:
     mine = [env for env in envs if env.scenario == scenario and small(env)]
     return min(mine, key=unlike, default=None)
 
-def environments(run, *splits:str)->list[Env]:
-    "The environments of a run; rows without `env` are passed over"
-    files = [need(run, f"envs/{split}.jsonl", f"envs/{split}.jsonl")[0] for split in splits]
-    envs = [Env.from_row(row) for file in files for row in load_rows(file) if row.meta]
-    if envs:
-        return envs
+def _by_file(run, splits)->dict[str, list[Env]]:
+    "The environments of each file; rows without `env` are passed over"
+    found = {}
+    for split in splits:
+        place = f"envs/{split}.jsonl"
+        found[split] = [Env.from_row(row) for row in load_rows(need(run, place, place)[0]) if row.meta]
+    if any(found.values()):
+        return found
     raise Missing(f"{run}/envs has no rows with an `env` column; make them with `ftrl build`")
+
+def environments(run, *splits:str)->list[Env]:
+    "The environments of a run, of all these files"
+    return [env for envs in _by_file(run, splits).values() for env in envs]
 
 # %% ../../nbs/figures/01_picture.ipynb #cell-024
 def _layout(envs:list[Env])->list[Panel]:
@@ -329,6 +335,7 @@ def _measure(env:Env)->dict:
 # %% ../../nbs/figures/01_picture.ipynb #cell-039
 def _ranges(ax, frame:"pd.DataFrame", what:str, present:list[str])->None:
     "From least to most with the mean, by scenario, and the paper's number as a diamond"
+    from matplotlib.ticker import MaxNLocator
     ours = frame.groupby("scenario")[what].agg(["min", "mean", "max"]).reindex(present)
     paper = PAPER_DATA[what]
     theirs = [paper[s] if isinstance(paper, dict) else paper for s in present]
@@ -337,10 +344,10 @@ def _ranges(ax, frame:"pd.DataFrame", what:str, present:list[str])->None:
     ax.scatter(ours["mean"], at, s=60, color=tint, zorder=4, label="mean (bar: from least to most)")
     ax.scatter(theirs, at, marker="D", s=30, fc="white", ec=INK, zorder=3, label="the paper's test set")
     ax.set(title=what, xlim=(0, None), ylim=(len(present) - .5, -.5))
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_yticks(at, map(label, present))
     ax.grid(axis="y", visible=False)
-    ax.locator_params(axis="x", nbins=5)
 
 # %% ../../nbs/figures/01_picture.ipynb #cell-041
 @figure
@@ -350,7 +357,10 @@ def dataset(
     "Statistics of the environments by scenario, beside the paper's test set"
     import pandas as pd
     splits = [policy(p) for p in need(run, "envs/*.jsonl", "envs/train.jsonl")]
-    frame = pd.DataFrame(map(_measure, environments(run, *splits)))
+    measured = []
+    for split, envs in _by_file(run, splits).items():
+        measured += [_measure(env) | {"split": split} for env in envs]
+    frame = pd.DataFrame(measured)
     present = [s for s in SCENARIOS if s in set(frame.scenario)]
     fig, axes = sheet("The environments in numbers", 12.5, 2.9, ncols=4, sharey=True)
     for ax, what in zip(axes, PAPER_DATA):

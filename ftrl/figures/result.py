@@ -14,8 +14,8 @@ from ..evaluation.mean import read_results
 from ..evaluation.table import Cell, Line, headings, lined, paper_rows, results_table
 from ..evaluation.interval import bootstrap
 from .style import (
-    FAINT, INK, caption, color, figure, label, models, need, order_told, policy, results, results_by_seed,
-    seeds, seeds_of, sheet)
+    FAINT, INK, caption, color, fewer_seeds, figure, label, models, need, order_told, policy, results,
+    results_by_seed, seeds, seeds_of, sheet)
 from ..files import finished, read_json_lines
 
 if TYPE_CHECKING:
@@ -162,8 +162,9 @@ def scores_figure(
         ax.tick_params(axis="x", labelsize=8)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(tint))
     items = frame.groupby("model").id.nunique().min()
-    caption(fig, f"n = {items} environments a policy, greedy; {seeds_of(frame)}. Lines: 95 % bootstrap "
-                 "interval over environments. Solve-P of an episode without a call is 1 (paper section 5).")
+    told = seeds_of(frame) + "." + fewer_seeds(frame)
+    caption(fig, f"n = {items} environments a policy, greedy; {told} Lines: 95 % bootstrap interval over "
+                 "environments. Solve-P of an episode without a call is 1 (paper section 5).")
     return fig, table
 
 # %% ../../nbs/figures/02_result.ipynb #cell-026

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['INK', 'PAPER', 'FAINT', 'PALETTE', 'SCENARIO', 'LABEL', 'MAKE', 'FIGURES', 'look', 'label', 'checkpoints', 'sheet',
            'caption', 'interval', 'Missing', 'need', 'policy', 'results', 'models', 'color', 'config', 'main_algorithm',
-           'main_start', 'seeds', 'order_told', 'runs', 'results_by_seed', 'seeds_of', 'figure', 'save_figure']
+           'trains_adapters', 'main_start', 'seeds', 'order_told', 'runs', 'results_by_seed', 'seeds_of', 'fewer_seeds',
+           'figure', 'save_figure']
 
 # %% ../../nbs/figures/00_style.ipynb #cell-002
 import json
@@ -226,6 +227,10 @@ def main_algorithm(run)->str:
     "The algorithm that a run's side experiments are about: its first"
     return _asked(run).get("algorithms", ["grpo"])[0]
 
+def trains_adapters(run)->bool:
+    "Does reinforcement learning train adapters in this run, not all weights?"
+    return bool(_asked(run).get("lora"))
+
 def main_start(run)->str:
     "The policy that reinforcement learning began from: the cold start, where there was one"
     steps = _asked(run).get("cold_steps")
@@ -279,6 +284,19 @@ def seeds_of(
     if len(several) == 1:
         return f"seed {several[0]}"
     return f"seeds {', '.join(several)}, drawn together with the items"
+
+# %% ../../nbs/figures/00_style.ipynb #5d00f641
+def fewer_seeds(
+    frame:"pd.DataFrame", # With a column `seed`
+    by:str="model", # The column of policies
+)->str: # For a caption, after a sentence; empty where all seeds have all policies
+    "Which policies are of fewer seeds than others, in words"
+    found, most = [], frame.seed.nunique()
+    for name in models(frame[by]):
+        own = frame[frame[by] == name].seed.unique().tolist()
+        if len(own) < most:
+            found.append(f"{label(name)}: {'seeds' if len(own) > 1 else 'seed'} {', '.join(own)} alone")
+    return f" {'; '.join(found)}." if found else ""
 
 # %% ../../nbs/figures/00_style.ipynb #cell-034
 FIGURES: dict[str, Callable] = {}

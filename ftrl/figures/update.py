@@ -9,10 +9,11 @@ __all__ = ['updates', 'update_grid', 'heat_map', 'update_map', 'update_depth', '
 from pathlib import Path
 from typing import TYPE_CHECKING
 from .result import reach_of
-from .style import (
-    INK, PALETTE, Missing, caption, color, figure, label, main_algorithm, models, need, seeds, sheet)
+from ftrl.figures.style import (
+    INK, PALETTE, Missing, caption, color, figure, label, main_algorithm, models, need, seeds, sheet,
+    trains_adapters)
 from ..models.weight import PARTS
-from ..weights.delta import group
+from ..weights.delta import group, touched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,9 +93,22 @@ def update_map(
     table = found[name]
     fig = heat_map(table, f"Relative update by layer and part, {label(name)}")
     caption(fig, f"{label(name)} against what it started from, {len(table)} weights; {seeds(run)}. "
-                 "Norms of all weights of a cell taken together.")
+                 f"Norms of all weights of a cell taken together.{_left_out(table)}{_of_adapter(run)}")
     cells = update_grid(table).reset_index()
     return fig, cells.melt("part", var_name="layer", value_name="relative_permille")
+
+def _left_out(frame:"pd.DataFrame")->str:
+    "A word on weights that training could not touch"
+    frozen = frame[~touched(frame) & frame.layer.notna()]
+    what = frozen.part.where(frozen.kind != "bias", "bias").unique()
+    return f" Not trained, so no part of ‖W‖: {', '.join(what)}." if len(what) else ""
+
+def _of_adapter(run)->str:
+    "A word on what the update of an adapter can tell"
+    if not trains_adapters(run):
+        return ""
+    return (" Reinforcement learning trained adapters: under Adam their ‖Δ‖ has the size that the shape of a "
+            "matrix gives it, nearly the same at every depth, also where gradients are noise.")
 
 # %% ../../nbs/figures/04_update.ipynb #cell-017
 @figure
@@ -115,7 +129,7 @@ def update_depth(
     axes[-1, 0].set_xlabel("layer")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
     caption(fig, "Share of ‖Δ‖² over the weights of layers, without embedding and head; dashed: share of "
-                 f"these weights. {seeds(run)}.")
+                 f"these weights. {seeds(run)}.{_of_adapter(run)}")
     return fig, pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/figures/04_update.ipynb #cell-018
@@ -217,8 +231,9 @@ def probing(
         ax.grid(axis="x", visible=False)
     axes[0].set_ylabel("right candidate nearest")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
-    caption(fig, f"Ridge regression from the last prompt token, five-fold over environments; {seeds(run)}. "
-                 f"Bands: 95 % bootstrap interval over rows.{_unreadable(frame)}")
+    caption(fig, "Ridge regression from the last prompt token, five-fold over environments, on prompts of "
+                 f"the first round; {seeds(run)}. Bands: 95 % bootstrap interval over rows."
+                 f"{_unreadable(frame)}")
     return fig, frame
 
 # %% ../../nbs/figures/04_update.ipynb #cell-033

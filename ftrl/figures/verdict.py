@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/figures/08_verdict.ipynb #cell-005
 def verdicts(
     run, # A run directory
-)->"pd.DataFrame": # claim, verdict, number, low, high (points), n, why
+)->"pd.DataFrame": # claim, verdict, number, low, high, n, why, unit (empty: points)
     "The paper's claims (section 6), one a line"
     import pandas as pd
     name, start = main_algorithm(run), main_start(run)
@@ -38,6 +38,8 @@ def verdicts(
     return pd.DataFrame([asdict(claim) for claim in found])
 
 # %% ../../nbs/figures/08_verdict.ipynb #cell-007
+_NUMBERS = "points, or % (95 %)"
+
 def _there(x)->bool:
     return x is not None and x == x  # pandas has NaN where there is nothing
 
@@ -46,13 +48,14 @@ def _spread(x)->str:
     if not _there(x.number):
         return ""
     interval = f" ({x.low:.1f} to {x.high:.1f})" if _there(x.low) else ""
-    return f"{x.number:+.1f}{interval}"
+    unit = f" {x.unit}" if x.unit else ""
+    return f"{x.number:+.1f}{unit}{interval}"
 
 def markdown(
     table:"pd.DataFrame", # As `verdicts` gives it
 )->str:
     "The claims as a Markdown table"
-    rows = [["claim", "verdict", "points (95 %)", "n", "why"], ["---", "---", "---:", "---:", "---"]]
+    rows = [["claim", "verdict", _NUMBERS, "n", "why"], ["---", "---", "---:", "---:", "---"]]
     for x in table.itertuples():
         n = f"{x.n:.0f}" if _there(x.n) else ""
         rows.append([x.claim, f"**{x.verdict}**", _spread(x), n, x.why])
@@ -65,7 +68,7 @@ COLOR |= {SHOWN: COLOR[YES], REFUTED: COLOR[NO], UNTOLD: COLOR[UNKNOWN]}
 def _draw_claims(ax, rows:list[tuple], heights:list[float])->None:
     "Claims as lines of a table"
     at = (0, 4.35, 6.1, 8.2)
-    for x, head in zip(at, ("claim", "verdict", "points (95 %)", "why")):
+    for x, head in zip(at, ("claim", "verdict", _NUMBERS, "why")):
         ax.text(x, -.6, head, va="center", fontweight="bold", fontsize=9)
     y = 0.0
     for row, height in zip(rows, heights):

@@ -200,10 +200,13 @@ def _copied(path:Path, to:Path)->Path:
 def keep_parts(
     run:Run, # A run, finished or not
     to:str | Path, # Where its small parts are kept, such as results/record2
+    begun:bool=True, # Also what is half played, to go on from
 )->int: # How many files were copied
     "Copy what must outlive the machine, as far as it is there and has changed"
     copied = 0
     for path in _parts(run.out):
+        if path.suffix == ".part" and not begun:
+            continue
         kept = _kept_as(path, Path(to)/path.relative_to(run.out))
         if kept.exists() and kept.stat().st_mtime >= path.stat().st_mtime:
             continue
